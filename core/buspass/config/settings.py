@@ -1,0 +1,202 @@
+"""What a valid buspass.yaml means, as plain frozen data: defaults filled in, units fixed, references resolved.
+
+The rooms see only this. It is built by `config.build` from the schema (pydantic) and can be built anywhere, also when a
+bundle is made: so nothing here needs YAML or pydantic. Times are seconds, money is micro-dollars, prices are
+pico-dollars a token (USD per million tokens x 10⁶).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+type Schema = Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Host:
+    """A host of the trust domain. `signer`, `state`, `queue`, `blobs` are URLs, already with the domain's defaults."""
+
+    name: str
+    url: str
+    cloud: str
+    region: str
+    signer: str
+    state: str
+    queue: str
+    blobs: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SubjectClaims:
+    """How an identity provider's token proves a subject: the subject's type, and the claim that holds its id."""
+
+    type: str
+    id: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IdentityProvider:
+    """An OIDC issuer that workloads, subjects or operators come from. `claims` maps our names to its claims."""
+
+    name: str
+    issuer: str
+    audience: str
+    claims: Mapping[str, str]
+    subject: SubjectClaims | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Auth:
+    """How the gateway proves itself to a provider or a tool. `secret` is a name, never a value."""
+
+    kind: Literal["none", "bearer", "header", "txn"]
+    secret: str = ""
+    header: str = ""
+    audience: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Provider:
+    """A model provider: `api` names its wire format; `base_url` has no trailing slash."""
+
+    name: str
+    api: str
+    base_url: str
+    auth: Auth
+    region: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Price:
+    """Pico-dollars a token; `version` says which table it came from."""
+
+    input: int
+    output: int
+    cached_input: int
+    version: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Target:
+    """A provider's deployment behind an alias. Without a price it is refused as `unpriced` when cost is limited."""
+
+    provider: str
+    model: str
+    weight: int
+    price: Price | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Model:
+    """An alias: what agents may name. Times in seconds, `max_output` in tokens, `attempts` in dispatches a call."""
+
+    alias: str
+    targets: tuple[Target, ...]
+    strategy: Literal["priority", "weighted", "latency", "cost"]
+    first_token: float
+    total: float
+    attempts: int
+    max_output: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tool:
+    """An HTTP tool. `url` may hold `{argument}` segments in its path; `keep` maps fact names to JSON pointers."""
+
+    name: str
+    description: str
+    hosts: tuple[str, ...] | None
+    method: str
+    url: str
+    input: Schema
+    output: Schema | None
+    timeout: float
+    auth: Auth
+    keep: Mapping[str, str]
+    statuses: tuple[int, ...]
+    idempotent: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class After:
+    """A prerequisite. In `where` (fact: wanted), values `$arguments.X` and `$subject.id` select, literals judge."""
+
+    tool: str
+    where: Mapping[str, Any] = field(default_factory=dict)
+    within: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Step:
+    """A tool's place in a route. `where` (argument: wanted) is compared, never filled in."""
+
+    tool: str
+    where: Mapping[str, Any] = field(default_factory=dict)
+    after: tuple[After, ...] = ()
+    max_calls: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AgentRule:
+    """Who may start a workflow: an identity entry's name and an agent id, both globs."""
+
+    identity: str
+    agent: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SubjectRule:
+    """On whose behalf a workflow may act; present = required."""
+
+    types: tuple[str, ...]
+    proof: Literal["token", "asserted"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Workflow:
+    """A kind of task. `limits` holds the limited accounts only; `wall`, `wait`, `token_ttl`, `replay_ttl` in seconds."""
+
+    name: str
+    agents: tuple[AgentRule, ...]
+    subject: SubjectRule | None
+    models: tuple[str, ...]
+    route: Mapping[str, Step]
+    limits: Mapping[str, int]
+    wall: float
+    depth: int
+    wait: float
+    token_ttl: float
+    require_thought: bool
+    payloads: Literal["none", "metadata", "full"]
+    retain: float
+    replay_ttl: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OperatorRule:
+    """Whose OIDC token makes an operator: of `identity`, with `group` among the mapped claim `groups`."""
+
+    identity: str
+    group: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """The whole configuration at one revision (hex SHA-256 of file, policies and prices, first 16 digits)."""
+
+    revision: str
+    issuer: str
+    domain_key: str | None
+    hosts: Mapping[str, Host]
+    identity: Mapping[str, IdentityProvider]
+    local_issuer: bool
+    providers: Mapping[str, Provider]
+    models: Mapping[str, Model]
+    tools: Mapping[str, Tool]
+    workflows: Mapping[str, Workflow]
+    policy: Mapping[str, str]
+    operators: tuple[OperatorRule, ...]
+    plain_http: frozenset[str]
+    """`host:port` pairs outside loopback that the file itself names with http://."""

@@ -1,0 +1,36 @@
+"""Time, ids and randomness, handed in so that every rule can be tested and simulated. Knows no calendar."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from typing import Protocol
+
+
+class Clock(Protocol):
+    """`now` is wall time in milliseconds since the epoch; `monotonic` and `sleep` are in seconds."""
+
+    def now(self) -> int: ...
+
+    def monotonic(self) -> float: ...
+
+    def random(self, length: int) -> bytes: ...
+
+    async def sleep(self, seconds: float) -> None: ...
+
+
+class SystemClock:
+    """The machine's own clock and its cryptographic randomness."""
+
+    def now(self) -> int:
+        return time.time_ns() // 1_000_000
+
+    def monotonic(self) -> float:
+        return time.monotonic()
+
+    def random(self, length: int) -> bytes:
+        return os.urandom(length)
+
+    async def sleep(self, seconds: float) -> None:
+        await asyncio.sleep(seconds)

@@ -1,0 +1,51 @@
+"""How core reaches other servers: one request, one whole answer. Knows no provider, no tool, no retry."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Protocol
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """One HTTP request. `timeout` bounds all of it, in seconds; `limit` is the largest body taken, in bytes."""
+
+    method: str
+    url: str
+    headers: Mapping[str, str] = field(default_factory=dict)
+    body: bytes = b""
+    timeout: float
+    limit: int = 20_000_000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Response:
+    """The whole answer; header names in lower case, the last of a repeated header wins."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+
+
+class NotSent(Exception):  # noqa: N818 - says what is known, not what went wrong
+    """The request surely never reached the server: no address, refused, TLS failed, no time left to begin."""
+
+
+class Ambiguous(Exception):  # noqa: N818
+    """The request may have reached the server and may have been billed: broken, truncated or too large an answer."""
+
+
+class TimedOut(Ambiguous):
+    """The time was over after the request began to leave."""
+
+
+class Outbound(Protocol):
+    """Sends a request once: no retry, no redirect followed (a 3xx is an answer), no cookie kept, no proxy taken.
+
+    Raises `NotSent`, `TimedOut` or `Ambiguous`; never a driver's exception.
+    """
+
+    async def send(self, request: Request) -> Response: ...
+
+    async def close(self) -> None: ...
