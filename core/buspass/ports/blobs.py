@@ -1,10 +1,10 @@
-"""The blobs port: named bytes, each written whole. Outcomes to replay, arguments under approval, payload logs.
+"""The blobs port: named bytes, each written whole: outcomes to replay, approval arguments, payload logs.
 
-Owns names, entity tags and the conditions of a write. Refuses to know what the bytes are: they are encrypted above
-this port, and an adapter sees nothing else.
+Owns names, entity tags and the conditions of a write. Refuses to know what the bytes are: they are encrypted
+above this port, and an adapter sees nothing else.
 
-Names are 1-8 segments `[A-Za-z0-9_.:-]{1,128}` joined by `/`, 512 characters at most; a segment never begins with
-a dot, so that no name climbs out of its folder on any store.
+Names are 1-8 segments `[A-Za-z0-9_.:-]{1,128}` joined by `/`, 512 characters at most; a segment never begins
+with a dot, so that no name climbs out of its folder on any store.
 """
 
 from __future__ import annotations
@@ -35,8 +35,9 @@ class BlobsUnavailable(Exception):  # noqa: N818
 class Blobs(Protocol):
     """A store of blobs, safe for concurrent callers and processes.
 
-    Every method raises ValueError for a bad name or limit, and BlobsUnavailable when the store can't answer or was
-    closed. Each blob is replaced atomically: a reader sees the old bytes or the new ones, never a mixture.
+    Every method raises ValueError for a bad name or limit, and BlobsUnavailable when the store can't answer
+    or was closed. Each blob is replaced atomically: a reader sees the old bytes or the new ones, never a
+    mixture.
     """
 
     async def put(
@@ -44,8 +45,9 @@ class Blobs(Protocol):
     ) -> str:
         """Write the whole blob and give its entity tag, an opaque text that changes whenever the bytes do.
 
-        `if_match`: only over the blob with this tag. `if_none_match`: only where there is none. Raises BlobConflict
-        where the condition fails, ValueError where both are given. Once answered, the bytes are durable.
+        `if_match`: only over the blob with this tag. `if_none_match`: only where there is none. Raises
+        BlobConflict where the condition fails, ValueError where both are given. Once answered, the bytes are
+        durable.
         """
         ...
 
@@ -58,9 +60,10 @@ class Blobs(Protocol):
         ...
 
     async def list(self, prefix: str, after: str, limit: int) -> Sequence[str]:
-        """Give up to `limit` (1-1000) names that start with `prefix` and are > `after`, ascending by code points.
+        """Give up to `limit` (1-1000) names that start with `prefix` and are > `after`, by code points.
 
-        Fewer than `limit` means that there are no more. `prefix` is plain text, not a folder; both may be empty.
+        Fewer than `limit` means that there are no more. `prefix` is plain text, not a folder; both may be
+        empty.
         """
         ...
 

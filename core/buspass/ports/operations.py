@@ -1,0 +1,219 @@
+"""The operations of the state port as values, and what they mean on an item in hand.
+
+Owns paths, conditions, operations and their pure meaning, which every adapter shares. Refuses to know a
+store, and which operations the port accepts (`state.check`).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+type Path = tuple[str, ...]
+"""Made by `at`. Conditions reach three segments deep, changes two."""
+type Scalar = str | int | bool
+type Value = str | int | bool | list[Value] | Mapping[str, Value] | None
+type Item = Mapping[str, Value]
+type Index = Mapping[str, tuple[str, str] | None]
+"""By the index's name: (shard, sort), or None to withdraw the entry."""
+
+WHOLE: Final = 2**53 - 1
+"""The largest integer every store keeps exactly: Cosmos and Redis scripts hold numbers as doubles."""
+CHANGES: Final = 10
+"""Changes in one update: what a patch may carry in Cosmos."""
+PAGE: Final = 1000
+"""The largest `limit` of `list` and `find`."""
+DEPTH: Final = 24
+"""How deep a value may nest: DynamoDB allows 32 levels, its item and ours included."""
+
+_SEGMENT: Final = re.compile(r"[A-Za-z0-9_.:-]{1,128}")
+MISSING: Final = object()
+"""What `value_at` may be asked to give where nothing is: unlike None, never a value."""
+
+
+@dataclass(frozen=True, slots=True)
+class Present:
+    """Something is there, be it null."""
+
+    path: Path
+
+
+@dataclass(frozen=True, slots=True)
+class Absent:
+    """Nothing is there, or what should hold it is missing or no map."""
+
+    path: Path
+
+
+@dataclass(frozen=True, slots=True)
+class Equals:
+    """This very value is there, of this very type: True is not 1."""
+
+    path: Path
+    value: Scalar
+
+
+@dataclass(frozen=True, slots=True)
+class AtLeast:
+    """An integer is there, and it is not below `value`."""
+
+    path: Path
+    value: int
+
+
+type Condition = Present | Absent | Equals | AtLeast
+
+
+@dataclass(frozen=True, slots=True)
+class Put:
+    """Write the whole item. Without `require` there must be none; with it, one that satisfies it.
+
+    Index entries that the item had and `index` does not name are withdrawn with the item they belonged to.
+    """
+
+    key: str
+    value: Item
+    require: tuple[Condition, ...] = ()
+    index: Index = field(default_factory=dict, kw_only=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Update:
+    """Change parts of an item that exists; never creates one. Index entries that `index` does not name stay.
+
+    `add`: a missing leaf counts as 0. `set`: at depth one no map, because stores lay those out entry by
+    entry. `remove`: each path is required by the same update. No two changes overlap. `require` must be
+    falsified by the update itself (see `check`).
+    """
+
+    key: str
+    require: tuple[Condition, ...]
+    add: Mapping[Path, int] = field(default_factory=dict)
+    set: Mapping[Path, Value] = field(default_factory=dict)
+    remove: tuple[Path, ...] = ()
+    index: Index = field(default_factory=dict, kw_only=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Delete:
+    """Remove an item that exists and satisfies `require`, with its index entries."""
+
+    key: str
+    require: tuple[Condition, ...]
+
+
+type Operation = Put | Update | Delete
+
+
+class Misfit(ValueError):  # noqa: N818  (it says what is wrong)
+    """Conditions hold, but the item has not the shape the update needs: surely not applied from `index` on.
+
+    A change's parent is missing or no map, an addition meets something that is no integer or leaves
+    ±(2⁵³-1), or nothing would be left of the item. A mistake of the caller, never a race that a repetition
+    could win.
+    """
+
+    def __init__(self, index: int, why: str) -> None:
+        super().__init__(index, why)
+        self.index, self.why = index, why
+
+    def __str__(self) -> str:
+        return self.why
+
+
+def at(*segments: str) -> Path:
+    """Make a path of one to three segments, each `[A-Za-z0-9_.:-]{1,128}`. Raises ValueError."""
+    return checked_path(segments, 3, "a path")
+
+
+def checked_path(path: Sequence[str], depth: int, where: str) -> Path:
+    """Give the path, if it is one of 1 to `depth` segments; else ValueError, beginning with `where`."""
+    if not isinstance(path, tuple) or not 1 <= len(path) <= depth:
+        raise ValueError(f"{where}: {path!r} is not a tuple of 1-{depth} segments")
+    for segment in path:
+        if not isinstance(segment, str) or not _SEGMENT.fullmatch(segment):
+            raise ValueError(f"{where}: segment {segment!r} in {path!r}; allowed is [A-Za-z0-9_.:-]{{1,128}}")
+    return path
+
+
+def is_whole(number: object) -> bool:
+    """Say whether this is an integer (no boolean) that every store keeps exactly."""
+    return type(number) is int and -WHOLE <= number <= WHOLE
+
+
+def starts_with(path: Path, start: Path) -> bool:
+    """Say whether `start` is the path itself or leads to it."""
+    return path[: len(start)] == start
+
+
+def value_at(value: Any, path: Path, default: Any = None) -> Any:
+    """Walk `path` down from `value`; `default` where something is missing or no map."""
+    for segment in path:
+        if not isinstance(value, Mapping) or segment not in value:
+            return default
+        value = value[segment]
+    return value
+
+
+def same(found: object, value: Scalar) -> bool:
+    """Compare value and type: neither True nor "1" is 1."""
+    return type(found) is type(value) and found == value
+
+
+def holds(condition: Condition, item: Item) -> bool:
+    """Say whether the condition is true of this item."""
+    found = value_at(item, condition.path, MISSING)
+    match condition:
+        case Present():
+            return found is not MISSING
+        case Absent():
+            return found is MISSING
+        case Equals(_, value):
+            return same(found, value)
+        case AtLeast(_, value):
+            return type(found) is int and found >= value
+
+
+def accepts(operation: Operation, item: Item | None) -> bool:
+    """Say whether the operation may be applied to what is there: an item, or None."""
+    if isinstance(operation, Put) and not operation.require:
+        return item is None
+    return item is not None and all(holds(condition, item) for condition in operation.require)
+
+
+def changed(update: Update, item: Item, index: int = 0) -> dict[str, Value]:
+    """Give the item as the update makes it; `item` stays as it was. Raises Misfit(index)."""
+    new: dict[str, Any] = dict(item)
+    fresh: set[str] = set()
+    for path in _changes(update):
+        if len(path) == 2 and path[0] not in fresh:
+            parent = new.get(path[0])
+            if not isinstance(parent, Mapping):
+                raise Misfit(index, f"{update.key!r}: {path} has no map to lie in")
+            new[path[0]] = dict(parent)
+            fresh.add(path[0])
+    for path, value in update.set.items():
+        _parent(new, path)[path[-1]] = value
+    for path, amount in update.add.items():
+        parent = _parent(new, path)
+        total = parent.get(path[-1], 0)
+        if type(total) is not int or not is_whole(total + amount):
+            raise Misfit(index, f"{update.key!r}: {amount} can't be added to {total!r} at {path}")
+        parent[path[-1]] = total + amount
+    for path in update.remove:
+        del _parent(new, path)[path[-1]]
+    if not new:
+        raise Misfit(index, f"{update.key!r}: nothing would be left of the item")
+    return new
+
+
+def _changes(update: Update) -> Iterator[Path]:
+    yield from update.add
+    yield from update.set
+    yield from update.remove
+
+
+def _parent(item: dict[str, Any], path: Path) -> dict[str, Any]:
+    return item if len(path) == 1 else item[path[0]]
