@@ -135,8 +135,8 @@ class State(Protocol):
     """A store. Safe for any number of concurrent callers on its event loop, beside any number of processes.
 
     Every method raises ValueError for arguments outside the port's rules, before anything is sent, and
-    Unavailable when the store can't answer or was closed. Items handed out are the caller's own. Writes are
-    never retried here.
+    Unavailable when the store can't answer or was closed. Operations and items are values: neither side
+    changes one, or anything in it, once it was handed over. Writes are never retried here.
     """
 
     async def read(self, partition: str, key: str) -> Item | None:
