@@ -53,3 +53,102 @@ class Subject:
     @property
     def name(self) -> str:
         return f"{self.type}:{self.id}"
+
+
+# --- inference: what surfaces, providers, routing and mediation hand each other through the gateway ---
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ask:
+    """A model request that passed its surface's allow-list.
+
+    `payload` is the surface's own body without what is ours (`model`, `metadata`, `stream`); `input_bytes` bounds its
+    text as UTF-8, tool schemas and response format included; `max_output` is the client's own limit, tokens a choice.
+    """
+
+    surface: str
+    model: str
+    payload: Mapping[str, Any]
+    tools: tuple[str, ...]
+    n: int
+    max_output: int | None
+    input_bytes: int
+    messages: int
+    metadata: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Usage:
+    """Tokens that a provider says it used; `cached` is part of `input`, `reasoning` of `output`.
+
+    `known` is false where it did not say: that is not zero, the call is charged at its hold.
+    """
+
+    input: int = 0
+    output: int = 0
+    cached: int = 0
+    reasoning: int = 0
+    known: bool = True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Offer:
+    """A tool call that a model asks for: a licence for one action. `arguments_text` is JSON as the model wrote it."""
+
+    id: str
+    name: str
+    arguments_text: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answer:
+    """A provider's answer. `text` is the visible thought of all choices, `finish` one reason a choice."""
+
+    document: Mapping[str, Any]
+    usage: Usage
+    text: str
+    offers: tuple[Offer, ...]
+    finish: tuple[str, ...]
+
+    def texts(self) -> tuple[tuple[str, str], ...]:
+        """Every text of it with its position, for inspection."""
+        arguments = ((f"tool_calls[{i}].arguments", offer.arguments_text) for i, offer in enumerate(self.offers))
+        return (("text", self.text), *arguments)
+
+
+type FailureKind = Literal[
+    "unreachable",  # surely never arrived
+    "throttled",  # the provider is busy, or our quota there is used up
+    "forbidden",  # it does not take us: our key, account, address or deployment name is wrong
+    "rejected",  # it does not take this request: the agent's to mend
+    "timeout",
+    "broken",  # the connection or the answer broke off
+    "failed",  # it says that it failed
+    "malformed",  # it answered something that is not its wire format
+]
+
+
+class Failure(Exception):  # noqa: N818 - routing's word for one attempt that brought no answer
+    """One attempt without an answer. `billed` is "no" only where the provider surely did no work.
+
+    `retryable`: another target may do better. `message` is the provider's own, sanitized, for `rejected` alone;
+    `retry_after` is in seconds.
+    """
+
+    def __init__(
+        self,
+        kind: FailureKind,
+        *,
+        billed: Literal["no", "unknown"],
+        retryable: bool,
+        status: int | None = None,
+        retry_after: float | None = None,
+        message: str = "",
+    ) -> None:
+        super().__init__(f"{kind} ({status})" if status else kind)
+        self.kind = kind
+        self.billed = billed
+        self.retryable = retryable
+        self.status = status
+        self.retry_after = retry_after
+        self.message = message
