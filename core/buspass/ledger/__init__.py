@@ -1,0 +1,23 @@
+"""The ledger: what a task may still spend. Hold before, settle after, nothing on the side.
+
+Owns a task head's accounts and the protocol by which they change. Refuses to know what a call is for: prices,
+tools and models come to it as amounts and names.
+"""
+
+from buspass.ledger.accounts import Balance, balance, new_head
+from buspass.ledger.holds import Claim, Held, Outcome, Shortage
+from buspass.ledger.ledger import Ledger, Stale
+from buspass.ledger.refusals import RUN_LIMIT
+
+__all__ = [
+    "RUN_LIMIT",
+    "Balance",
+    "Claim",
+    "Held",
+    "Ledger",
+    "Outcome",
+    "Shortage",
+    "Stale",
+    "balance",
+    "new_head",
+]

@@ -1,0 +1,112 @@
+"""The proof that a journal is whole: `GET /v1/tasks/{id}/trace/verify`.
+
+Owns what "whole" means: every record genuine, none missing, none under a seal altered, every seal signed and following
+the one before, and the head's accounts equal to the sum of the records. Refuses to read a store.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+
+from buspass.journal.merkle import root
+from buspass.journal.records import Journal, canonical
+from buspass.journal.seals import Read, keys_of, statement
+from buspass.model import ACCOUNTS, UNLIMITED
+from buspass.ports.state import Item
+
+type CheckSignature = Callable[[str, bytes, str], Awaitable[bool]]
+"""(kid, data, base64url signature) → genuine? Told by identity, which knows the domain's keys."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verdict:
+    """What an audit found. `sealed` counts records under a seal; `problems` is empty when the journal is whole."""
+
+    records: int
+    sealed: int
+    seals: int
+    problems: tuple[str, ...]
+
+
+async def verify(journal: Journal, task: str, head: Item, read: Read, check: CheckSignature) -> Verdict:
+    """Check everything that can be checked without payloads."""
+    problems = [
+        f"{key}: its MAC is wrong; it was altered or not written by a host of this domain"
+        for key, record in sorted(read.records.items())
+        if not journal.genuine(task, key, record)
+    ]
+    problems += await _seals(task, read, check)
+    problems += _counts(head, read)
+    problems += _accounts(head, read.records)
+    return Verdict(
+        records=len(read.records),
+        sealed=len(read.covered),
+        seals=len(read.seals),
+        problems=tuple(problems),
+    )
+
+
+async def _seals(task: str, read: Read, check: CheckSignature) -> list[str]:
+    problems = []
+    before = ""
+    for number, seal in enumerate(read.seals):
+        name = f"seal {number}"
+        if seal["task"] != task or seal["number"] != number or seal["before"] != before:
+            problems.append(f"{name}: it does not follow the one before it")
+        missing = [key for key in keys_of(seal) if key not in read.records]
+        problems += [f"{key}: {name} covers it and it is gone" for key in missing]
+        if not missing and root([canonical([key, read.records[key]]) for key in keys_of(seal)]) != seal["root"]:
+            problems.append(f"{name}: a record under it was altered")
+        if not await check(str(seal["kid"]), statement(seal), str(seal["signature"])):
+            problems.append(f"{name}: its signature is wrong")
+        before = root([statement(seal)])
+    return problems
+
+
+def _counts(head: Item, read: Read) -> list[str]:
+    """A record is written before it is counted, so more than counted is a crash in between, less is a loss."""
+    entries = int(str(head["entries"]))
+    if len(read.records) < entries:
+        return [f"{entries - len(read.records)} records are missing: the head counted {entries}"]
+    if int(str(head["seals"])) > len(read.seals):
+        return [f"seals are missing: the head counted {head['seals']}"]
+    return []
+
+
+def _accounts(head: Item, records: Mapping[str, Item]) -> list[str]:
+    in_flight = head["open"] if isinstance(head["open"], Mapping) else {}
+    summed = dict.fromkeys(ACCOUNTS, 0)
+    for key, record in records.items():
+        entry = in_flight.get(key.removeprefix("rec:"))
+        if isinstance(entry, Mapping) and entry["attempt"] == record.get("attempt"):
+            continue  # written, not yet closed: it counts as open
+        use = record.get("use")
+        for name, amount in use.items() if isinstance(use, Mapping) else ():
+            summed[name] += int(str(amount))
+    spent = spent_of(head)
+    return [
+        f"{name}: the head says {spent[name]} is spent, the records say {summed[name]}"
+        for name in ACCOUNTS
+        if spent[name] != summed[name]
+    ]
+
+
+def spent_of(head: Item) -> dict[str, int]:
+    """Give `limit − available − allocated − Σ open` by account."""
+
+    def amount(part: object, name: str) -> int:
+        return int(str(part.get(name, 0))) if isinstance(part, Mapping) else 0
+
+    opened = head["open"] if isinstance(head["open"], Mapping) else {}
+    return {
+        name: (amount(head["limits"], name) if _limited(head, name) else UNLIMITED)
+        - amount(head["available"], name)
+        - amount(head["allocated"], name)
+        - sum(amount(entry["amounts"], name) for entry in opened.values() if isinstance(entry, Mapping))
+        for name in ACCOUNTS
+    }
+
+
+def _limited(head: Item, name: str) -> bool:
+    return isinstance(head["limits"], Mapping) and name in head["limits"]

@@ -1,0 +1,111 @@
+"""The accounts in a task's head, read and born; no store here.
+
+Owns the arithmetic `spent = limit − available − allocated − Σ open`. Refuses to know how the head changes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from buspass.model import ACCOUNTS, SLOTS, UNLIMITED, Amounts
+from buspass.ports.state import Item, Value
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Balance:
+    """A task's money at one look, by account; `limits` and `available` hold the limited accounts only."""
+
+    limits: Amounts
+    spent: Amounts
+    held: Amounts
+    allocated: Amounts
+    available: Amounts
+
+
+def new_head(
+    *,
+    limits: Amounts,
+    expires_at: int,
+    max_calls: Mapping[str, int],
+    index: Iterable[str] = (),
+) -> dict[str, Value]:
+    """Give the head of a task that begins: open, fence 1, with every map that a change touches.
+
+    `expires_at` is in milliseconds. `max_calls` by tool (as segments) becomes the account `left`.
+    """
+    return {
+        "status": "open",
+        "fence": 1,
+        "version": 0,
+        "expires_at": expires_at,
+        "limits": dict(limits),
+        "available": {name: limits.get(name, UNLIMITED) for name in ACCOUNTS},
+        "allocated": dict.fromkeys(ACCOUNTS, 0),
+        "slots": SLOTS,
+        "left": dict(max_calls),
+        "open": {},
+        "late": {},
+        "count": dict.fromkeys(index, 0),
+        "done": {},
+        "running": {},
+        "last": {},
+        "kept": {},
+        "entries": 0,
+        "sealed": 0,
+        "seals": 0,
+        "refusals": {},
+    }
+
+
+def held(head: Item) -> dict[str, int]:
+    """Sum the holds of the calls in flight."""
+    total = dict.fromkeys(ACCOUNTS, 0)
+    for entry in table(head, "open").values():
+        for name, amount in table(entry, "amounts").items():
+            total[name] += whole(amount)
+    return total
+
+
+def balance(head: Item) -> Balance:
+    """Read all five budgets off a head."""
+    limits = amounts(head, "limits")
+    available, allocated, in_flight = amounts(head, "available"), amounts(head, "allocated"), held(head)
+    spent = {
+        name: limits.get(name, UNLIMITED) - available[name] - allocated.get(name, 0) - in_flight[name]
+        for name in ACCOUNTS
+    }
+    return Balance(
+        limits=limits,
+        spent=spent,
+        held=in_flight,
+        allocated={name: allocated.get(name, 0) for name in ACCOUNTS},
+        available={name: available[name] for name in limits},
+    )
+
+
+def table(item: object, name: str) -> Mapping[str, Value]:
+    """Give the map of that name; an item of ours always has it."""
+    found = item[name] if isinstance(item, Mapping) else None
+    if not isinstance(found, Mapping):
+        raise TypeError(f"{name} is no map in this item")
+    return found
+
+
+def amounts(item: Item, name: str) -> dict[str, int]:
+    """Give a map of integers."""
+    return {account: whole(value) for account, value in table(item, name).items()}
+
+
+def whole(value: object) -> int:
+    """Give the integer that stands there; an item of ours never has anything else."""
+    if type(value) is not int:
+        raise TypeError(f"{value!r} is no integer")
+    return value
+
+
+def text(value: object) -> str:
+    """Give the string that stands there."""
+    if not isinstance(value, str):
+        raise TypeError(f"{value!r} is no string")
+    return value

@@ -1,0 +1,218 @@
+"""A hold and its end, as operations of the state port; pure, so that all of it can be simulated.
+
+Owns which condition guards which change. Refuses to know when they are sent (`ledger`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final, Literal
+
+from buspass.ledger.accounts import amounts, held, table, text, whole
+from buspass.model import Amounts
+from buspass.ports.state import Absent, AtLeast, Condition, Equals, Item, Path, Put, Update, Value
+
+HEAD: Final = "head"
+KEPT: Final = 16
+"""Results of one tool whose kept facts are remembered; the seventeenth takes the first one's place."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Claim:
+    """What a call asks to hold. `call` is its id K, `name` the alias or tool as a segment, `deadline` in ms.
+
+    `capped`: the tool has `max_calls`, one of which is taken. `version`: a rule read the history, so the head
+    must still be the one it read. `keyed`: somebody else may run the same K.
+    """
+
+    task: str
+    call: str
+    kind: Literal["inference", "action"]
+    name: str
+    amounts: Amounts
+    fence: int
+    deadline: int
+    cause: str = ""
+    host: str = ""
+    capped: bool = False
+    version: int | None = None
+    keyed: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Held:
+    """A hold that stands: nothing is sent without one. `turn` counts the calls of this name, from 1."""
+
+    claim: Claim
+    attempt: str
+    at: int
+    turn: int
+    head: Item
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """How a call ended, for its head. `sent` False: surely nothing was dispatched, so nothing is counted.
+
+    `use` is what it cost, by account. `last` and `kept` are an action's (`kept`: its facts as JSON text).
+    """
+
+    use: Amounts
+    sent: bool = True
+    last: Literal["", "succeeded", "failed", "unknown"] = ""
+    kept: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Shortage:
+    """An account that is too small for a claim. `held`: calls in flight could cover it when they end."""
+
+    account: str
+    needed: int
+    available: int
+    held: bool
+
+
+def taking(claim: Claim, attempt: str, now: int) -> Update:
+    """Take the claim out of every account and enter the call in flight."""
+    require: list[Condition] = [
+        Equals(("status",), "open"),
+        Equals(("fence",), claim.fence),
+        AtLeast(("expires_at",), now + 1),
+        Absent(("open", claim.call)),
+        AtLeast(("slots",), 1),
+    ]
+    taken = {name: amount for name, amount in claim.amounts.items() if amount}
+    require += [AtLeast(("available", name), amount) for name, amount in taken.items()]
+    add: dict[Path, int] = {("available", name): -amount for name, amount in taken.items()}
+    add |= {("slots",): -1, ("version",): 1, ("count", claim.name): 1}
+    if claim.kind == "action":
+        add[("running", claim.name)] = 1
+    if claim.capped:
+        require.append(AtLeast(("left", claim.name), 1))
+        add[("left", claim.name)] = -1
+    if claim.version is not None:
+        require.append(Equals(("version",), claim.version))
+    entry: dict[str, Value] = {
+        "attempt": attempt,
+        "amounts": dict(taken),
+        "cause": claim.cause,
+        "deadline": claim.deadline,
+        "state": "dispatching",
+        "kind": claim.kind,
+        "name": claim.name,
+        "host": claim.host,
+        "at": now,
+        "capped": claim.capped,
+    }
+    return Update(HEAD, tuple(require), add, {("open", claim.call): entry})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Entry:
+    """A call in flight as the head shows it: enough to end it for somebody who never saw it begin."""
+
+    call: str
+    attempt: str
+    amounts: Amounts
+    kind: str
+    name: str
+    cause: str
+    host: str
+    at: int
+    deadline: int
+    state: str
+    capped: bool
+
+
+def entries(head: Item) -> list[Entry]:
+    """Give the calls in flight."""
+    return [entry_of(call, item) for call, item in table(head, "open").items() if isinstance(item, Mapping)]
+
+
+def entry_of(call: str, item: Mapping[str, Value]) -> Entry:
+    """Read one entry of `open`."""
+    return Entry(
+        call=call,
+        attempt=text(item["attempt"]),
+        amounts=amounts(item, "amounts"),
+        kind=text(item["kind"]),
+        name=text(item["name"]),
+        cause=text(item["cause"]),
+        host=text(item["host"]),
+        at=whole(item["at"]),
+        deadline=whole(item["deadline"]),
+        state=text(item["state"]),
+        capped=bool(item["capped"]),
+    )
+
+
+def closing(entry: Entry, outcome: Outcome, now: int, turn: int = 0) -> Update:
+    """Give back what was not used and end the call. Its only condition: this hold is unsettled."""
+    mine = Equals(("open", entry.call, "attempt"), entry.attempt)
+    add: dict[Path, int] = {}
+    put: dict[Path, Value] = {}
+    for name in sorted(entry.amounts.keys() | outcome.use.keys()):
+        if back := entry.amounts.get(name, 0) - outcome.use.get(name, 0):
+            add[("available", name)] = back
+    add |= {("slots",): 1, ("version",): 1, ("entries",): 1}
+    if entry.kind == "action":
+        add[("running", entry.name)] = -1
+        if outcome.last:
+            put[("last", entry.name)] = outcome.last
+        if outcome.last == "succeeded":
+            add[("done", entry.name)] = 1
+        if outcome.kept:
+            put[("kept", f"{entry.name}:{turn % KEPT}")] = {
+                "facts": outcome.kept,
+                "at": now,
+                "turn": turn,
+            }
+    if not outcome.sent:
+        add[("count", entry.name)] = -1
+        if entry.capped:
+            add[("left", entry.name)] = 1
+    return Update(HEAD, (mine,), add, put, (("open", entry.call),))
+
+
+def crediting(call: str, back: Amounts) -> Update:
+    """Correct the head once, after a sweep charged what turned out cheaper (or dearer)."""
+    add: dict[Path, int] = {("available", name): amount for name, amount in back.items() if amount}
+    add |= {("version",): 1, ("entries",): 1}
+    return Update(HEAD, (Absent(("late", call)),), add, {("late", call): 1})
+
+
+def record_key(call: str) -> str:
+    """Give the key of a call's record in its task's partition."""
+    return f"rec:{call}"
+
+
+def credit_key(call: str) -> str:
+    """Give the key of the correction to a call that was settled after its sweep."""
+    return f"credit:{call}"
+
+
+def putting(key: str, record: Item) -> Put:
+    """Write a record, once and for ever."""
+    return Put(key, record)
+
+
+def shortage(head: Item, claim: Claim) -> Shortage | None:
+    """Say which account refuses the claim, if one does. Without it the refusal has another reason."""
+    if whole(head["slots"]) < 1:
+        return Shortage("slots", 1, 0, held=True)
+    available, in_flight = amounts(head, "available"), held(head)
+    short: Shortage | None = None
+    for name, amount in claim.amounts.items():
+        if amount > available[name]:
+            covered = amount <= available[name] + in_flight[name]
+            if not covered:
+                return Shortage(name, amount, available[name], held=False)
+            short = short or Shortage(name, amount, available[name], held=True)
+    return short
+
+
+def expired(head: Item, now: int, skew: int) -> list[Entry]:
+    """Give the holds that nobody will settle: `skew` (ms) is twice what clocks may differ."""
+    return [entry for entry in entries(head) if now > entry.deadline + skew]

@@ -1,0 +1,377 @@
+"""Hold, settle, sweep, credit: the protocol of money, written once above the state port.
+
+Owns every store operation that moves a task's accounts, and what to do when an answer is lost. Fails closed: what
+can't be written was not granted. Refuses to know prices, tools, models and who waits for an answer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from buspass.errors import Problem
+from buspass.ledger import refusals
+from buspass.ledger.accounts import amounts, table, text
+from buspass.ledger.holds import (
+    HEAD,
+    Claim,
+    Entry,
+    Held,
+    Outcome,
+    Shortage,
+    closing,
+    credit_key,
+    crediting,
+    entries,
+    entry_of,
+    expired,
+    record_key,
+    shortage,
+    taking,
+)
+from buspass.ledger.waiting import Lines
+from buspass.model import MICRO, Amounts
+from buspass.ports.clock import Clock
+from buspass.ports.state import (
+    Applied,
+    Item,
+    Operation,
+    OutcomeUnknown,
+    Put,
+    Refused,
+    State,
+    Unavailable,
+    Value,
+)
+
+type Stamp = Callable[[str, str, Mapping[str, Value]], Item]
+"""(task, key, record) → the record with its MAC. The journal's; the ledger only calls it."""
+
+SKEW: Final = 5_000
+"""Milliseconds that two hosts' clocks may differ."""
+TRIES: Final = 6
+"""How often an operation with a lost or refused answer is sent again: each falsifies its own condition."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stale:
+    """The hold was refused for no lack of money: `head` as it is now says why, and the guard reads it."""
+
+    head: Item
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """Another worker finished this keyed call meanwhile; the hold was given back. `record` is the outcome's."""
+
+    record: Item
+
+
+class Ledger:
+    """The accounts of tasks in one store. Safe for any number of concurrent callers and processes."""
+
+    def __init__(self, state: State, clock: Clock, stamp: Stamp) -> None:
+        self._state = state
+        self._clock = clock
+        self._stamp = stamp
+        self._lines = Lines()
+
+    # ── hold ────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def hold(self, claim: Claim, wait: float) -> Held | Stale | Finished:
+        """Take the claim out of the task's accounts, waiting up to `wait` seconds for calls in flight.
+
+        Raises Problem: budget_exhausted (the money is gone), budget_held and too_many_in_flight (still held
+        when the wait was over), state_unavailable (nothing may be sent).
+        """
+        if not self._lines.busy(claim.task):
+            result = await self._attempt(claim)
+            if not isinstance(result, Shortage):
+                return result
+            if not result.held:
+                raise _exhausted(result)
+        return await self._wait(claim, wait)
+
+    async def _wait(self, claim: Claim, wait: float) -> Held | Stale | Finished:
+        until = asyncio.get_running_loop().time() + wait
+        short: Shortage | None = None
+        try:
+            async with self._lines.turn(claim.task, until) as mine:
+                while True:
+                    result = await self._attempt(claim)
+                    if not isinstance(result, Shortage):
+                        return result
+                    short = result
+                    if not short.held:
+                        raise _exhausted(short)
+                    await self._lines.news(mine, until)
+        except TimeoutError:
+            raise _still_held(short, wait) from None
+
+    async def _attempt(self, claim: Claim) -> Held | Stale | Finished | Shortage:
+        result = await self._take(claim)
+        if isinstance(result, Held):
+            return await self._recheck(result) if claim.keyed else result
+        head = result
+        if expired(head, self._clock.now(), 2 * SKEW):
+            await self.sweep(claim.task, head)
+            result = await self._take(claim)
+            if isinstance(result, Held):
+                return await self._recheck(result) if claim.keyed else result
+            head = result
+        if claim.call in table(head, "open") or head["status"] != "open" or head["fence"] != claim.fence:
+            return Stale(head)
+        return shortage(head, claim) or Stale(head)
+
+    async def _take(self, claim: Claim) -> Held | Item:
+        attempt, now = self._clock.random(8).hex(), self._clock.now()
+        update = taking(claim, attempt, now)
+        try:
+            result = await self._state.apply(claim.task, [update])
+        except OutcomeUnknown:
+            head = await self._head(claim.task)
+            mine = table(head, "open").get(claim.call)
+            if not isinstance(mine, Mapping) or mine["attempt"] != attempt:
+                raise _unavailable("the hold's answer was lost") from None
+        except Unavailable as error:
+            raise _unavailable(str(error)) from error
+        else:
+            head = result.item or {}
+            if isinstance(result, Refused):
+                if not head:
+                    raise Problem("not_found", "there is no such task in this trust domain")
+                return head
+        turn = table(head, "count")[claim.name]
+        return Held(claim=claim, attempt=attempt, at=now, turn=int(turn), head=head)  # type: ignore[arg-type]  # an int
+
+    async def _recheck(self, held: Held) -> Held | Finished:
+        """Look at a keyed call's record once more: it may have been finished between recall and hold."""
+        record = await self._read(held.claim.task, record_key(held.claim.call))
+        if record is None:
+            return held
+        if record["attempt"] == held.attempt:
+            raise Problem("deadline_exceeded", "this call was swept before it could be sent; nothing was sent")
+        await self.give_back(held)
+        return Finished(record)
+
+    async def give_back(self, held: Held) -> None:
+        """End a hold that stands for nothing: no record, no count."""
+        zero = Outcome(use={}, sent=False)
+        update = closing(_entry(held), zero, self._clock.now())
+        add = {path: amount for path, amount in update.add.items() if path != ("entries",)}
+        await self._commit(held.claim.task, [type(update)(HEAD, update.require, add, update.set, update.remove)])
+        self._lines.wake(held.claim.task)
+
+    # ── settle ──────────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def settle(self, held: Held, outcome: Outcome, record: Mapping[str, Value]) -> Item:
+        """Write the finished call's record, then its real use in place of the hold; give the head as it is.
+
+        Raises Problem state_unavailable when the store took neither: the hold then stays charged, and the
+        sweep ends it.
+        """
+        task, entry = held.claim.task, _entry(held)
+        key = record_key(entry.call)
+        whole = {**record, **_closing_facts(held, outcome), "use": _use(entry, outcome)}
+        end = closing(entry, outcome, self._clock.now(), held.turn)
+        result: Applied | Refused | None = await self._commit(task, [Put(key, self._stamp(task, key, whole)), end])
+        if isinstance(result, Refused) and result.index == 0:
+            result = await self._settle_again(task, entry, end, whole, result.item)
+        self._lines.wake(task)
+        head = result.item if result is not None and result.item else await self._head(task)
+        return head if "open" in head else await self._head(task)
+
+    async def _settle_again(
+        self, task: str, entry: Entry, end: Operation, whole: Mapping[str, Value], found: Item | None
+    ) -> Applied | Refused | None:
+        """The record is there: our own from a lost answer, or the sweep's."""
+        if found is None or found["attempt"] != entry.attempt:
+            return None
+        if found["state"] == "settled":
+            return await self._commit(task, [end])
+        charged, use = amounts(found, "use"), amounts(whole, "use")
+        back = {name: charged.get(name, 0) - use.get(name, 0) for name in charged.keys() | use.keys()}
+        return await self._credit(task, entry.call, back, whole)
+
+    async def _credit(
+        self, task: str, call: str, back: Amounts, whole: Mapping[str, Value]
+    ) -> Applied | Refused | None:
+        key = credit_key(call)
+        correction = {**whole, "state": "credit", "use": {name: -amount for name, amount in back.items()}}
+        credit = crediting(call, back)
+        result = await self._commit(task, [Put(key, self._stamp(task, key, correction)), credit])
+        if isinstance(result, Refused) and result.index == 0:
+            return await self._commit(task, [credit])
+        return result
+
+    # ── sweep ───────────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def sweep(self, task: str, head: Item | None = None) -> int:
+        """End every hold that nobody will settle, and finish what a crash left between two operations.
+
+        A hold that was dispatching is charged in full, one never sent costs nothing. Gives how many ended.
+        """
+        head = head or await self._head(task)
+        ended = 0
+        for entry in entries(head):
+            ended += await self._sweep_one(task, entry)
+        if ended:
+            self._lines.wake(task)
+        return ended
+
+    async def _sweep_one(self, task: str, entry: Entry) -> bool:
+        now = self._clock.now()
+        overdue = now > entry.deadline + 2 * SKEW
+        key = record_key(entry.call)
+        record = await self._read(task, key)
+        if record is not None and record["attempt"] == entry.attempt:
+            # a crash between record and head, or a settle at work in this moment: closing is safe either way
+            await self._commit(task, [closing(entry, _outcome_of(record), now, _turn(record))])
+            return True
+        if record is not None:
+            if overdue:  # a second hold on a finished key, never dispatched
+                await self._commit(task, [closing(entry, Outcome(use={}, sent=False), now)])
+            return overdue
+        if not overdue:
+            return False
+        sent = entry.state == "dispatching"
+        outcome = Outcome(use=entry.amounts, last="unknown") if sent else Outcome(use={}, sent=False)
+        swept: dict[str, Value] = {
+            "kind": entry.kind,
+            "name": entry.name,
+            "host": entry.host,
+            "cause": entry.cause,
+            "at": entry.at,
+            "ended": now,
+            "state": "expired",
+            "attempt": entry.attempt,
+            "use": _use(entry, outcome),
+            "status": "unknown" if sent else "void",
+            "estimated": sent,
+        }
+        if entry.kind == "action":
+            swept["last"] = outcome.last
+        operations: list[Operation] = [Put(key, self._stamp(task, key, swept)), closing(entry, outcome, now)]
+        return isinstance(await self._commit(task, operations), Applied)
+
+    async def finish_credits(self, task: str, head: Item, sealed: frozenset[str]) -> None:
+        """Post what a crash left between a credit's record and the head; `sealed` ones were posted long ago."""
+        after = ""
+        while page := await self._state.list(task, "credit:", after, 100):
+            for key, record in page:
+                call = key.removeprefix("credit:")
+                if key not in sealed and call not in table(head, "late"):
+                    back = {name: -amount for name, amount in amounts(record, "use").items()}
+                    await self._commit(task, [crediting(call, back)])
+            after = page[-1][0]
+
+    # ── refuse ──────────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def refuse(self, task: str, code: str, status: int, record: Mapping[str, Value]) -> bool:
+        """Count a refusal; write its record for the first twenty of a code, then for one in a hundred.
+
+        Gives True when refusals without a settled call between them have reached the limit that suspends the
+        task. A store that can't be reached loses the count, never the refusal.
+        """
+        return await refusals.refuse(self._state, self._stamp, self._clock, task, code, status, record)
+
+    # ── the store, and lost answers ─────────────────────────────────────────────────────────────────────────────
+
+    async def _commit(self, task: str, operations: Sequence[Operation]) -> Applied | Refused:
+        pause = 0.02
+        for left in range(TRIES - 1, -1, -1):
+            try:
+                return await self._state.apply(task, operations)
+            except (OutcomeUnknown, Unavailable) as error:
+                if not left:
+                    raise _unavailable(str(error)) from error
+            await asyncio.sleep(pause)
+            pause *= 2
+        raise AssertionError("unreachable")  # pragma: no cover
+
+    async def _read(self, task: str, key: str) -> Item | None:
+        try:
+            return await self._state.read(task, key)
+        except Unavailable as error:
+            raise _unavailable(str(error)) from error
+
+    async def _head(self, task: str) -> Item:
+        head = await self._read(task, HEAD)
+        if head is None:
+            raise Problem("not_found", "there is no such task in this trust domain")
+        return head
+
+
+def _entry(held: Held) -> Entry:
+    (change,) = taking(held.claim, held.attempt, held.at).set.values()
+    if not isinstance(change, Mapping):
+        raise TypeError("a hold enters a map")
+    return entry_of(held.claim.call, change)
+
+
+def _use(entry: Entry, outcome: Outcome) -> dict[str, Value]:
+    return {name: outcome.use.get(name, 0) for name in sorted(entry.amounts.keys() | outcome.use.keys())}
+
+
+def _closing_facts(held: Held, outcome: Outcome) -> dict[str, Value]:
+    """What a sweep needs of a record to close the head as its writer would have."""
+    facts: dict[str, Value] = {"state": "settled", "attempt": held.attempt, "turn": held.turn}
+    if outcome.last:
+        facts["last"] = outcome.last
+    if outcome.kept:
+        facts["kept"] = outcome.kept
+    if not outcome.sent:
+        facts["status"] = "void"
+    return facts
+
+
+def _outcome_of(record: Item) -> Outcome:
+    """Read off a record how its call ended, to close the head as its writer would have."""
+    last: Any = record.get("last") or ""
+    return Outcome(
+        use=amounts(record, "use"),
+        sent=record.get("status") != "void",
+        last=last,
+        kept=text(record.get("kept") or ""),
+    )
+
+
+def _turn(record: Item) -> int:
+    turn = record.get("turn")
+    return turn if isinstance(turn, int) else 0
+
+
+def _unavailable(why: str) -> Problem:
+    return Problem("state_unavailable", f"the task's state could not be reached ({why}); retry later", retry_after=1)
+
+
+def _exhausted(short: Shortage) -> Problem:
+    return Problem(
+        "budget_exhausted",
+        f"this call may need {_shown(short.account, short.needed)} and the task has "
+        f"{_shown(short.account, max(short.available, 0))} left; ask for less or end the task",
+        limit=short.account,
+        needed=_plain(short.account, short.needed),
+        left=_plain(short.account, short.available),
+    )
+
+
+def _still_held(short: Shortage | None, wait: float) -> Problem:
+    if short is not None and short.account == "slots":
+        return Problem("too_many_in_flight", "64 calls of this task are in flight; retry when one ends", retry_after=1)
+    what = f"{_shown(short.account, short.needed)} is needed; " if short else ""
+    return Problem(
+        "budget_held",
+        f"{what}what is left is held by calls in flight and did not come free within {wait:g} s; retry",
+        retry_after=1,
+    )
+
+
+def _plain(account: str, amount: int) -> int | float:
+    return amount / MICRO if account == "cost" else amount
+
+
+def _shown(account: str, amount: int) -> str:
+    return f"${amount / MICRO:.6f}" if account == "cost" else f"{amount} {account}"
