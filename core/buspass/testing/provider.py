@@ -1,0 +1,128 @@
+"""A model provider that speaks OpenAI's chat completions format over HTTP, with a mind that you plug in.
+
+Owns routes, the bearer key, the request log, faults on demand; `provider_wire` owns the format. Refuses
+to know what the mind thinks, or who asks.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+import secrets
+import time
+from collections import deque
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from buspass.testing.provider_wire import Mind, Refused, completion, parse, text_of
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fault:
+    """What goes wrong with one request. `seconds`: of a slow answer, or in Retry-After. `cut`: mid-body."""
+
+    kind: Literal["rate_limited", "error", "slow", "invalid_json", "html", "cut"]
+    seconds: float = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Exchange:
+    """One request as it came, and what was answered."""
+
+    at: float
+    body: Any
+    headers: Mapping[str, str]
+    status: int
+
+
+def echo(request: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The smallest mind: says the last message again."""
+    return {"content": text_of(request["messages"][-1].get("content"))}
+
+
+class Provider:
+    """The provider as an ASGI application (`app`); `faults` are used up one per chat request, in order.
+
+    `models`: what it serves. `requests`: the log, oldest first, without the bearer.
+    """
+
+    def __init__(self, key: str, *, models: tuple[str, ...] = ("planner-1",), mind: Mind = echo) -> None:
+        self.key, self.models, self.mind = key, models, mind
+        self.faults: deque[Fault] = deque()
+        self.requests: list[Exchange] = []
+        self.app = Starlette(
+            routes=[
+                Route("/v1/chat/completions", self._chat, methods=["POST"]),
+                Route("/v1/models", self._models),
+                Route("/{path:path}", self._unknown, methods=["GET", "POST", "PUT", "PATCH", "DELETE"]),
+            ]
+        )
+
+    async def _chat(self, request: Request) -> Response:
+        raw = await request.body()
+        body: Any = None
+        try:
+            self._authenticate(request)
+            body = parse(raw)
+            answer = await self._answer(body)
+        except Refused as refused:
+            answer = refused.response()
+        answer.headers["x-request-id"] = f"req_{secrets.token_hex(16)}"
+        headers = {k: v for k, v in request.headers.items() if k != "authorization"}
+        self.requests.append(Exchange(at=time.time(), body=body, headers=headers, status=answer.status_code))
+        return answer
+
+    async def _answer(self, body: dict[str, Any]) -> Response:
+        fault = self.faults.popleft() if self.faults else None
+        if fault is not None:
+            if fault.kind == "slow":
+                await asyncio.sleep(fault.seconds)
+            else:
+                return _broken(fault)
+        if body["model"] not in self.models:
+            raise Refused(
+                404,
+                f"The model `{body['model']}` does not exist or you do not have access to it.",
+                code="model_not_found",
+            )
+        return JSONResponse(completion(body, self.mind), headers={"openai-processing-ms": "1"})
+
+    async def _models(self, request: Request) -> Response:
+        try:
+            self._authenticate(request)
+        except Refused as refused:
+            return refused.response()
+        data = [{"id": m, "object": "model", "created": 1750000000, "owned_by": "buspass"} for m in self.models]
+        return JSONResponse({"object": "list", "data": data})
+
+    async def _unknown(self, request: Request) -> Response:
+        return Refused(404, f"Unknown request URL: {request.method} {request.url.path}.").response()
+
+    def _authenticate(self, request: Request) -> None:
+        scheme, _, key = request.headers.get("authorization", "").partition(" ")
+        if scheme.lower() != "bearer" or not hmac.compare_digest(key.encode(), self.key.encode()):
+            raise Refused(401, "Incorrect API key provided.", code="invalid_api_key")
+
+
+def _broken(fault: Fault) -> Response:
+    match fault.kind:
+        case "rate_limited":
+            refused = Refused(429, "Rate limit reached.", code="rate_limit_exceeded", kind="requests").response()
+            refused.headers["retry-after"] = f"{fault.seconds:g}"
+            return refused
+        case "invalid_json":
+            return Response('{"id": "chatcmpl-', 200, media_type="application/json")
+        case "cut":  # fewer bytes than announced: the server closes the connection
+            return Response('{"id": "chat', 200, headers={"content-length": "4096"})
+        case "html":
+            return Response("<html><body>Welcome to the proxy</body></html>", 200, media_type="text/html")
+        case _:
+            return Refused(
+                500, "The server had an error while processing your request.", kind="server_error"
+            ).response()

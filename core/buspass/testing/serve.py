@@ -1,0 +1,72 @@
+"""Serves an ASGI application on a loopback port, in this process, while a block runs.
+
+Owns the port and the server's life. Refuses to know what the application does. For tests, demos and examples.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+from collections.abc import AsyncIterator
+from typing import Any
+
+import uvicorn
+
+LOOPBACK = "127.0.0.1"
+
+
+def free_port() -> int:
+    """A loopback port that nobody listens on now; somebody else may take it before you do."""
+    with socket.socket() as probe:
+        probe.bind((LOOPBACK, 0))
+        return int(probe.getsockname()[1])
+
+
+@contextlib.asynccontextmanager
+async def serving(app: Any, *, port: int | None = None) -> AsyncIterator[str]:
+    """Serve `app` on 127.0.0.1 at `port` (default: a free one); yields its URL, without a trailing slash.
+
+    The server answers when the block begins and has stopped when it ends. OSError: the port is taken.
+    """
+    listener = socket.socket()
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((LOOPBACK, port or 0))
+    except OSError:
+        listener.close()
+        raise
+    config = uvicorn.Config(
+        app, log_level="critical", access_log=False, lifespan="off", timeout_graceful_shutdown=1, ws="none"
+    )
+    server = _Server(config)
+    task = asyncio.create_task(server.serve(sockets=[listener]))
+    try:
+        while not server.started:
+            if task.done():
+                await task
+            await asyncio.sleep(0.005)
+        yield f"http://{LOOPBACK}:{listener.getsockname()[1]}"
+    finally:
+        server.stop.set()
+        await task
+        listener.close()
+
+
+class _Server(uvicorn.Server):
+    """Leaves the process's signal handlers alone, as several servers share them, and stops without a tick's delay."""
+
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self.stop = asyncio.Event()
+
+    async def main_loop(self) -> None:
+        counter = 0
+        while not self.stop.is_set() and not await self.on_tick(counter):
+            counter += 10  # uvicorn counts tenths of a second; every tenth tick renews the Date header
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self.stop.wait(), timeout=1)
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Any:
+        yield
