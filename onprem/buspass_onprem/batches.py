@@ -1,0 +1,75 @@
+"""One thread that works off together whatever waits for it, and answers on the callers' event loops.
+
+Owns the thread, its queue and the way back. Refuses to know what the work is.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable, Sequence
+from queue import Empty, SimpleQueue
+
+type Answers[A] = Sequence[A | Exception]
+
+
+class Batches[J, A]:
+    """Jobs in, answers out: `work` gets all jobs that wait (at most `most`), and answers each in its place."""
+
+    def __init__(self, name: str, work: Callable[[list[J]], Answers[A]], most: int = 256) -> None:
+        self._work, self._most = work, most
+        self._queue: SimpleQueue[tuple[J, asyncio.Future[A]] | None] = SimpleQueue()
+        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+        self._thread.start()
+
+    async def ask(self, job: J) -> A:
+        """Give the job's answer, or raise it where it is an exception."""
+        future: asyncio.Future[A] = asyncio.get_running_loop().create_future()
+        self._queue.put((job, future))
+        return await future
+
+    async def close(self) -> None:
+        """Let the thread work off what was asked before, and end. What is asked later is never answered."""
+        self._queue.put(None)
+        await asyncio.to_thread(self._thread.join)
+
+    def _run(self) -> None:
+        ending = False
+        while not ending:
+            batch: list[tuple[J, asyncio.Future[A]]] = []
+            waiting = self._queue.get()
+            while waiting is not None:
+                batch.append(waiting)
+                if len(batch) == self._most:
+                    break
+                try:
+                    waiting = self._queue.get_nowait()
+                except Empty:
+                    break
+            ending = waiting is None
+            if batch:
+                self._answer(batch)
+
+    def _answer(self, batch: list[tuple[J, asyncio.Future[A]]]) -> None:
+        try:
+            answers = self._work([job for job, _ in batch])
+        except Exception as error:  # noqa: BLE001  (a caller who never gets an answer would hang: it gets the error)
+            answers = [error] * len(batch)
+        by_loop: dict[asyncio.AbstractEventLoop, list[tuple[asyncio.Future[A], A | Exception]]] = {}
+        for (_, future), answer in zip(batch, answers, strict=True):
+            by_loop.setdefault(future.get_loop(), []).append((future, answer))
+        for loop, resolved in by_loop.items():
+            try:
+                loop.call_soon_threadsafe(_resolve, resolved)
+            except RuntimeError:  # that loop is closed: nobody is left to hear it
+                continue
+
+
+def _resolve[A](resolved: list[tuple[asyncio.Future[A], A | Exception]]) -> None:
+    for future, answer in resolved:
+        if future.done():  # its caller was cancelled
+            continue
+        if isinstance(answer, Exception):
+            future.set_exception(answer)
+        else:
+            future.set_result(answer)
