@@ -56,6 +56,7 @@ CODES: Final[Mapping[str, Code]] = {
     "internal": Code(500, "Buspass failed"),
     "upstream_error": Code(502, "The service behind this call answered with an error"),
     "no_target_available": Code(503, "No target of this model is available", retryable=True),
+    "identity_unavailable": Code(503, "Identity cannot be proven right now", retryable=True),
     "state_unavailable": Code(503, "The state store cannot be reached", retryable=True),
     "policy_unavailable": Code(503, "Policy could not be asked", retryable=True),
     "upstream_timeout": Code(504, "The service behind this call did not answer in time"),
