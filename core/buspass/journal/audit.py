@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from buspass.journal.merkle import root
 from buspass.journal.records import Journal, canonical
 from buspass.journal.seals import Read, keys_of, statement
-from buspass.model import ACCOUNTS, UNLIMITED
+from buspass.model import ACCOUNTS, Amounts
 from buspass.ports.state import Item
 
 type CheckSignature = Callable[[str, bytes, str], Awaitable[bool]]
@@ -29,8 +29,8 @@ class Verdict:
     problems: tuple[str, ...]
 
 
-async def verify(journal: Journal, task: str, head: Item, read: Read, check: CheckSignature) -> Verdict:
-    """Check everything that can be checked without payloads."""
+async def verify(journal: Journal, task: str, head: Item, spent: Amounts, read: Read, check: CheckSignature) -> Verdict:
+    """Check everything that can be checked without payloads. `spent` is the ledger's reading of the head."""
     problems = [
         f"{key}: its MAC is wrong; it was altered or not written by a host of this domain"
         for key, record in sorted(read.records.items())
@@ -38,7 +38,7 @@ async def verify(journal: Journal, task: str, head: Item, read: Read, check: Che
     ]
     problems += await _seals(task, read, check)
     problems += _counts(head, read)
-    problems += _accounts(head, read.records)
+    problems += _accounts(head, spent, read.records)
     return Verdict(
         records=len(read.records),
         sealed=len(read.covered),
@@ -74,7 +74,7 @@ def _counts(head: Item, read: Read) -> list[str]:
     return []
 
 
-def _accounts(head: Item, records: Mapping[str, Item]) -> list[str]:
+def _accounts(head: Item, spent: Amounts, records: Mapping[str, Item]) -> list[str]:
     in_flight = head["open"] if isinstance(head["open"], Mapping) else {}
     summed = dict.fromkeys(ACCOUNTS, 0)
     for key, record in records.items():
@@ -84,29 +84,8 @@ def _accounts(head: Item, records: Mapping[str, Item]) -> list[str]:
         use = record.get("use")
         for name, amount in use.items() if isinstance(use, Mapping) else ():
             summed[name] += int(str(amount))
-    spent = spent_of(head)
     return [
         f"{name}: the head says {spent[name]} is spent, the records say {summed[name]}"
         for name in ACCOUNTS
         if spent[name] != summed[name]
     ]
-
-
-def spent_of(head: Item) -> dict[str, int]:
-    """Give `limit − available − allocated − Σ open` by account."""
-
-    def amount(part: object, name: str) -> int:
-        return int(str(part.get(name, 0))) if isinstance(part, Mapping) else 0
-
-    opened = head["open"] if isinstance(head["open"], Mapping) else {}
-    return {
-        name: (amount(head["limits"], name) if _limited(head, name) else UNLIMITED)
-        - amount(head["available"], name)
-        - amount(head["allocated"], name)
-        - sum(amount(entry["amounts"], name) for entry in opened.values() if isinstance(entry, Mapping))
-        for name in ACCOUNTS
-    }
-
-
-def _limited(head: Item, name: str) -> bool:
-    return isinstance(head["limits"], Mapping) and name in head["limits"]

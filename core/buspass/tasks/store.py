@@ -1,0 +1,269 @@
+"""Tasks in the store: begin, look, list, change status, keep a checkpoint.
+
+Owns the items `task`, `key` and the day lists. A host keeps the last head it saw of a task: stations 4-7 work on that
+copy, the hold's conditions decide, and nothing is refused on a copy.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import OrderedDict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
+from typing import Final, cast
+
+from buspass.errors import Problem
+from buspass.ports.clock import Clock
+from buspass.ports.state import (
+    Absent,
+    Applied,
+    Equals,
+    Item,
+    Operation,
+    OutcomeUnknown,
+    Path,
+    Put,
+    Refused,
+    State,
+    Unavailable,
+    Update,
+    Value,
+)
+from buspass.tasks.facts import Task, from_item, to_item
+from buspass.tasks.lifecycle import DONE, TRANSITIONS, Status, Verb
+
+HEAD: Final = "head"
+COPIES: Final = 4096
+"""Tasks whose last head a host keeps."""
+TRIES: Final = 8
+LATEST: Final = 2**48 - 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class View:
+    """A task and its head as last seen. `fresh`: read for this very call, so a refusal may rest on it."""
+
+    task: Task
+    head: Item
+    fresh: bool
+
+
+class Tasks:
+    """The tasks of one trust domain, in one store. `stamp` is the journal's."""
+
+    def __init__(self, state: State, clock: Clock, stamp: Callable[[str, str, Mapping[str, Value]], Item]) -> None:
+        self._state = state
+        self._clock = clock
+        self._stamp = stamp
+        self._seen: OrderedDict[str, View] = OrderedDict()
+
+    # ── begin ───────────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def begin(self, task: Task, head: Mapping[str, Value], opening: Mapping[str, Value]) -> Task:
+        """Put the task: facts, key, first record, and last its head, which is the commit point.
+
+        Gives the task as it is: with the same id from before (a repeated Idempotency-Key) the one that
+        stands. Raises Problem idempotency_mismatch where that one was asked for otherwise, state_unavailable.
+        """
+        day = f"tasks:{moment(task.created_at):%Y-%m-%d}"
+        await self._apply(day, [Put(f"{LATEST - task.created_at:012x}.{task.id}", {"task": task.id})])
+        operations: list[Operation] = [
+            Put("key", {"wrapped": task.wrapped_key or ""}),
+            Put("task", to_item(task)),
+            Put("rec:e0", self._stamp(task.id, "rec:e0", opening)),
+            Put(HEAD, {**head, "entries": 1}),
+        ]
+        while operations:
+            result = await self._apply(task.id, operations)
+            if isinstance(result, Applied):
+                self._keep(View(task=task, head=result.item or head, fresh=False))
+                return task
+            if operations[result.index].key == HEAD:
+                break
+            # an earlier try left a prefix: what stands stays, the rest follows
+            operations = [*operations[: result.index], *operations[result.index + 1 :]]
+        found = (await self.look(task.id)).task
+        if found.fingerprint != task.fingerprint:
+            raise Problem("idempotency_mismatch", "this Idempotency-Key started another task; use a new one")
+        return found
+
+    # ── look ────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def seen(self, task: str) -> View | None:
+        """Give the copy this host has, if it has one."""
+        return self._seen.get(task)
+
+    async def view(self, task: str) -> View:
+        """Give the copy, or read: the first call of a task at a host reads once."""
+        return self.seen(task) or await self.look(task)
+
+    async def look(self, task: str) -> View:
+        """Read a task as it is now. Raises Problem not_found, state_unavailable."""
+        known = self._seen.get(task)
+        if known is not None and known.task.wrapped_key:
+            head = await self._read(task, HEAD)
+            facts: Task | None = known.task
+        else:
+            head, item, key = await asyncio.gather(*(self._read(task, name) for name in (HEAD, "task", "key")))
+            facts = from_item(item, key) if item else None
+        if head is None or facts is None:
+            raise Problem("not_found", "there is no such task in this trust domain")
+        view = View(task=facts, head=head, fresh=True)
+        self._keep(replace(view, fresh=False))
+        return view
+
+    def saw(self, task: str, head: Item) -> None:
+        """Keep a newer head that an operation answered with."""
+        if (known := self._seen.get(task)) is not None and "open" in head:
+            self._keep(replace(known, head=head))
+
+    def _keep(self, view: View) -> None:
+        known = self._seen.get(view.task.id)
+        if known is None or int(str(known.head["version"])) <= int(str(view.head["version"])):
+            self._seen[view.task.id] = view
+        self._seen.move_to_end(view.task.id)
+        if len(self._seen) > COPIES:
+            self._seen.popitem(last=False)
+
+    async def listing(self, after: str, limit: int, days: int) -> tuple[list[str], str | None]:
+        """Give up to `limit` task ids, newest first, and the cursor behind them. Entries are hints."""
+        found: list[str] = []
+        start, _, key = after.partition("/")
+        today = moment(self._clock.now()) + timedelta(days=1)
+        first = datetime.fromisoformat(start).replace(tzinfo=UTC) if start else today
+        for back in range(days):
+            day = f"{first - timedelta(days=back):%Y-%m-%d}"
+            rows = await self._list(f"tasks:{day}", key if day == start else "", limit - len(found))
+            found += [str(item["task"]) for _, item in rows]
+            if len(found) >= limit:
+                return found, f"{day}/{rows[-1][0]}"
+        return found, None
+
+    # ── change ──────────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def change(self, task: str, verb: Verb, record: Mapping[str, Value], fence: int | None = None) -> Item:
+        """Take a task from one status to the next, with its record, and give the new head.
+
+        A repetition answers as the first time. `fence`: only for the holder of that fence. Raises Problem
+        task_killed, task_expired, task_not_open, fenced, conflict, state_unavailable.
+        """
+        head: Item | None = (await self.look(task)).head
+        key = f"rec:e{LATEST - self._clock.now():012x}{self._clock.random(4).hex()}"
+        for _ in range(TRIES):
+            if head is None:
+                raise Problem("not_found", "there is no such task in this trust domain")
+            if DONE.get(verb) == head["status"]:
+                return head
+            update = transition(head, verb, fence)
+            result = await self._apply(task, [Put(key, self._stamp(task, key, record)), update])
+            if isinstance(result, Applied):
+                self.saw(task, result.item or head)
+                return result.item or head
+            if result.index == 0:  # the record stands from a try whose second half was refused or lost
+                result = await self._apply(task, [update])
+                if isinstance(result, Applied):
+                    self.saw(task, result.item or head)
+                    return result.item or head
+            head = result.item
+        raise Problem("conflict", "the task changes too fast right now; retry", retry_after=0.5)
+
+    async def note(self, task: str, call: str, record: Mapping[str, Value], fence: int) -> None:
+        """Add a record that moves no money (a thought): it is counted like any other."""
+        head: Item | None = (await self.look(task)).head
+        key = f"rec:{call}"
+        put: list[Operation] = [Put(key, self._stamp(task, key, record))]
+        for _ in range(TRIES):
+            if head is None:
+                raise Problem("not_found", "there is no such task in this trust domain")
+            if head["fence"] != fence:
+                raise Problem("fenced", "another worker has resumed this task")
+            count = Update(
+                HEAD, (Equals(("entries",), int(str(head["entries"]))), Equals(("fence",), fence)), {("entries",): 1}
+            )
+            result = await self._apply(task, [*put, count])
+            if isinstance(result, Applied):
+                return
+            if put and result.index == 0:
+                put = []
+                continue
+            head = result.item
+        raise Problem("conflict", "the task changes too fast right now; retry", retry_after=0.5)
+
+    # ── checkpoint ──────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def point(self, task: str, fence: int, etag: str, expected: str | None) -> str | None:
+        """Make the head point at a new checkpoint; give the one it pointed at.
+
+        `expected`: what it must point at now ("" for nothing, None for anything). Raises Problem
+        precondition_failed, fenced, conflict.
+        """
+        head: Item | None = (await self.look(task)).head
+        for _ in range(TRIES):
+            if head is None:
+                raise Problem("not_found", "there is no such task in this trust domain")
+            now = head.get("checkpoint")
+            if head["fence"] != fence:
+                raise Problem("fenced", "another worker has resumed this task")
+            if expected is not None and expected != (now or ""):
+                raise Problem("precondition_failed", "the checkpoint is another one by now; read it again")
+            is_now = Equals(("checkpoint",), str(now)) if now else Absent(("checkpoint",))
+            update = Update(HEAD, (is_now, Equals(("fence",), fence)), {("version",): 1}, {("checkpoint",): etag})
+            result = await self._apply(task, [update])
+            if isinstance(result, Applied):
+                return str(now) if now else None
+            head = result.item
+        raise Problem("conflict", "the checkpoint changes too fast right now; retry", retry_after=0.5)
+
+    # ── the store ───────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def _read(self, partition: str, key: str) -> Item | None:
+        try:
+            return await self._state.read(partition, key)
+        except Unavailable as error:
+            raise unavailable(error) from error
+
+    async def _list(self, partition: str, after: str, limit: int) -> Sequence[tuple[str, Item]]:
+        try:
+            return await self._state.list(partition, "", after, limit)
+        except Unavailable as error:
+            raise unavailable(error) from error
+
+    async def _apply(self, partition: str, operations: Sequence[Operation]) -> Applied | Refused:
+        """Apply; after a lost answer once more. Every operation falsifies its own condition, so that is harmless."""
+        for left in (2, 1, 0):
+            try:
+                return await self._state.apply(partition, operations)
+            except Unavailable as error:
+                raise unavailable(error) from error
+            except OutcomeUnknown as error:
+                if not left:
+                    raise unavailable(error) from error
+        raise AssertionError("unreachable")  # pragma: no cover
+
+
+def transition(head: Item, verb: Verb, fence: int | None) -> Update:
+    """Give the head's update for a verb, or raise the Problem that forbids it."""
+    status = str(head["status"])
+    after = TRANSITIONS.get((cast("Status", status), verb))
+    if after is None:
+        code = {"killed": "task_killed", "expired": "task_expired"}.get(status, "task_not_open")
+        raise Problem(code, f"the task is {status}; it cannot {verb}")
+    if fence is not None and head["fence"] != fence:
+        raise Problem("fenced", "another worker has resumed this task")
+    require = (Equals(("status",), status), Equals(("fence",), int(str(head["fence"]))))
+    add: dict[Path, int] = {("entries",): 1, ("version",): 1}
+    change: dict[Path, Value] = {("status",): after}
+    if verb == "resume":
+        add[("fence",)] = 1
+    return Update(HEAD, require, add, change)
+
+
+def unavailable(error: Exception) -> Problem:
+    """Give the problem for a store that can't be reached."""
+    return Problem("state_unavailable", f"the task's state could not be reached ({error}); retry", retry_after=1)
+
+
+def moment(ms: int) -> datetime:
+    """Give a time in UTC."""
+    return datetime.fromtimestamp(ms / 1000, UTC)
