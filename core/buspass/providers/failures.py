@@ -1,0 +1,82 @@
+"""Why an attempt brought no answer, and whether it may have been billed: one table, by status, for every provider.
+
+The rule: what surely never reached the model costs nothing, everything else is unknown, and unknown is charged.
+Knows no retry: that is routing's.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from typing import Any, Final
+
+from buspass.model import Failure
+from buspass.ports.outbound import Ambiguous, NotSent, Response, TimedOut
+
+LONGEST_MESSAGE: Final = 500
+LONGEST_WAIT: Final = 3600.0
+UNFINISHED: Final = frozenset({408, 499})
+"""4xx that proxies also send after the model began to work: timed out, client gone."""
+REQUEST_AT_FAULT: Final = frozenset({400, 413, 415, 422, 431})
+
+SECRETS: Final = re.compile(
+    r"(?i:bearer|basic)\s+\S+"  # an Authorization header, quoted
+    r"|\b(?:sk|rk|pk|bp|bpo|key|org|proj)[-_][\w*.-]{4,}"  # keys and account names by their usual prefixes
+    r"|\beyJ[\w-]+(?:\.[\w-]*)*"  # a JWT
+    r"|(?=[\w+/=-]*\d)(?=[\w+/=-]*[A-Za-z])[\w+/=-]{24,}"  # any long run of letters and digits
+)
+
+
+def unsent(error: NotSent | Ambiguous) -> Failure:
+    """What the outbound port raised, as an attempt's failure."""
+    match error:
+        case NotSent():
+            return Failure("unreachable", billed="no", retryable=True)
+        case TimedOut():
+            return Failure("timeout", billed="unknown", retryable=False)
+        case _:
+            return Failure("broken", billed="unknown", retryable=False)
+
+
+def refused(response: Response) -> Failure:
+    """A status that is not 2xx. 3xx counts as our own mistake: redirects are not followed, a key would go with them."""
+    status, wait = response.status, retry_after(response.headers)
+    if status >= 500 or status in UNFINISHED or status < 200:
+        return Failure("failed", billed="unknown", retryable=False, status=status, retry_after=wait)
+    if status == 429:
+        return Failure("throttled", billed="no", retryable=True, status=status, retry_after=wait)
+    if status in REQUEST_AT_FAULT:
+        return Failure("rejected", billed="no", retryable=False, status=status, message=message(response.body))
+    return Failure("forbidden", billed="no", retryable=True, status=status)
+
+
+def malformed(response: Response) -> Failure:
+    """A 2xx that is not an answer: something was done for it."""
+    return Failure("malformed", billed="unknown", retryable=False, status=response.status)
+
+
+def retry_after(headers: Mapping[str, str]) -> float | None:
+    """Seconds, from `retry-after-ms` or `retry-after`. Dates are not read: by whose clock would they count."""
+    for name, unit in (("retry-after-ms", 0.001), ("retry-after", 1.0)):
+        try:
+            seconds = float(headers[name]) * unit
+        except (KeyError, ValueError):
+            continue
+        if 0 <= seconds < float("inf"):
+            return min(seconds, LONGEST_WAIT)
+    return None
+
+
+def message(body: bytes) -> str:
+    """The provider's own words on a request it rejects: one line, without anything like a credential, or empty."""
+    try:
+        document = json.loads(body)
+    except (ValueError, RecursionError):
+        return ""
+    error: Any = document.get("error", document) if isinstance(document, dict) else None
+    words: Any = error.get("message") if isinstance(error, dict) else error
+    if not isinstance(words, str):
+        return ""
+    line = re.sub(r"[^\S ]+|[^\x20-\U0010ffff]|[\x7f-\x9f\ud800-\udfff]", " ", words[: 4 * LONGEST_MESSAGE])
+    return SECRETS.sub("[redacted]", line).strip()[:LONGEST_MESSAGE]

@@ -1,0 +1,293 @@
+"""OpenAI's chat completions as agents write them: the allow-list of a request, the answer, the list of models.
+
+Source: platform.openai.com/docs/api-reference/chat. What is not in these tables is refused by name. Not streaming.
+Knows no provider, no grant and no price: `model` is whatever alias the agent wrote.
+"""
+
+from __future__ import annotations
+
+import json
+import unicodedata
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, Final
+
+from buspass.errors import Problem
+from buspass.model import Answer, Ask
+from buspass.surfaces import fields
+from buspass.surfaces.fields import Report, array, boolean, choice, either, integer, number, record, tagged, text
+
+NAME: Final = "openai.chat"
+MOST_OUTPUT: Final = 2**24
+"""Tokens: above every model there is, and small enough that no product of it leaves an account's range."""
+MOST_CHOICES: Final = 8
+OURS: Final = frozenset({"model", "metadata", "stream"})
+"""Members that are for the gateway; a provider gets its own `model`, and no labels of somebody's spend."""
+
+FUNCTION_NAME: Final = text(pattern=r"[a-zA-Z0-9_-]{1,64}")
+SPEAKER: Final = text(pattern=r"[^\s<|\\/>]{1,64}")
+CALL_ID: Final = text(least=1, most=256)
+
+TEXT_PART: Final = record({"type": text(), "text": text()}, required=["text"])
+REFUSAL_PART: Final = record({"type": text(), "refusal": text()}, required=["refusal"])
+CONTENT: Final = either(text(), array(tagged("type", {"text": TEXT_PART}, "content part"), least=1))
+SAID: Final = either(
+    text(), array(tagged("type", {"text": TEXT_PART, "refusal": REFUSAL_PART}, "content part"), least=1)
+)
+FUNCTION_CALL: Final = record({"name": FUNCTION_NAME, "arguments": text()}, required=["name", "arguments"])
+TOOL_CALL: Final = tagged(
+    "type",
+    {"function": record({"id": CALL_ID, "type": text(), "function": FUNCTION_CALL}, required=["id", "function"])},
+    "tool call",
+)
+INSTRUCTION: Final = record({"role": text(), "content": CONTENT, "name": SPEAKER}, required=["content"])
+ASSISTANT: Final = record(
+    {
+        "role": text(),
+        "content": SAID,
+        "name": SPEAKER,
+        "refusal": text(),
+        "tool_calls": array(TOOL_CALL, least=1, most=128),
+    },
+    refused={
+        "audio": "is not available: text only",
+        "function_call": "is OpenAI's old form: use tool_calls",
+        "annotations": "comes from tools that a provider runs itself, which are not available",
+    },
+)
+RESULT: Final = record(
+    {"role": text(), "content": CONTENT, "tool_call_id": CALL_ID}, required=["content", "tool_call_id"]
+)
+MESSAGE: Final = tagged(
+    "role",
+    {"system": INSTRUCTION, "developer": INSTRUCTION, "user": INSTRUCTION, "assistant": ASSISTANT, "tool": RESULT},
+    "role",
+)
+TOOL: Final = tagged(
+    "type",
+    {
+        "function": record(
+            {
+                "type": text(),
+                "function": record(
+                    {"name": FUNCTION_NAME, "description": text(), "parameters": fields.anything, "strict": boolean},
+                    required=["name"],
+                ),
+            },
+            required=["function"],
+        )
+    },
+    "kind of tool",
+)
+TOOL_CHOICE: Final = either(
+    choice("none", "auto", "required"),
+    tagged(
+        "type",
+        {
+            "function": record(
+                {"type": text(), "function": record({"name": FUNCTION_NAME}, required=["name"])},
+                required=["function"],
+            )
+        },
+        "tool choice",
+    ),
+)
+JSON_SCHEMA: Final = record(
+    {"name": FUNCTION_NAME, "description": text(), "schema": fields.anything, "strict": boolean}, required=["name"]
+)
+RESPONSE_FORMAT: Final = tagged(
+    "type",
+    {
+        "text": record({"type": text()}),
+        "json_object": record({"type": text()}),
+        "json_schema": record({"type": text(), "json_schema": JSON_SCHEMA}, required=["json_schema"]),
+    },
+    "response format",
+)
+
+REQUEST: Final = record(
+    {
+        "model": text(least=1, most=256),
+        "messages": array(MESSAGE, least=1),
+        "tools": array(TOOL, least=1, most=128),
+        "tool_choice": TOOL_CHOICE,
+        "parallel_tool_calls": boolean,
+        "temperature": number(0, 2),
+        "top_p": number(0, 1),
+        "seed": integer(-(2**63), 2**63 - 1),
+        "stop": either(text(), array(text(), least=1, most=4)),
+        "n": integer(1, MOST_CHOICES),
+        "max_tokens": integer(1, MOST_OUTPUT),
+        "max_completion_tokens": integer(1, MOST_OUTPUT),
+        "presence_penalty": number(-2, 2),
+        "frequency_penalty": number(-2, 2),
+        "logit_bias": fields.mapping(number(-100, 100), most=300, name=16),
+        "logprobs": boolean,
+        "top_logprobs": integer(0, 20),
+        "response_format": RESPONSE_FORMAT,
+        "reasoning_effort": choice("none", "minimal", "low", "medium", "high", "xhigh", "max"),
+        "verbosity": choice("low", "medium", "high"),
+        "modalities": array(choice("text"), least=1, most=1),
+        "user": text(most=512),
+        "metadata": fields.mapping(text(most=512), most=16, name=64),
+        "store": fields.never("must stay false: nothing is stored at a provider"),
+        "service_tier": choice("auto", "default"),
+        "stream": fields.never("cannot be true: streaming is not available yet"),
+    },
+    required=["model", "messages"],
+    refused={
+        "audio": "is not available: text only",
+        "function_call": "is OpenAI's old form: use tool_choice",
+        "functions": "is OpenAI's old form: use tools",
+        "prediction": "is not available: rejected predictions are billed without a bound",
+        "stream_options": "is not available: streaming is not available yet",
+        "web_search_options": "is not available: the provider would run the search itself",
+    },
+)
+
+
+def parse(body: Any) -> Ask:
+    """A request from its parsed JSON. Raises `unsupported` or `invalid_request` with a row for each thing wrong."""
+    report = Report()
+    fields.sound(body, report)
+    report.close()
+    clean = REQUEST(body, "", report)
+    if not report.unsupported and not report.invalid:
+        _agree(clean, report)
+    report.close()
+    payload = {name: value for name, value in clean.items() if name not in OURS}
+    return Ask(
+        surface=NAME,
+        model=clean["model"],
+        payload=payload,
+        tools=_functions(clean),
+        n=clean.get("n", 1),
+        max_output=clean.get("max_completion_tokens", clean.get("max_tokens")),
+        input_bytes=_size(payload),
+        messages=len(clean["messages"]),
+        metadata=clean.get("metadata", {}),
+    )
+
+
+def texts(ask: Ask) -> Iterator[tuple[str, str]]:
+    """Every string that reaches the model, with its path, as inspection wants them."""
+    for part in ("messages", "tools", "response_format"):
+        for path, leaf, _ in fields.leaves(ask.payload.get(part), part):
+            if isinstance(leaf, str):
+                yield path, leaf
+
+
+def render(answer: Answer, alias: str) -> dict[str, Any]:
+    """What the agent gets: the provider's document under the agent's own name for the model, allow-listed."""
+    document = _only(answer.document, ("id", "object", "created", "service_tier", "system_fingerprint"))
+    choices = [_choice(given) for given in answer.document["choices"]]
+    document |= {"object": "chat.completion", "model": alias, "choices": choices}
+    if answer.usage.known:
+        used = answer.usage
+        document["usage"] = {
+            "prompt_tokens": used.input,
+            "completion_tokens": used.output,
+            "total_tokens": used.input + used.output,
+            "prompt_tokens_details": {"cached_tokens": used.cached},
+            "completion_tokens_details": {"reasoning_tokens": used.reasoning},
+        }
+    return document
+
+
+def models(aliases: Iterable[str]) -> dict[str, Any]:
+    """The list of models: the aliases of a grant, in order. `created` is 0, for an alias has no birthday."""
+    rows = [{"id": alias, "object": "model", "created": 0, "owned_by": "buspass"} for alias in aliases]
+    return {"object": "list", "data": rows}
+
+
+def _agree(clean: Mapping[str, Any], report: Report) -> None:
+    """What no field can say alone."""
+    if "max_tokens" in clean and "max_completion_tokens" in clean:
+        report.mend("max_tokens", "and max_completion_tokens exclude each other")
+    if "top_logprobs" in clean and not clean.get("logprobs"):
+        report.mend("top_logprobs", "needs logprobs: true")
+    names = _functions(clean)
+    for index, name in enumerate(names):
+        if name in names[:index]:
+            report.mend(f"tools[{index}].function.name", "is the name of an earlier tool")
+    chosen = clean.get("tool_choice")
+    if isinstance(chosen, dict) and chosen["function"]["name"] not in names:
+        report.mend("tool_choice.function.name", "must name a tool of this request", names)
+    for index, message in enumerate(clean["messages"]):
+        if message["role"] == "assistant":
+            if not message.keys() & {"content", "refusal", "tool_calls"}:
+                report.mend(f"messages[{index}]", "must have content, refusal or tool_calls")
+            message.setdefault("content", None)  # some providers demand the member beside tool calls
+
+
+def _functions(clean: Mapping[str, Any]) -> tuple[str, ...]:
+    return tuple(tool["function"]["name"] for tool in clean.get("tools", ()))
+
+
+def _size(payload: Mapping[str, Any]) -> int:
+    """Bytes that bound the text tokens: of messages each string, of schemas the JSON (its punctuation counts too).
+
+    Some tokenizers write text in Unicode's NFC before they cut it, which can be longer: the larger of both counts.
+    """
+    strings = [leaf for _, leaf, _ in fields.leaves(payload["messages"], "messages") if isinstance(leaf, str)]
+    schemas = [payload[part] for part in ("tools", "tool_choice", "response_format") if part in payload]
+    strings += [json.dumps(schema, ensure_ascii=False, separators=(",", ":")) for schema in schemas]
+    return sum(_octets(string) for string in strings)
+
+
+def _octets(string: str) -> int:
+    if string.isascii():
+        return len(string)
+    return max(len(string.encode()), len(unicodedata.normalize("NFC", string).encode()))
+
+
+def _only(members: Mapping[str, Any], names: Iterable[str]) -> dict[str, Any]:
+    return {name: members[name] for name in names if members.get(name) is not None}
+
+
+def _choice(given: Mapping[str, Any]) -> dict[str, Any]:
+    message, logprobs = given["message"], given.get("logprobs")
+    said = {"role": "assistant", "content": message.get("content"), "refusal": message.get("refusal")}
+    if message.get("tool_calls"):
+        said["tool_calls"] = [
+            {"id": call["id"], "type": "function", "function": _only(call["function"], ("name", "arguments"))}
+            for call in message["tool_calls"]
+        ]
+    return {
+        "index": given["index"],
+        "message": said,
+        "logprobs": _only(logprobs, ("content", "refusal")) if isinstance(logprobs, dict) else None,
+        "finish_reason": given["finish_reason"],
+    }
+
+
+ERROR_TYPES: Final[Mapping[int, str]] = {
+    401: "authentication_error",
+    402: "insufficient_quota",
+    403: "permission_error",
+    404: "not_found_error",
+    429: "rate_limit_error",
+}
+"""OpenAI's `error.type` by status; else `server_error` from 500 on, `invalid_request_error` below."""
+
+
+def problem(found: Problem) -> tuple[int, dict[str, str], dict[str, Any]]:
+    """A problem in OpenAI's envelope: status, headers, body.
+
+    Its SDKs choose the exception by status, and retry 409, 429 and 5xx by themselves unless told not to.
+    """
+    document = found.document()
+    rows = document.get("errors", [])
+    kind = ERROR_TYPES.get(found.status, "server_error" if found.status >= 500 else "invalid_request_error")
+    error = {
+        "message": document.pop("detail"),
+        "type": kind,
+        "param": rows[0]["path"] or None if rows else None,
+        "code": document.pop("code"),
+    }
+    ours = {name: value for name, value in document.items() if name not in {"type", "title", "status"}}
+    headers = {"content-type": "application/json"}
+    if found.retryable:
+        headers["retry-after"] = str(max(1, -int(-(found.retry_after or 1) // 1)))
+    else:
+        headers["x-should-retry"] = "false"
+    return found.status, headers, {"error": ours | error}
