@@ -1,0 +1,190 @@
+"""The outbound port over httpx's transport: the one place in core that makes HTTP calls.
+
+Owns which failure means what: the table in `_translated`. Refuses to know who is called and why; it neither
+repeats, follows, remembers nor takes a proxy, and so uses the transport below httpx's client, which would.
+
+What decides between "surely not sent" and "ambiguous" is a fact, not an exception's name: whether the first
+byte of the request began to leave (httpcore's trace event `send_request_headers.started`). So a keep-alive
+connection that the server closes while we reuse it is Ambiguous, although most often the server saw nothing:
+the bytes were handed to the kernel, and a server that read them and died looks exactly alike.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import zlib
+from collections.abc import AsyncIterator
+from typing import TYPE_CHECKING, Any, Final
+
+from buspass.ports.outbound import Ambiguous, NotSent, Request, Response, TimedOut
+
+if TYPE_CHECKING:
+    import httpx
+
+CONNECTIONS: Final = 256
+CONNECT: Final = 5.0
+"""Seconds to reach a server, within the request's own time: an address that swallows packets must not eat a
+deadline that another target could use."""
+_IDLE: Final = 30.0
+"""Seconds that an unused connection is kept: less than most servers do, so that reuse seldom meets a close."""
+_CHUNK: Final = 65_536
+_GZIP: Final = 16 + zlib.MAX_WBITS
+
+
+class HttpxOutbound:
+    """HTTP/1.1 with TLS verified (certifi's authorities, or SSL_CERT_FILE's). httpx is loaded at the first send.
+
+    An answer may come as it is or gzipped, nothing else; the limit counts bytes after unpacking.
+    """
+
+    def __init__(self) -> None:
+        self._transport: httpx.AsyncHTTPTransport | None = None
+        self._closed = False
+
+    async def send(self, request: Request) -> Response:
+        """Send once. Raises NotSent, TimedOut, Ambiguous as the port says."""
+        if self._closed:
+            raise NotSent("this host is shutting down")
+        if request.timeout <= 0:
+            raise NotSent("no time was left to begin")
+        progress = _Progress()
+        try:
+            async with asyncio.timeout(request.timeout):
+                return await self._exchange(request, progress)
+        except TimeoutError:
+            if progress.started:
+                raise TimedOut(f"no whole answer within {request.timeout:g} s") from None
+            raise NotSent(f"no connection within {request.timeout:g} s") from None
+
+    async def close(self) -> None:
+        """Close every connection; requests under way fail. Idempotent, and nothing is sent after it."""
+        self._closed = True
+        if self._transport is not None:
+            await self._transport.aclose()
+
+    async def _exchange(self, request: Request, progress: _Progress) -> Response:
+        try:
+            outgoing = _outgoing(request, progress)
+            answer = await self._open().handle_async_request(outgoing)
+            try:
+                body = await _body(answer, request.limit)
+            finally:
+                await answer.aclose()
+        except (NotSent, Ambiguous):
+            raise
+        except Exception as error:  # noqa: BLE001
+            # Below httpx lie httpcore, anyio, h11 and ssl, which let an OverflowError or a group of them through:
+            # what is known of the request does not depend on the name, and a driver's error never leaves here.
+            raise _translated(error, progress) from error
+        return Response(status=answer.status_code, headers=_headers(answer), body=body)
+
+    def _open(self) -> httpx.AsyncHTTPTransport:
+        if self._transport is None:
+            import httpx  # noqa: PLC0415  (160 ms at a cold start, for hosts that may never call out)
+
+            limits = httpx.Limits(
+                max_connections=CONNECTIONS, max_keepalive_connections=CONNECTIONS, keepalive_expiry=_IDLE
+            )
+            self._transport = httpx.AsyncHTTPTransport(limits=limits, retries=0, http2=False)
+        return self._transport
+
+
+class _Progress:
+    """How far a request has come, told by httpcore."""
+
+    __slots__ = ("headers_left", "started")
+
+    def __init__(self) -> None:
+        self.started = self.headers_left = False
+
+    async def trace(self, event: str, _info: Any) -> None:
+        if event.endswith(".send_request_headers.started"):
+            self.started = True
+        elif event.endswith(".send_request_headers.complete"):
+            self.headers_left = True
+
+
+def _outgoing(request: Request, progress: _Progress) -> httpx.Request:
+    import httpx  # noqa: PLC0415  (see _open)
+
+    headers = {"user-agent": "buspass", "accept": "*/*", "accept-encoding": "gzip, identity"}
+    headers |= {name.lower(): value for name, value in request.headers.items()}
+    # A little before the whole time is over: httpcore closes the socket of a handshake that its own timeout
+    # ends, and leaves that of a cancelled one to the garbage collector.
+    connect = min(CONNECT, request.timeout * 0.9)
+    waits = {"connect": connect, "pool": None, "read": None, "write": None}
+    try:
+        return httpx.Request(
+            request.method,
+            request.url,
+            headers=headers,
+            content=request.body or None,
+            extensions={"timeout": waits, "trace": progress.trace},
+        )
+    except (httpx.InvalidURL, ValueError, TypeError) as error:  # a header that is not ASCII, a URL that is no URL
+        raise NotSent("this can't be written as an HTTP request") from error
+
+
+def _translated(error: Exception, progress: _Progress) -> NotSent | Ambiguous:
+    """The one table: what a failure of the transport means to the port.
+
+    | failure                                                              | means     |
+    |----------------------------------------------------------------------|-----------|
+    | any before the first byte left: no such scheme or address, refused,  | NotSent   |
+    |   unreachable, TLS failed, no free connection                        |           |
+    | a request that HTTP forbids, found before its head was written       | NotSent   |
+    | any after that: reset, closed, garbage, cut short                    | Ambiguous |
+    """
+    import httpx  # noqa: PLC0415  (see _open)
+
+    said = str(error) or type(error).__name__
+    if not progress.started:
+        return NotSent(f"no connection: {said}")
+    if isinstance(error, httpx.LocalProtocolError) and not progress.headers_left:
+        return NotSent(f"this is not a valid HTTP request: {said}")
+    return Ambiguous(f"the connection broke: {said}")
+
+
+def _headers(answer: httpx.Response) -> dict[str, str]:
+    """Lower-case names, the last of a repeated header; those that spoke of the packed body are gone."""
+    headers = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in answer.headers.raw}
+    if headers.pop("content-encoding", None) is not None:
+        headers.pop("content-length", None)
+    return headers
+
+
+async def _body(answer: httpx.Response, limit: int) -> bytes:
+    """Read the whole body, unpacked, and stop at the first byte above `limit`."""
+    encoding = answer.headers.get("content-encoding", "identity").strip().lower()
+    if encoding not in ("identity", "gzip", "x-gzip", ""):
+        raise Ambiguous(f"the answer is encoded as {encoding[:40]!r}, which was not asked for")
+    length = answer.headers.get("content-length", "")
+    if length.isdecimal() and int(length[:20]) > limit:
+        raise Ambiguous(f"the answer is larger than the {limit} bytes that are taken")
+    stream: AsyncIterator[bytes] = aiter(answer.stream)  # type: ignore[arg-type]  # an async transport's is one
+    chunks = _unpacked(stream) if "gzip" in encoding else stream
+    parts: list[bytes] = []
+    size = 0
+    async for chunk in chunks:
+        size += len(chunk)
+        if size > limit:
+            raise Ambiguous(f"the answer is larger than the {limit} bytes that are taken")
+        parts.append(chunk)
+    return b"".join(parts)
+
+
+async def _unpacked(packed: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    """Unpack gzip a bounded piece at a time, so that a small body can't become a large one unseen."""
+    unpacking = zlib.decompressobj(_GZIP)
+    empty = True
+    try:
+        async for chunk in packed:
+            empty = False
+            waiting = chunk
+            while waiting and not unpacking.eof:
+                yield unpacking.decompress(waiting, _CHUNK)
+                waiting = unpacking.unconsumed_tail
+    except zlib.error as error:
+        raise Ambiguous("the answer says gzip and is not") from error
+    if not (unpacking.eof or empty) or unpacking.unused_data:
+        raise Ambiguous("the answer's gzip is cut short or followed by something else")

@@ -1,0 +1,350 @@
+"""What each failure of a real connection means to the port: surely not sent, or ambiguous."""
+
+import asyncio
+import contextlib
+import datetime as dt
+import gzip
+import socket
+import ssl
+import struct
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from buspass.ports import outbound_httpx
+from buspass.ports.outbound import Ambiguous, NotSent, Request, Response, TimedOut
+from buspass.ports.outbound_httpx import HttpxOutbound
+
+OK = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok"
+
+
+@contextlib.asynccontextmanager
+async def server(talk, **options):
+    """A TCP server on loopback; `talk(reader, writer)` has each connection. Yields its port."""
+
+    async def connected(reader, writer):
+        try:
+            await talk(reader, writer)
+        except (ConnectionError, asyncio.IncompleteReadError, asyncio.CancelledError):
+            pass  # the client went away, which is what some tests are about
+        finally:
+            writer.close()
+
+    listening = await asyncio.start_server(connected, "127.0.0.1", 0, **options)
+    try:
+        yield listening.sockets[0].getsockname()[1]
+    finally:
+        listening.close()
+
+
+def says(*answers, keep=False):
+    """Answers each request on a connection with the next bytes, then closes; None resets the connection."""
+
+    async def talk(reader, writer):
+        for answer in answers:
+            head = await reader.readuntil(b"\r\n\r\n")
+            length = [line for line in head.lower().split(b"\r\n") if line.startswith(b"content-length:")]
+            if length:
+                await reader.readexactly(int(length[0].split(b":")[1]))
+            if answer is None:
+                raw = writer.get_extra_info("socket")
+                raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                writer.transport.abort()
+                return
+            writer.write(answer)
+            await writer.drain()
+        if keep:
+            await asyncio.sleep(30)
+
+    return talk
+
+
+@pytest.fixture
+async def outbound():
+    mine = HttpxOutbound()
+    yield mine
+    await mine.close()
+
+
+def asking(port, path="/", **options):
+    return Request(**{"method": "GET", "url": f"http://127.0.0.1:{port}{path}", "timeout": 5.0, **options})
+
+
+async def test_an_answer_comes_whole_with_lower_case_names_and_the_last_of_a_repeated_header(outbound):
+    answer = b"HTTP/1.1 201 Made\r\nX-A: 1\r\nx-a: 2\r\nContent-Length: 2\r\n\r\nok"
+    async with server(says(answer)) as port:
+        response = await outbound.send(asking(port, method="POST", body=b"{}"))
+    assert response == Response(status=201, headers={"x-a": "2", "content-length": "2"}, body=b"ok")
+
+
+async def test_the_request_goes_out_as_it_was_given_and_names_no_driver(outbound):
+    seen = []
+
+    async def talk(reader, writer):
+        seen.append(await reader.readuntil(b"\r\n\r\n"))
+        seen.append(await reader.readexactly(4))
+        writer.write(OK)
+
+    async with server(talk) as port:
+        await outbound.send(
+            asking(port, "/a%2Fb?c=d", method="POST", body=b"body", headers={"Authorization": "Bearer x"})
+        )
+    head = seen[0].decode().lower()
+    assert head.startswith("post /a%2fb?c=d http/1.1\r\n")
+    assert "authorization: bearer x\r\n" in head
+    assert "accept-encoding: gzip, identity\r\n" in head
+    assert "content-length: 4\r\n" in head
+    assert "httpx" not in head
+    assert seen[1] == b"body"
+
+
+async def test_a_redirect_is_an_answer_and_a_cookie_is_not_kept(outbound):
+    heads = []
+    moved = b"HTTP/1.1 302 F\r\nlocation: /elsewhere\r\nset-cookie: a=b\r\ncontent-length: 0\r\n\r\n"
+
+    async def talk(reader, writer):
+        for _ in range(2):
+            heads.append(await reader.readuntil(b"\r\n\r\n"))
+            writer.write(moved)
+
+    async with server(talk) as port:
+        first = await outbound.send(asking(port))
+        await outbound.send(asking(port))
+    assert (first.status, first.headers["location"]) == (302, "/elsewhere")
+    assert len(heads) == 2
+    assert b"cookie" not in heads[1].lower()
+
+
+async def test_no_proxy_is_taken_from_the_environment(outbound, monkeypatch):
+    for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+    async with server(says(OK)) as port:
+        assert (await outbound.send(asking(port))).body == b"ok"
+
+
+async def test_refused_is_not_sent(outbound):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        with pytest.raises(NotSent, match="no connection"):
+            await outbound.send(asking(free.getsockname()[1]))
+
+
+@pytest.mark.parametrize(
+    ("change", "says_so"),
+    [
+        ({"url": "ftp://127.0.0.1/"}, "no connection: .*protocol"),
+        ({"url": "/no/host"}, "no connection: .*protocol"),
+        ({"url": "http://127.0.0.1:99999/"}, "can't be written|no connection"),
+        ({"url": "http://[::1"}, "can't be written|no connection"),
+        ({"url": "http://no-such-host.invalid/"}, "no connection"),
+        ({"headers": {"x": "ü"}}, "can't be written"),
+        ({"headers": {"x": "a\r\nb: c"}}, "not a valid HTTP request"),
+        ({"timeout": 0}, "no time"),
+        ({"timeout": -1.0}, "no time"),
+    ],
+)
+async def test_what_can_not_be_asked_is_not_sent(outbound, change, says_so):
+    connections = []
+
+    async def talk(reader, _writer):
+        connections.append(await reader.read(1))
+
+    async with server(talk) as port:
+        with pytest.raises(NotSent, match=says_so):
+            await outbound.send(asking(port, **change))
+    assert connections in ([], [b""])
+
+
+async def test_a_failed_tls_handshake_is_not_sent(outbound):
+    async def talk(reader, writer):
+        await reader.read(1)
+        writer.write(b"HTTP/1.1 400 this is no TLS\r\n\r\n")
+
+    async with server(talk) as port:
+        with pytest.raises(NotSent, match="no connection"):
+            await outbound.send(asking(port, url=f"https://127.0.0.1:{port}/"))
+
+
+async def test_a_tls_handshake_that_never_ends_is_not_sent_and_leaves_no_socket_behind(outbound):
+    async with server(says(OK)) as port:
+        with pytest.raises(NotSent, match="no connection"):
+            await outbound.send(asking(port, url=f"https://127.0.0.1:{port}/", timeout=0.2))
+
+
+async def test_a_server_whose_certificate_nobody_signed_gets_nothing(outbound, tmp_path):
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(_self_signed(tmp_path))
+    async with server(says(OK), ssl=context) as port:
+        with pytest.raises(NotSent, match=r"(?i)certificate"):
+            await outbound.send(asking(port, url=f"https://127.0.0.1:{port}/"))
+
+
+async def test_an_address_that_swallows_packets_is_not_sent(outbound, monkeypatch):
+    monkeypatch.setattr(outbound_httpx, "CONNECT", 0.1)
+    with socket.socket() as full:
+        full.bind(("127.0.0.1", 0))
+        full.listen(0)
+        with contextlib.ExitStack() as held:
+            for _ in range(3):  # fill the backlog: from now on the kernel drops what knocks
+                knocking = held.enter_context(socket.socket())
+                knocking.setblocking(False)
+                knocking.connect_ex(full.getsockname())
+            with pytest.raises(NotSent):
+                await outbound.send(asking(full.getsockname()[1]))
+            with pytest.raises(NotSent, match=r"within 0\.05 s|no connection"):
+                await outbound.send(asking(full.getsockname()[1], timeout=0.05))
+
+
+AFTER_SENDING = {
+    "closed without an answer": (says(b""), "connection broke"),
+    "reset": (says(None), "connection broke"),
+    "garbage": (says(b"SMTP ready\r\n\r\n"), "connection broke"),
+    "cut in the head": (says(b"HTTP/1.1 200 OK\r\ncontent-le"), "connection broke"),
+    "cut in the body": (says(b"HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\nok"), "connection broke"),
+    "cut in a chunk": (
+        says(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n5\r\nab"),
+        "connection broke",
+    ),
+    "too large, said": (
+        says(b"HTTP/1.1 200 OK\r\ncontent-length: 5000\r\n\r\n" + b"a" * 5000, keep=True),
+        "larger than the 1000 bytes",
+    ),
+    "too large, unsaid": (
+        says(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n1388\r\n" + b"a" * 5000 + b"\r\n", keep=True),
+        "larger than the 1000 bytes",
+    ),
+    "an encoding nobody asked for": (
+        says(b"HTTP/1.1 200 OK\r\ncontent-encoding: br\r\ncontent-length: 2\r\n\r\nok"),
+        "not asked for",
+    ),
+    "no gzip": (
+        says(b"HTTP/1.1 200 OK\r\ncontent-encoding: gzip\r\ncontent-length: 2\r\n\r\nok"),
+        "says gzip and is not",
+    ),
+}
+
+
+@pytest.mark.parametrize("row", AFTER_SENDING)
+async def test_a_failure_after_the_request_began_to_leave_is_ambiguous(outbound, row):
+    talk, says_so = AFTER_SENDING[row]
+    async with server(talk) as port:
+        with pytest.raises(Ambiguous, match=says_so) as caught:
+            await outbound.send(asking(port, limit=1000))
+        assert not isinstance(caught.value, TimedOut)
+    async with server(says(OK)) as port:  # and the pool is none the worse
+        assert (await outbound.send(asking(port))).body == b"ok"
+
+
+@pytest.mark.parametrize("answer", [b"", b"HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\nok"])
+async def test_a_slow_answer_is_timed_out_by_one_deadline_over_all(outbound, answer):
+    async with server(says(answer, keep=True)) as port:
+        with pytest.raises(TimedOut, match=r"within 0\.2 s"):
+            await outbound.send(asking(port, timeout=0.2))
+
+
+async def test_a_dripping_answer_does_not_renew_the_deadline(outbound):
+    async def talk(reader, writer):
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: 9999\r\n\r\n")
+        while True:
+            writer.write(b"a")
+            await writer.drain()
+            await asyncio.sleep(0.02)
+
+    async with server(talk) as port:
+        with pytest.raises(TimedOut):
+            await outbound.send(asking(port, timeout=0.3))
+
+
+async def test_a_reused_connection_that_the_server_closes_is_ambiguous_and_not_repeated(outbound):
+    requests = []
+
+    async def talk(reader, writer):
+        while True:
+            requests.append(await reader.readuntil(b"\r\n\r\n"))
+            if len(requests) == 2:
+                return
+            writer.write(OK)
+
+    async with server(talk) as port:
+        await outbound.send(asking(port))
+        with pytest.raises(Ambiguous, match="connection broke"):
+            await outbound.send(asking(port))
+    assert len(requests) == 2
+
+
+def packed(body):
+    data = gzip.compress(body)
+    return b"HTTP/1.1 200 OK\r\ncontent-encoding: gzip\r\ncontent-length: %d\r\n\r\n" % len(data) + data
+
+
+async def test_gzip_is_unpacked_and_the_limit_counts_what_comes_out(outbound):
+    async with server(says(packed(b"a" * 100_000), packed(b"b" * 50_000_000))) as port:
+        response = await outbound.send(asking(port, limit=100_000))
+        assert response.body == b"a" * 100_000
+        assert "content-encoding" not in response.headers
+        assert "content-length" not in response.headers
+        with pytest.raises(Ambiguous, match="larger"):
+            await outbound.send(asking(port, limit=1_000_000))
+
+
+async def test_gzip_cut_short_inside_a_whole_answer_is_ambiguous(outbound):
+    data = gzip.compress(b"a" * 1000)[:-6]
+    head = b"HTTP/1.1 200 OK\r\ncontent-encoding: gzip\r\ncontent-length: %d\r\n\r\n" % len(data)
+    async with server(says(head + data)) as port:
+        with pytest.raises(Ambiguous, match="cut short"):
+            await outbound.send(asking(port))
+
+
+async def test_an_answer_without_a_body_may_say_gzip(outbound):
+    async with server(says(b"HTTP/1.1 304 N\r\ncontent-encoding: gzip\r\n\r\n")) as port:
+        assert (await outbound.send(asking(port))).body == b""
+
+
+async def test_many_requests_at_once_do_not_wait_for_each_other(outbound):
+    waiting, gate = [], asyncio.Event()
+
+    async def talk(reader, writer):
+        await reader.readuntil(b"\r\n\r\n")
+        waiting.append(1)
+        if len(waiting) == 100:
+            gate.set()
+        await gate.wait()
+        writer.write(OK)
+
+    async with server(talk, backlog=200) as port:
+        answers = await asyncio.gather(*(outbound.send(asking(port)) for _ in range(100)))
+    assert {answer.body for answer in answers} == {b"ok"}
+
+
+async def test_after_close_nothing_is_sent():
+    outbound = HttpxOutbound()
+    await outbound.close()
+    await outbound.close()
+    with pytest.raises(NotSent, match="shutting down"):
+        await outbound.send(asking(1))
+
+
+def _self_signed(folder):
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "127.0.0.1")])
+    now = dt.datetime.now(dt.UTC)
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(1)
+        .not_valid_before(now - dt.timedelta(days=1))
+        .not_valid_after(now + dt.timedelta(days=1))
+        .sign(key, hashes.SHA256())
+    )
+    pem = serialization.Encoding.PEM
+    path = folder / "pair.pem"
+    path.write_bytes(
+        key.private_bytes(pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+        + certificate.public_bytes(pem)
+    )
+    return path
