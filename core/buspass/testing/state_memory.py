@@ -95,9 +95,7 @@ class MemoryState:
         self._plan: deque[Fault | None] = deque()
         self._crash_in: int | None = None
         self._items: dict[str, dict[str, Item]] = {}
-        self._entries: dict[
-            tuple[str, str, str], tuple[str, str]
-        ] = {}  # (partition, key, index): (shard, sort)
+        self._entries: dict[tuple[str, str, str], tuple[str, str]] = {}  # (partition, key, index): (shard, sort)
         self._lagged: list[tuple[tuple[str, str, str], tuple[str, str] | None]] = []
 
     # ── faults ──
@@ -123,9 +121,7 @@ class MemoryState:
 
     def dump(self) -> dict[str, dict[str, Any]]:
         """Give all partitions with all items, as they are now."""
-        return {
-            part: {key: _copy(item) for key, item in items.items()} for part, items in self._items.items()
-        }
+        return {part: {key: _copy(item) for key, item in items.items()} for part, items in self._items.items()}
 
     # ── the port ──
 
@@ -197,9 +193,7 @@ class MemoryState:
             return [(0, operations)]
         return [(index, (operation,)) for index, operation in enumerate(operations)]
 
-    def _step(
-        self, partition: str, index: int, step: Sequence[Operation], fault: Fault | None
-    ) -> Applied | Refused:
+    def _step(self, partition: str, index: int, step: Sequence[Operation], fault: Fault | None) -> Applied | Refused:
         last = index + len(step)  # a fault inside a transaction befalls the whole of it
         if isinstance(fault, Dies) and fault.after < last:
             raise Crash
