@@ -76,7 +76,11 @@ class File:
     def connect(self, *, wait: float) -> sqlite3.Connection:
         """Open a connection; `wait` seconds for a lock. Transactions are begun and ended by hand."""
         connection = sqlite3.connect(self.path, timeout=wait, isolation_level=None, check_same_thread=False)
-        connection.execute(f"PRAGMA synchronous = {self._synchronous}")
+        try:
+            connection.execute(f"PRAGMA synchronous = {self._synchronous}")
+        except sqlite3.Error:
+            connection.close()
+            raise
         return connection
 
     def forked(self) -> str | None:
