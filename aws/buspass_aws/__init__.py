@@ -1,0 +1,1 @@
+"""Buspass on AWS: the Lambda host. Imports core, never another host."""
