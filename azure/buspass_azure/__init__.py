@@ -1,0 +1,1 @@
+"""Buspass on Azure: the Functions host. Imports core, never another host."""

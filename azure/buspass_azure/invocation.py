@@ -1,0 +1,86 @@
+"""The function app around the application: one function that takes every route.
+
+Owns the application's start, once, on the worker's own loop, and the last line of defence. Refuses to know what a
+request looks like (`asgi`) and what the application does. Not reachable here: `/admin` and `/runtime`, which the
+Functions host keeps for itself.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import os
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, Final, Protocol
+
+import azure.functions as func
+
+from buspass.errors import Problem
+from buspass.model import Limits
+from buspass_azure import asgi
+
+LIMITS: Final = Limits(
+    request_bytes=20 * 1024 * 1024,
+    response_bytes=100 * 1024 * 1024,
+    first_byte=225.0,  # buffered: the first byte leaves with the last
+    total=225.0,
+)
+"""Bytes and seconds. The load balancer hangs up after 230 seconds; five are kept back to get the answer out."""
+
+
+class Application(Protocol):
+    """An ASGI 3 `http` callable that was started."""
+
+    async def __call__(self, scope: Any, receive: Any, send: Any, /) -> None: ...
+
+    async def close(self) -> None: ...
+
+
+type Start = Callable[[Mapping[str, str], Limits], Awaitable[Application]]
+
+_log = logging.getLogger(__name__)
+
+
+class Worker:
+    """The application of this worker process. A start that fails is tried again by the next invocation."""
+
+    def __init__(self, start: Start, environ: Mapping[str, str]) -> None:
+        self._start = start
+        self._environ = environ
+        self._starting = asyncio.Lock()
+        self._application: Application | None = None
+
+    async def __call__(self, request: func.HttpRequest) -> func.HttpResponse:
+        """Answer a request; a fault of one call is a problem (RFC 9457), never a failed invocation."""
+        try:
+            return await asgi.call(await self._started(), request)
+        except Exception:  # noqa: BLE001 - the last line of defence: whatever it was, it is logged and the caller told so
+            _log.exception("the application failed")
+            document = Problem("internal", "the gateway failed; its log says why").document()
+            headers = [(b"content-type", b"application/problem+json")]
+            return asgi.to_response(document["status"], headers, json.dumps(document).encode("utf-8"))
+
+    async def close(self) -> None:
+        """Close the application, if it ever started. The Functions host itself never does."""
+        if self._application is not None:
+            await self._application.close()
+
+    async def _started(self) -> Application:
+        if self._application is None:
+            async with self._starting:
+                if self._application is None:
+                    self._application = await self._start(self._environ, LIMITS)
+        return self._application
+
+
+def make_function_app(start: Start, environ: Mapping[str, str] = os.environ) -> func.FunctionApp:
+    """A function app that serves an application on every path and method. It authenticates by itself: anonymous."""
+    worker = Worker(start, environ)
+    app = func.FunctionApp(http_auth_level=func.AuthLevel.ANONYMOUS)
+
+    @app.route(route="{*path}")
+    async def gateway(req: func.HttpRequest) -> func.HttpResponse:
+        return await worker(req)
+
+    return app
