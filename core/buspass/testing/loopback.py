@@ -1,0 +1,47 @@
+"""Serving an ASGI application on 127.0.0.1 until told to stop: what every local front is run by.
+
+Owns the listening line and the signals. Refuses to know what it serves.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import signal
+import socket
+import sys
+from collections.abc import Awaitable, Callable, Iterator
+
+import uvicorn
+
+
+class _Server(uvicorn.Server):
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """uvicorn raises a signal again when it is done, before its caller could stop what it has started."""
+        yield
+
+
+async def serve(application: Callable[..., Awaitable[None]], *, port: int) -> None:
+    """Serve until SIGTERM or SIGINT, and say where on a line `listening URL`. `port` 0 takes a free one.
+
+    Requests in flight have two seconds to end. Raises OSError where the port is taken.
+    """
+    listener = socket.create_server(("127.0.0.1", port), backlog=256)
+    config = uvicorn.Config(
+        application,
+        lifespan="off",
+        ws="none",
+        log_level="warning",
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+        timeout_graceful_shutdown=2,
+    )
+    server = _Server(config)
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, setattr, server, "should_exit", True)
+    sys.stdout.write(f"listening http://127.0.0.1:{listener.getsockname()[1]}\n")
+    sys.stdout.flush()
+    await server.serve(sockets=[listener])
