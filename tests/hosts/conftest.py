@@ -1,0 +1,83 @@
+"""The hosts' fronts as processes, and what lets their toy application be imported."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+HERE = Path(__file__).parent
+EVENTS = HERE.parent / "data" / "events"
+sys.path.insert(0, str(HERE))
+
+FRONTS = {
+    "onprem": ["uvicorn_echo.py"],
+    "lambda": ["-m", "buspass.testing.lambda_runtime", "--handler", "lambda_echo.handler", "--env", "SHOWN=here"],
+    "functions": ["-m", "buspass_azure.local_host", "--app", "functions_echo"],
+}
+if sys.version_info < (3, 13):
+    del FRONTS["functions"]  # the runtime library of Azure Functions needs 3.13
+    collect_ignore = ["test_functions_front.py"]
+
+
+def recorded_events():
+    return [pytest.param(json.loads(path.read_text("utf-8")), id=path.stem) for path in sorted(EVENTS.glob("*.json"))]
+
+
+class Front:
+    """A front that runs as a process until the end of its fixture."""
+
+    def __init__(self, arguments):
+        self.began = time.perf_counter()
+        environ = {**os.environ, "PYTHONPATH": os.pathsep.join([str(HERE), os.environ.get("PYTHONPATH", "")])}
+        self.process = subprocess.Popen(
+            [sys.executable, *arguments],
+            cwd=HERE,
+            env=environ,
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+        )
+
+    def __enter__(self):
+        line = self.process.stdout.readline()
+        assert line.startswith("listening "), f"{self.process.args}: {line!r}, exit status {self.process.poll()}"
+        self.url = line.removeprefix("listening ").strip()
+        return self
+
+    def __exit__(self, *_):
+        self.process.terminate()
+        try:
+            self.status = self.process.wait(10)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+            raise
+        finally:
+            self.process.stdout.close()
+
+
+@pytest.fixture(scope="session")
+def fronts():
+    """The URL of each host's front by its name, all of them around the same application."""
+    started = {name: Front(arguments) for name, arguments in FRONTS.items()}
+    try:
+        yield {name: front.__enter__().url for name, front in started.items()}
+    finally:
+        for front in started.values():
+            front.__exit__()
+    assert {name: front.status for name, front in started.items()} == dict.fromkeys(started, 0)
+
+
+@pytest.fixture(params=list(FRONTS))
+def front(request, fronts):
+    return fronts[request.param]
+
+
+@pytest.fixture
+def launch():
+    """Start a front of one's own: `with launch(arguments) as front`."""
+    return Front
