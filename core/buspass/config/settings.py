@@ -156,7 +156,7 @@ class SubjectRule:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Workflow:
-    """A kind of task. `limits` holds the limited accounts only; `wall`, `wait`, `token_ttl`, `replay_ttl` in seconds."""
+    """A kind of task. `limits` holds the limited accounts only; `wall`, `wait`, `token_ttl`, `replay_ttl`: seconds."""
 
     name: str
     agents: tuple[AgentRule, ...]

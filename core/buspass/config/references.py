@@ -1,0 +1,131 @@
+"""What names in the file refer to, and whether the parts fit each other: models, tools, hosts, identities, prices.
+
+Everything here is told at once. Refuses to judge a value by itself: the schema did. Routes are `config.routes`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+from fnmatch import fnmatchcase
+
+from buspass.config import compose
+from buspass.config.document import Path, Problems
+from buspass.config.places import Domain
+from buspass.config.routes import check_route
+from buspass.config.schema import Configuration
+from buspass.config.schema.workflows import Workflow
+from buspass.config.toolsets import check_tool
+
+
+def check_references(file: Configuration, domain: Domain, problems: Problems) -> None:
+    """Note every reference to something that isn't there and every part that doesn't fit."""
+    _identities(file, problems)
+    _models(file, problems)
+    for name, tool in file.tools.items():
+        check_tool(name, tool, domain.hosts, problems)
+    for name, workflow in file.workflows.items():
+        at: Path = ("workflows", name)
+        _agents(at, workflow, file, domain, problems)
+        _subject(at, workflow, file, problems)
+        _aliases(at, workflow, file, problems)
+        check_route(at, workflow, file.tools, problems)
+
+
+def unknown(value: str, what: str, allowed: Collection[str]) -> str:
+    """Say that a name refers to nothing."""
+    return f"no {what} {value!r}; allowed: {', '.join(sorted(allowed)) or 'none is defined'}"
+
+
+def _identities(file: Configuration, problems: Problems) -> None:
+    seen: set[str] = set()
+    issuers: set[tuple[str, str]] = set()
+    for index, entry in enumerate(file.identity):
+        at: Path = ("identity", index)
+        if entry.name in seen:
+            problems.add((*at, "name"), f"{entry.name!r} is named twice")
+        if entry.name == compose.LOCAL:
+            problems.add((*at, "name"), "'local' is the local issuer's own name; allowed: another name")
+        if (entry.issuer, entry.audience) in issuers:
+            problems.add((*at, "issuer"), "the same issuer and audience stand in an entry before")
+        seen.add(entry.name)
+        issuers.add((entry.issuer, entry.audience))
+    for index, operator in enumerate(file.operators):
+        if operator.identity not in seen:
+            problems.add(("operators", index, "identity"), unknown(operator.identity, "identity", seen))
+
+
+def _models(file: Configuration, problems: Problems) -> None:
+    for alias, model in file.models.items():
+        seen: set[tuple[str, str]] = set()
+        for index, target in enumerate(model.targets):
+            at: Path = ("models", alias, "targets", index)
+            if target.provider not in file.providers:
+                problems.add((*at, "provider"), unknown(target.provider, "provider", file.providers))
+            if (target.provider, target.model) in seen:
+                problems.add(at, f"'{target.provider}/{target.model}' is named twice")
+            seen.add((target.provider, target.model))
+    for name, provider in file.providers.items():
+        if provider.auth.txn is not None:
+            problems.add(("providers", name, "auth", "txn"), "is for tools; allowed: none, bearer, header")
+    for key in file.prices:
+        provider_name, _, model_name = key.partition("/")
+        if not provider_name or not model_name:
+            problems.add(("prices", key), f"{key!r} is not a target; allowed: PROVIDER/MODEL", key=True)
+
+
+def _agents(at: Path, workflow: Workflow, file: Configuration, domain: Domain, problems: Problems) -> None:
+    workloads = [entry.name for entry in file.identity if "agent" in entry.claims]
+    if domain.local_issuer:
+        workloads.append(compose.LOCAL)
+    for index, rule in enumerate(workflow.agents or ()):
+        if any(fnmatchcase(name, rule.identity) for name in workloads):
+            continue
+        place = (*at, "agents", index, "identity")
+        if any(entry.name == rule.identity for entry in file.identity):
+            problems.add(place, f"identity {rule.identity!r} maps no claim to agent; add claims: {{agent: …}} to it")
+        else:
+            problems.add(place, unknown(rule.identity, "identity", workloads))
+
+
+def _subject(at: Path, workflow: Workflow, file: Configuration, problems: Problems) -> None:
+    if workflow.subject is None or workflow.subject.proof != "token":
+        return
+    proven = {entry.subject.type for entry in file.identity if entry.subject}
+    for index, kind in enumerate(workflow.subject.types):
+        if kind not in proven:
+            what = f"no identity proves a {kind!r}; allowed: {', '.join(sorted(proven)) or 'none is proven'}"
+            problems.add((*at, "subject", "types", index), what)
+
+
+def _aliases(at: Path, workflow: Workflow, file: Configuration, problems: Problems) -> None:
+    for index, alias in enumerate(workflow.models):
+        place = (*at, "models", index)
+        if alias in workflow.models[:index]:
+            problems.add(place, f"{alias!r} is named twice")
+        wrong = _alias_fault(alias, file)
+        if wrong:
+            problems.add(place, wrong)
+        elif workflow.budget.cost is not None:
+            for target in _unpriced(alias, file):
+                problems.add(place, f"no price for {target!r}; see 'buspass models', or add prices:")
+
+
+def _alias_fault(alias: str, file: Configuration) -> str:
+    if alias in file.models:
+        return ""
+    provider, slash, model = alias.partition("/")
+    if not slash or not model:
+        return unknown(alias, "model", [*file.models, "PROVIDER/MODEL"])
+    known = {*file.providers, *compose.IMPLICIT}
+    return "" if provider in known else unknown(provider, "provider", known)
+
+
+def _unpriced(alias: str, file: Configuration) -> Iterator[str]:
+    providers = compose.providers(file)
+    if alias in file.models:
+        targets = [(target.provider, target.model) for target in file.models[alias].targets]
+    else:
+        targets = [compose.implicit_targets(file)[alias]]
+    for provider, model in targets:
+        if provider in providers and compose.price(file, providers[provider], model) is None:
+            yield f"{provider}/{model}"
