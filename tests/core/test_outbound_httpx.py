@@ -23,20 +23,24 @@ OK = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok"
 @contextlib.asynccontextmanager
 async def server(talk, **options):
     """A TCP server on loopback; `talk(reader, writer)` has each connection. Yields its port."""
+    talks = set()
 
     async def connected(reader, writer):
-        try:
+        talks.add(asyncio.current_task())
+        with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError, asyncio.CancelledError):
             await talk(reader, writer)
-        except (ConnectionError, asyncio.IncompleteReadError, asyncio.CancelledError):
-            pass  # the client went away, which is what some tests are about
-        finally:
-            writer.close()
+        writer.close()
+        with contextlib.suppress(ConnectionError, ssl.SSLError):
+            await writer.wait_closed()
 
     listening = await asyncio.start_server(connected, "127.0.0.1", 0, **options)
     try:
         yield listening.sockets[0].getsockname()[1]
     finally:
         listening.close()
+        for task in talks:
+            task.cancel()
+        await asyncio.gather(*talks, return_exceptions=True)
 
 
 def says(*answers, keep=False):

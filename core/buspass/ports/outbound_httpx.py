@@ -48,9 +48,10 @@ class HttpxOutbound:
         if request.timeout <= 0:
             raise NotSent("no time was left to begin")
         progress = _Progress()
+        transport = self._open()  # before the time runs: loading it is slow once, and no server's fault
         try:
             async with asyncio.timeout(request.timeout):
-                return await self._exchange(request, progress)
+                return await _exchange(transport, request, progress)
         except TimeoutError:
             if progress.started:
                 raise TimedOut(f"no whole answer within {request.timeout:g} s") from None
@@ -61,22 +62,6 @@ class HttpxOutbound:
         self._closed = True
         if self._transport is not None:
             await self._transport.aclose()
-
-    async def _exchange(self, request: Request, progress: _Progress) -> Response:
-        try:
-            outgoing = _outgoing(request, progress)
-            answer = await self._open().handle_async_request(outgoing)
-            try:
-                body = await _body(answer, request.limit)
-            finally:
-                await answer.aclose()
-        except (NotSent, Ambiguous):
-            raise
-        except Exception as error:  # noqa: BLE001
-            # Below httpx lie httpcore, anyio, h11 and ssl, which let an OverflowError or a group of them through:
-            # what is known of the request does not depend on the name, and a driver's error never leaves here.
-            raise _translated(error, progress) from error
-        return Response(status=answer.status_code, headers=_headers(answer), body=body)
 
     def _open(self) -> httpx.AsyncHTTPTransport:
         if self._transport is None:
@@ -102,6 +87,23 @@ class _Progress:
             self.started = True
         elif event.endswith(".send_request_headers.complete"):
             self.headers_left = True
+
+
+async def _exchange(transport: httpx.AsyncHTTPTransport, request: Request, progress: _Progress) -> Response:
+    try:
+        outgoing = _outgoing(request, progress)
+        answer = await transport.handle_async_request(outgoing)
+        try:
+            body = await _body(answer, request.limit)
+        finally:
+            await answer.aclose()
+    except (NotSent, Ambiguous):
+        raise
+    except Exception as error:
+        # Below httpx lie httpcore, anyio, h11 and ssl, which let an OverflowError or a group of them through:
+        # what is known of the request does not depend on the name, and a driver's error never leaves here.
+        raise _translated(error, progress) from error
+    return Response(status=answer.status_code, headers=_headers(answer), body=body)
 
 
 def _outgoing(request: Request, progress: _Progress) -> httpx.Request:
