@@ -1,1 +1,1 @@
-"""Providers' wire formats, without I/O: the request, the answer, what a call may use at most. Knows no agent, no task."""
+"""Providers' wire formats, without I/O: request, answer, what a call may use at most. Knows no agent, no task."""

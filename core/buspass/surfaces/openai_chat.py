@@ -178,8 +178,9 @@ def texts(ask: Ask) -> Iterator[tuple[str, str]]:
 
 def render(answer: Answer, alias: str) -> dict[str, Any]:
     """What the agent gets: the provider's document under the agent's own name for the model, allow-listed."""
-    document = _only(answer.document, ("id", "object", "created", "service_tier", "system_fingerprint"))
-    choices = [_choice(given) for given in answer.document["choices"]]
+    given = _only(answer.document, ("id", "created", "service_tier", "system_fingerprint"))
+    document: dict[str, Any] = {name: value for name, value in given.items() if isinstance(value, (str, int))}
+    choices = [_choice(each) for each in answer.document["choices"]]
     document |= {"object": "chat.completion", "model": alias, "choices": choices}
     if answer.usage.known:
         used = answer.usage

@@ -1,0 +1,110 @@
+"""What an attempt can use at most, and what tokens cost: integers, never below the truth."""
+
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from buspass.config.settings import Price, Target
+from buspass.errors import Problem
+from buspass.model import Ask, Usage
+from buspass.providers.bounds import OVERHEADS, Bound, bound, ceiling, cost
+
+PRICE = Price(input=250_000, output=2_000_000, cached_input=25_000, version="test")  # USD 0.25, 2.00, 0.025 per million
+FREE = Price(input=0, output=0, cached_input=0, version="test")
+TARGET = Target(provider="sim", model="planner-1", weight=1, price=PRICE)
+ASK = Ask(surface="openai.chat", model="plan", payload={"messages": [{"role": "user", "content": "x" * 100}]}, tools=(), n=1, max_output=None, input_bytes=104, messages=1, metadata={})  # fmt: skip
+SIZES = st.integers(0, 10**7)
+PRICES = st.integers(0, 10**9)
+
+
+def test_the_alias_limit_is_applied_where_the_client_has_none():
+    assert bound(ASK, TARGET, 256).max_output == 256
+    assert bound(replace(ASK, max_output=9000), TARGET, 256).max_output == 9000
+
+
+def test_policy_narrows_the_answer_and_never_widens_it():
+    assert bound(replace(ASK, max_output=900), TARGET, 256, at_most=100).max_output == 100
+    assert bound(ASK, TARGET, 256, at_most=1000).max_output == 256
+
+
+def test_each_choice_is_paid_for():
+    most = bound(replace(ASK, n=8), TARGET, 256)
+    assert (most.output_tokens, most.max_output) == (8 * 256, 256)
+    assert most.tokens == most.input_tokens + 8 * 256
+
+
+@given(SIZES, st.integers(1, 500), st.integers(0, 128))
+def test_input_is_bounded_by_bytes_and_what_the_provider_adds(size, messages, tools):
+    ask = replace(ASK, input_bytes=size, messages=messages, tools=tuple(map(str, range(tools))))
+    most = bound(ask, TARGET, 1).input_tokens
+    assert most >= size + 4 * messages + 12 * tools + 3  # OpenAI's own count of its template
+    assert bound(replace(ask, input_bytes=size + 1), TARGET, 1).input_tokens == most + 1
+    assert bound(replace(ask, messages=messages + 1), TARGET, 1).input_tokens > most
+    assert bound(replace(ask, tools=(*ask.tools, "one")), TARGET, 1).input_tokens > most
+
+
+@pytest.mark.parametrize("kind", ["image_url", "input_audio", "file", None])
+def test_content_without_a_formula_is_unbounded(kind):
+    pictures = {"messages": [{"role": "user", "content": [{"type": "text", "text": "x"}, {"type": kind}]}]}
+    with pytest.raises(Problem) as caught:
+        bound(replace(ASK, payload=pictures), TARGET, 1)
+    assert caught.value.code == "unbounded"
+    assert caught.value.errors[0]["path"] == "messages[0].content[1]"
+
+
+def test_an_answer_without_a_limit_is_unbounded():
+    with pytest.raises(Problem, match="unbounded"):
+        bound(ASK, TARGET, 0)
+
+
+def test_a_wire_format_without_measured_overhead_is_unbounded():
+    assert "smoke-signals" not in OVERHEADS
+    with pytest.raises(Problem, match="unbounded"):
+        bound(ASK, TARGET, 1, api="smoke-signals")
+
+
+COSTS = [
+    (Usage(input=0, output=0), 0),
+    (Usage(input=1, output=0), 1),  # a quarter of a micro-dollar
+    (Usage(input=4, output=0), 1),
+    (Usage(input=5, output=0), 2),
+    (Usage(input=1_000_000, output=0), 250_000),
+    (Usage(input=0, output=1_000_000), 2_000_000),
+    (Usage(input=1_000_000, output=0, cached=1_000_000), 25_000),
+    (Usage(input=2006, output=300, cached=1920, reasoning=256), 670),  # 21.5 + 48 + 600 micro-dollars
+    (Usage(input=3, output=0, cached=50), 1),  # nonsense is not negative money
+]
+
+
+@pytest.mark.parametrize(("usage", "micro"), COSTS)
+def test_cost_is_rounded_up_once(usage, micro):
+    assert cost(PRICE, usage) == micro
+
+
+def test_a_target_without_a_price_costs_nothing():
+    assert cost(None, Usage(input=10, output=10)) == 0
+
+
+@given(PRICES, PRICES, PRICES, SIZES, SIZES, SIZES)
+def test_usage_within_the_bound_never_costs_more_than_the_ceiling(dear, out, cheap, given_, made, cached):
+    price = Price(input=dear, output=out, cached_input=cheap, version="test")
+    most = Bound(input_tokens=given_, output_tokens=made, max_output=max(1, made))
+    spent = cost(price, Usage(input=given_, output=made, cached=min(cached, given_)))
+    assert spent <= ceiling([replace(TARGET, price=price)], most, limited=True)
+
+
+def test_the_dearest_target_is_held():
+    most = Bound(input_tokens=1000, output_tokens=1000, max_output=1000)
+    assert ceiling([replace(TARGET, price=FREE), TARGET], most, limited=True) == 2250
+
+
+def test_a_target_without_a_price_is_refused_only_where_cost_is_limited():
+    most = Bound(input_tokens=1000, output_tokens=1000, max_output=1000)
+    targets = [TARGET, replace(TARGET, price=None)]
+    assert ceiling(targets, most, limited=False) == 2250
+    with pytest.raises(Problem) as caught:
+        ceiling(targets, most, limited=True)
+    assert caught.value.code == "unpriced"
+    assert "sim/planner-1" in caught.value.detail

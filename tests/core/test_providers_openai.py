@@ -1,0 +1,258 @@
+"""OpenAI's wire format: the request that leaves, the answers of tests/data/openai, the failures and what they cost."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from buspass.config.settings import Auth, Provider, Target
+from buspass.model import Ask, Failure, Usage
+from buspass.ports.outbound import Ambiguous, NotSent, Response, TimedOut
+from buspass.providers import failures
+from buspass.providers.bounds import Bound
+from buspass.providers.openai import answer, request, usage
+
+DATA = Path(__file__).parents[1] / "data" / "openai"
+PROVIDER = Provider(
+    name="openai", api="openai", base_url="https://api.openai.com/v1", auth=Auth(kind="bearer", secret="KEY")
+)
+TARGET = Target(provider="openai", model="gpt-5-mini", weight=1, price=None)
+ASK = Ask(surface="openai.chat", model="plan", payload={"messages": [{"role": "user", "content": "Größe?"}]}, tools=(), n=1, max_output=None, input_bytes=9, messages=1, metadata={})  # fmt: skip
+MOST = Bound(input_tokens=300, output_tokens=512, max_output=256)
+
+
+def sent(ask: Ask = ASK, provider: Provider = PROVIDER):
+    return request(provider, TARGET, ask, MOST, "s3cret", 12.5)
+
+
+def recorded(name: str, status: int = 200, **headers):
+    return Response(status=status, headers=headers, body=(DATA / f"{name}.json").read_bytes())
+
+
+def failure(response: Response) -> Failure:
+    with pytest.raises(Failure) as caught:
+        answer(response)
+    return caught.value
+
+
+def test_a_request_names_the_targets_model_and_goes_to_its_provider():
+    out = sent()
+    assert (out.method, out.url, out.timeout) == ("POST", "https://api.openai.com/v1/chat/completions", 12.5)
+    assert out.headers["content-type"] == "application/json"
+    document = json.loads(out.body)
+    assert document["model"] == "gpt-5-mini"
+    assert "Größe?".encode() in out.body
+
+
+@pytest.mark.parametrize(
+    ("payload", "member"),
+    [
+        ({}, "max_completion_tokens"),
+        ({"max_completion_tokens": 9}, "max_completion_tokens"),
+        ({"max_tokens": 9}, "max_tokens"),
+    ],
+)
+def test_the_bounded_output_is_what_is_sent(payload, member):
+    document = json.loads(sent(replace(ASK, payload={**ASK.payload, **payload})).body)
+    assert document[member] == 256
+    assert len(document.keys() & {"max_tokens", "max_completion_tokens"}) == 1
+
+
+def test_a_credential_goes_where_the_provider_wants_it_and_nowhere_else():
+    assert sent().headers["authorization"] == "Bearer s3cret"
+    header = sent(provider=replace(PROVIDER, auth=Auth(kind="header", header="Api-Key", secret="KEY")))
+    assert header.headers["api-key"] == "s3cret"
+    assert "authorization" not in header.headers
+    none = sent(provider=replace(PROVIDER, auth=Auth(kind="none")))
+    for out in (sent(), header, none):
+        assert b"s3cret" not in out.body
+        assert "s3cret" not in out.url
+    assert "s3cret" not in str(none.headers)
+
+
+ANSWERS = [
+    ("text", Usage(input=19, output=10), "The order was delivered on 3 May.", [], ("stop",)),
+    ("parallel_tool_calls", Usage(input=312, output=48), "I need the customer and the order.", ["call_a1 get_customer", "call_a2 get_order"], ("tool_calls",)),
+    ("refusal", Usage(input=25, output=9), "I can't help with that.", [], ("stop",)),
+    ("length", Usage(input=19, output=3), "The order was", [], ("length",)),
+    ("cached_and_reasoning", Usage(input=2006, output=300, cached=1920, reasoning=256), "Approved.", [], ("stop",)),
+    ("two_choices", Usage(input=12, output=4), "Yes.\n\nNo.", [], ("stop", "stop")),
+    ("missing_usage", Usage(known=False), "Local models may not count.", [], ("stop",)),
+    ("zero_usage", Usage(input=0, output=0), "", [], ("stop",)),
+    ("hidden_thought", Usage(input=100, output=520), "Counted in the total only.", [], ("stop",)),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "used", "text", "offers", "finish"), ANSWERS, ids=[row[0] for row in ANSWERS])
+def test_an_answer_is_read_as_it_was_meant(name, used, text, offers, finish):
+    found = answer(recorded(name))
+    assert (found.usage, found.text, found.finish) == (used, text, finish)
+    assert [f"{offer.id} {offer.name}" for offer in found.offers] == offers
+
+
+def test_arguments_stay_as_the_model_wrote_them():
+    found = answer(recorded("parallel_tool_calls"))
+    assert found.offers[0].arguments_text == '{"id": "C-1234"}'
+    assert dict(found.texts())["tool_calls[0].arguments"] == '{"id": "C-1234"}'
+
+
+def test_half_an_emoji_becomes_something_that_can_be_sent_on():
+    document = json.loads((DATA / "text.json").read_bytes())
+    document["choices"][0]["message"]["content"] = "cut \ud83d whole \U0001f600"
+    found = answer(Response(status=200, headers={}, body=json.dumps(document).encode()))
+    assert found.text == "cut \ufffd whole \U0001f600"
+    json.dumps(found.document, ensure_ascii=False).encode()
+
+
+USAGES = [
+    (None, Usage(known=False)),
+    ([], Usage(known=False)),
+    ({}, Usage(known=False)),
+    ({"prompt_tokens": 5}, Usage(known=False)),
+    ({"prompt_tokens": 5, "completion_tokens": None}, Usage(known=False)),
+    ({"prompt_tokens": -5, "completion_tokens": 1}, Usage(known=False)),
+    ({"prompt_tokens": 5.0, "completion_tokens": 1}, Usage(known=False)),
+    ({"prompt_tokens": True, "completion_tokens": 1}, Usage(known=False)),
+    ({"prompt_tokens": 2**60, "completion_tokens": 1}, Usage(known=False)),
+    ({"prompt_tokens": 5, "completion_tokens": 1}, Usage(input=5, output=1)),
+    ({"prompt_tokens": 5, "completion_tokens": 1, "total_tokens": 2}, Usage(input=5, output=1)),
+    ({"prompt_tokens": 5, "completion_tokens": 1, "prompt_tokens_details": {"cached_tokens": 6}}, Usage(input=5, output=1)),
+    ({"prompt_tokens": 5, "completion_tokens": 1, "prompt_tokens_details": None}, Usage(input=5, output=1)),
+    ({"prompt_tokens": 5, "completion_tokens": 1, "completion_tokens_details": {"reasoning_tokens": 9}}, Usage(input=5, output=1, reasoning=1)),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("said", "read"), USAGES)
+def test_usage_is_counted_or_unknown_and_never_in_the_agents_favour(said, read):
+    assert usage(said) == read
+
+
+STATUSES = [
+    (301, "forbidden", "no", True),
+    (400, "rejected", "no", False),
+    (401, "forbidden", "no", True),
+    (402, "forbidden", "no", True),
+    (403, "forbidden", "no", True),
+    (404, "forbidden", "no", True),
+    (408, "failed", "unknown", False),
+    (409, "forbidden", "no", True),
+    (413, "rejected", "no", False),
+    (422, "rejected", "no", False),
+    (429, "throttled", "no", True),
+    (499, "failed", "unknown", False),
+    (500, "failed", "unknown", False),
+    (502, "failed", "unknown", False),
+    (503, "failed", "unknown", False),
+    (504, "failed", "unknown", False),
+    (529, "failed", "unknown", False),
+]
+
+
+@pytest.mark.parametrize(("status", "kind", "billed", "retryable"), STATUSES)
+def test_a_status_says_what_failed_and_whether_it_may_have_cost(status, kind, billed, retryable):
+    found = failure(Response(status=status, headers={}, body=b"<html>"))
+    assert (found.status, found.kind, found.billed, found.retryable) == (status, kind, billed, retryable)
+
+
+RAISED = [
+    (NotSent("refused"), "unreachable", "no", True),
+    (TimedOut("late"), "timeout", "unknown", False),
+    (Ambiguous("reset"), "broken", "unknown", False),
+]
+
+
+@pytest.mark.parametrize(("error", "kind", "billed", "retryable"), RAISED)
+def test_an_error_of_the_wire_is_billed_unless_nothing_left(error, kind, billed, retryable):
+    found = failures.unsent(error)
+    assert (found.kind, found.billed, found.retryable, found.status) == (kind, billed, retryable, None)
+
+
+def altered(**members) -> bytes:
+    document = json.loads((DATA / "parallel_tool_calls.json").read_bytes())
+    document["choices"][0]["message"].update(members)
+    return json.dumps(document).encode()
+
+
+MALFORMED = {
+    "empty": b"",
+    "html": b"<html><body>Bad gateway</body></html>",
+    "truncated": b'{"choices": [{"index": 0',
+    "not an object": b"[]",
+    "not UTF-8": b'{"choices": "\xff"}',
+    "NaN": b'{"choices": NaN}',
+    "no choices": b'{"id": "x"}',
+    "empty choices": b'{"choices": []}',
+    "choice is text": b'{"choices": ["x"]}',
+    "no message": b'{"choices": [{"index": 0, "finish_reason": "stop"}]}',
+    "no finish": b'{"choices": [{"index": 0, "message": {}}]}',
+    "no index": b'{"choices": [{"finish_reason": "stop", "message": {}}]}',
+    "content is a number": altered(content=7),
+    "calls are an object": altered(tool_calls={}),
+    "call is text": altered(tool_calls=["x"]),
+    "call without function": altered(tool_calls=[{"id": "c", "type": "function"}]),
+    "call without id": altered(tool_calls=[{"function": {"name": "f", "arguments": "{}"}}]),
+    "call with arguments parsed": altered(tool_calls=[{"id": "c", "function": {"name": "f", "arguments": {}}}]),
+    "nested without end": b"[" * 200_000,
+    "a number without end": b'{"choices": ' + b"9" * 10_000 + b"}",
+}
+
+
+@pytest.mark.parametrize("body", MALFORMED.values(), ids=MALFORMED.keys())
+def test_a_200_that_is_no_answer_may_have_cost_something(body):
+    found = failure(Response(status=200, headers={}, body=body))
+    assert (found.kind, found.billed, found.retryable) == ("malformed", "unknown", False)
+
+
+@pytest.mark.parametrize(
+    ("headers", "seconds"),
+    [
+        ({}, None),
+        ({"retry-after": "7"}, 7.0),
+        ({"retry-after": "0.5"}, 0.5),
+        ({"retry-after-ms": "250", "retry-after": "7"}, 0.25),
+        ({"retry-after": "99999"}, 3600.0),
+        ({"retry-after": "-1"}, None),
+        ({"retry-after": "nan"}, None),
+        ({"retry-after": "inf"}, None),
+        ({"retry-after": "Wed, 21 Oct 2026 07:28:00 GMT"}, None),
+    ],
+)
+def test_a_provider_says_how_long_to_wait(headers, seconds):
+    assert failure(recorded("error_rate_limit", 429, **headers)).retry_after == seconds
+
+
+def test_only_what_the_agent_can_mend_is_repeated_to_it():
+    assert failure(recorded("error_bad_request", 400)).message.startswith("Invalid value for 'messages[1].content'")
+    assert failure(recorded("error_bad_key", 401)).message == ""
+    assert failure(recorded("error_rate_limit", 429)).message == ""
+
+
+MESSAGES = [
+    ({"error": {"message": "two\nlines\tand\x00more"}}, "two lines and more"),
+    ({"error": {"message": "your key sk-proj-abcd****wxyz is bad"}}, "your key [redacted] is bad"),
+    ({"error": {"message": "got 'Authorization: Bearer abc.def'"}}, "got 'Authorization: [redacted]"),
+    ({"error": {"message": "org-Ab12Cd34Ef is over"}}, "[redacted] is over"),
+    ({"error": {"message": "token eyJhbGciOi.eyJzdWIiOi.c2ln"}}, "token [redacted]"),
+    ({"error": {"message": "key 0123456789abcdef0123456789abcdef"}}, "key [redacted]"),
+    (
+        {"error": {"message": "unknown structured_outputs_json_schema_name"}},
+        "unknown structured_outputs_json_schema_name",
+    ),
+    ({"error": "plain words"}, "plain words"),
+    ({"message": "vLLM's older shape"}, "vLLM's older shape"),
+    ({"error": {"message": 7}}, ""),
+    ({"error": None}, ""),
+    ([], ""),
+]
+
+
+@pytest.mark.parametrize(("document", "words"), MESSAGES)
+def test_a_providers_words_are_cleaned(document, words):
+    assert failures.message(json.dumps(document).encode()) == words
+
+
+def test_a_providers_words_are_few():
+    assert len(failures.message(json.dumps({"error": {"message": "no. " * 10_000}}).encode())) == 500
+    assert failures.message(b"<html>") == ""
+    assert failures.message(b"[" * 200_000) == ""
