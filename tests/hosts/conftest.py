@@ -1,5 +1,6 @@
 """The hosts' fronts as processes, and what lets their toy application be imported."""
 
+import contextlib
 import json
 import os
 import subprocess
@@ -44,7 +45,9 @@ class Front:
 
     def __enter__(self):
         line = self.process.stdout.readline()
-        assert line.startswith("listening "), f"{self.process.args}: {line!r}, exit status {self.process.poll()}"
+        if not line.startswith("listening "):
+            self.__exit__()
+            pytest.fail(f"{self.process.args}: {line!r}, exit status {self.status}")
         self.url = line.removeprefix("listening ").strip()
         return self
 
@@ -63,12 +66,9 @@ class Front:
 @pytest.fixture(scope="session")
 def fronts():
     """The URL of each host's front by its name, all of them around the same application."""
-    started = {name: Front(arguments) for name, arguments in FRONTS.items()}
-    try:
-        yield {name: front.__enter__().url for name, front in started.items()}
-    finally:
-        for front in started.values():
-            front.__exit__()
+    started = {name: Front(arguments) for name, arguments in FRONTS.items()}  # all at once: each takes its time
+    with contextlib.ExitStack() as stack:
+        yield {name: stack.enter_context(front).url for name, front in started.items()}
     assert {name: front.status for name, front in started.items()} == dict.fromkeys(started, 0)
 
 

@@ -1,5 +1,6 @@
 """What the Functions host makes of requests and of answers, without a runtime."""
 
+import asyncio
 import json
 
 import azure.functions as func
@@ -80,6 +81,20 @@ async def test_the_application_starts_once_and_a_failed_start_is_tried_again():
     assert (await worker(request())).status_code == 500
     assert [(await worker(request())).headers["x-served"] for _ in range(3)] == ["1", "2", "3"]
     assert starts == [LIMITS, LIMITS]
+
+
+async def test_requests_that_arrive_while_the_application_starts_wait_for_the_one_start():
+    starts = []
+
+    async def slow(environ, limits):
+        starts.append(limits)
+        await asyncio.sleep(0)
+        return EchoApplication(environ, limits)
+
+    worker = Worker(slow, {})
+    answers = await asyncio.gather(*(worker(request()) for _ in range(5)))
+    assert len(starts) == 1
+    assert sorted(answer.headers["x-served"] for answer in answers) == ["1", "2", "3", "4", "5"]
 
 
 async def test_a_fault_is_a_problem_that_gives_nothing_away(caplog):
