@@ -167,7 +167,7 @@ class _Nodes:
         if isinstance(event, yaml.AliasEvent):
             return self._alias(str(event.anchor), at)
         if isinstance(event, yaml.ScalarEvent):
-            plain = bool(event.implicit[0]) and event.style in {None, ""}
+            plain = event.tag is None and event.style in {None, ""}
             node = _Node(at, event.tag, scalar=event.value, plain=plain)
             if event.anchor:
                 self._anchors[event.anchor] = node
@@ -240,7 +240,7 @@ class _Builder:
 
     def _key(self, node: _Node, path: Path) -> str | None:
         if node.scalar is not None:
-            if node.tag in {None, "!", _CORE + "str"} and (not node.plain or isinstance(_core(node.scalar), str)):
+            if node.tag in {None, "!", _CORE + "str"} and (not node.plain or _is_text(node.scalar)):
                 return node.scalar
             what = f"key {node.scalar!r} is not text; quote it"
         else:
@@ -290,6 +290,13 @@ def _core(text: str) -> Any:
     if number.re is _FLOAT:
         return Decimal(text)
     return int(text, 0) if number.re is _RADIX else int(text)
+
+
+def _is_text(plain: str) -> bool:
+    try:
+        return isinstance(_core(plain), str)
+    except ValueError:
+        return False
 
 
 def _explicit(kind: type | None) -> Callable[[str], Any]:
