@@ -1,0 +1,1 @@
+"""Policy: questions put to the owner's Rego modules, and what their answers mean."""

@@ -1,0 +1,121 @@
+"""From a question to a decision: what the engine is shown, what its answer means, and when it need not be asked again.
+
+Owns the reading of answers (fails closed on anything it does not understand) and the cache. Refuses to know an engine.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final, Literal
+
+from buspass.errors import Problem
+from buspass.policy import scan
+from buspass.ports.policy import PolicyEngine, PolicyUnavailable
+
+type Question = Literal["start", "resume", "call"]
+
+CACHED: Final = 1024
+LOGGING: Final = ("none", "metadata", "redacted", "full")
+_WHOLE: Final[frozenset[scan.Path]] = frozenset({()})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Decision:
+    """Policy's answer. No reason in `deny` means that policy has nothing against it, not that it is granted.
+
+    `obligations` holds at most `targets` (list of names), `max_tokens` (positive int), `log`; `grant` may narrow.
+    """
+
+    deny: tuple[str, ...] = ()
+    obligations: Mapping[str, Any] = field(default_factory=dict)
+    grant: Mapping[str, Any] | None = None
+
+
+NOTHING: Final = Decision()
+
+
+class Policy:
+    """Asks an engine, if there is one. `modules` are those that it runs: with them only what they read is shown.
+
+    Without `modules` the engine sees, and the cache keys on, the whole input. For one event loop.
+    """
+
+    def __init__(self, engine: PolicyEngine | None, modules: Mapping[str, str] | None = None) -> None:
+        self._engine = engine
+        self._reads = {
+            asked: _WHOLE if modules is None else scan.reads(modules, asked)
+            for asked in (engine.questions if engine else ())
+        }
+        self._cache: OrderedDict[str, Decision] = OrderedDict()
+
+    def volatile(self, question: Question) -> bool:
+        """Whether the hold must demand that the task's head is the one that was decided upon."""
+        return self._engine is not None and question in self._engine.volatile
+
+    async def ask(self, question: Question, document: Mapping[str, Any]) -> Decision:
+        """Raises `policy_unavailable` unless the engine gives a well-formed answer."""
+        if self._engine is None or question not in self._engine.questions:
+            return NOTHING
+        shown = scan.project(document, self._reads[question])
+        try:
+            key = None if "now" in shown else question + json.dumps(shown, sort_keys=True, allow_nan=False)
+        except (TypeError, ValueError) as error:
+            raise Problem("policy_unavailable", "what the policy reads is no JSON") from error
+        if key is not None and key in self._cache:
+            self._cache.move_to_end(key)
+            return self._cache[key]
+        try:
+            decision = read(question, await self._engine.ask(question, shown))
+        except PolicyUnavailable as error:
+            raise Problem("policy_unavailable", f"the {question} policy gave no usable answer") from error
+        if key is not None:
+            self._cache[key] = decision
+            if len(self._cache) > CACHED:
+                self._cache.popitem(last=False)
+        return decision
+
+
+def read(question: Question, answer: Any) -> Decision:
+    """An engine's answer as a decision. Raises `PolicyUnavailable` if any part of it is malformed."""
+    if not isinstance(answer, Mapping) or not isinstance(answer.get("deny"), list | tuple | set | frozenset):
+        raise PolicyUnavailable("deny must be a set of reasons")
+    deny = {_reason(item) for item in answer["deny"]}
+    asked = answer.get("obligations", {})
+    grant = answer.get("grant")
+    if not isinstance(asked, Mapping) or not (grant is None or isinstance(grant, Mapping)):
+        raise PolicyUnavailable("obligations and grant must be objects")
+    obligations = {name: value for name, value in asked.items() if question == "call" and name in _KNOWN}
+    for name, value in obligations.items():
+        if not _KNOWN[name](value):
+            raise PolicyUnavailable(f"obligation {name} is malformed")
+    deny |= {f"obligation not available yet: {name}" for name in asked if name not in obligations}
+    if grant is not None and question == "call":
+        deny.add("grant is no answer to a call")
+    return Decision(deny=tuple(sorted(deny)), obligations=obligations, grant=grant)
+
+
+def _reason(item: Any) -> str:
+    """A string, or an object's `reason` or `msg`."""
+    if isinstance(item, Mapping):
+        item = item.get("reason", item.get("msg"))
+    if not isinstance(item, str) or not item:
+        raise PolicyUnavailable("a reason must be a string, or an object with reason or msg")
+    return item
+
+
+def _names(value: Any) -> bool:
+    return isinstance(value, Sequence) and not isinstance(value, str) and all(isinstance(n, str) for n in value)
+
+
+def _positive(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value > 0
+
+
+def _log(value: Any) -> bool:
+    return value in LOGGING
+
+
+_KNOWN: Final = {"targets": _names, "max_tokens": _positive, "log": _log}

@@ -1,0 +1,5 @@
+package shop.hours
+
+default open := false
+
+open if input.host.name != "night"
