@@ -79,6 +79,7 @@ def test_a_failure_leaves_the_next_question_alone():
     engine = EmbeddedEngine(module('deny contains "x" if { 10 / input.n == 5 }'))
     with pytest.raises(PolicyUnavailable):
         asked(engine, {"n": 0})
+    assert not hasattr(engine._thread, "compiled")  # what failed is thrown away
     assert asked(engine, {"n": 2})["deny"] == ["x"]
 
 
