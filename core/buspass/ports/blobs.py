@@ -40,9 +40,7 @@ class Blobs(Protocol):
     mixture.
     """
 
-    async def put(
-        self, name: str, data: bytes, *, if_match: str | None = None, if_none_match: bool = False
-    ) -> str:
+    async def put(self, name: str, data: bytes, *, if_match: str | None = None, if_none_match: bool = False) -> str:
         """Write the whole blob and give its entity tag, an opaque text that changes whenever the bytes do.
 
         `if_match`: only over the blob with this tag. `if_none_match`: only where there is none. Raises

@@ -208,9 +208,7 @@ def check_names(*names: str) -> None:
     """Raise ValueError unless each (a partition, key, shard or sort) is 1-255 printable ASCII characters."""
     for name in names:
         if not isinstance(name, str) or not _NAME.fullmatch(name):
-            raise ValueError(
-                f"{name!r}: partitions, keys, shards and sorts are 1-255 printable ASCII characters"
-            )
+            raise ValueError(f"{name!r}: partitions, keys, shards and sorts are 1-255 printable ASCII characters")
 
 
 def check_page(limit: int, *bounds: str) -> None:
@@ -226,9 +224,7 @@ def _check_condition(condition: Condition, where: str) -> None:
         raise ValueError(f"{where}: {condition!r}; AtLeast compares with an integer within ±(2⁵³-1)")
     if isinstance(condition, Equals):
         if type(condition.value) not in (str, int, bool):
-            raise ValueError(
-                f"{where}: {condition!r}; Equals compares with a string, an integer or a boolean"
-            )
+            raise ValueError(f"{where}: {condition!r}; Equals compares with a string, an integer or a boolean")
         _check_value(condition.value, DEPTH, where)
 
 
@@ -255,15 +251,11 @@ def _check_update(update: Update, where: str) -> None:
             raise ValueError(f"{where}: {amount!r} added at {path}; allowed are integers within ±(2⁵³-1)")
     for path, value in update.set.items():
         if len(path) == 1 and isinstance(value, Mapping):
-            raise ValueError(
-                f"{where}: a map set at {path}; an update sets maps at depth two only, a put at any"
-            )
+            raise ValueError(f"{where}: a map set at {path}; an update sets maps at depth two only, a put at any")
         _check_value(value, len(path), where)
     for path in update.remove:
         if not any(starts_with(c.path, path) for c in update.require if not isinstance(c, Absent)):
-            raise ValueError(
-                f"{where}: {path} is removed; `require` must say that it, or a part of it, is there"
-            )
+            raise ValueError(f"{where}: {path} is removed; `require` must say that it, or a part of it, is there")
     _check_index(update.index, where)
     if not any(_falsified(condition, update) for condition in update.require):
         raise ValueError(f"{where}: the update leaves every condition standing, so it could be applied twice")
@@ -309,9 +301,7 @@ def _deeper(depth: int, where: str) -> int:
 
 def _falsified(condition: Condition, update: Update) -> bool:
     path = condition.path
-    outcome = next(
-        (value_at(v, path[len(p) :], MISSING) for p, v in update.set.items() if starts_with(path, p)), None
-    )
+    outcome = next((value_at(v, path[len(p) :], MISSING) for p, v in update.set.items() if starts_with(path, p)), None)
     is_set = any(starts_with(path, p) for p in update.set)
     if isinstance(condition, Absent):
         return path in update.add or (is_set and outcome is not MISSING)
