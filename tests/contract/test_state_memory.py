@@ -139,6 +139,18 @@ async def test_random_trouble_never_applies_twice():
     assert seen == {OutcomeUnknown, Unavailable}
 
 
+@pytest.mark.parametrize("transactional", [True, False])
+async def test_others_come_between_single_operations_only_one_by_one(transactional):
+    state = await with_head(transactional=transactional)
+    writing = asyncio.create_task(state.apply("t", [RECORD, CLOSE]))
+    seen = set()
+    while not writing.done():
+        await asyncio.sleep(0)
+        items = state.dump()["t"]
+        seen.add(("rec:1" in items, items["head"]["n"]))
+    assert ((True, 1) in seen) == (not transactional)
+
+
 async def test_a_store_that_is_down_answers_nothing():
     state = await with_head()
     state.down = True
