@@ -53,8 +53,7 @@ def compile(document: Document, around: Surroundings) -> Settings:  # noqa: A001
     check_references(file, domain, problems)
     policy = _policies(file, around.folder, problems)
     problems.raise_any()
-    providers = compose.providers(file)
-    models = compose.models(file, providers)
+    models = compose.models(file)
     return Settings(
         revision=_revision(document.data, policy, models),
         issuer=domain.issuer,
@@ -62,7 +61,7 @@ def compile(document: Document, around: Surroundings) -> Settings:  # noqa: A001
         hosts=domain.hosts,
         identity=compose.identity(file),
         local_issuer=domain.local_issuer,
-        providers=providers,
+        providers=compose.providers(file),
         models=models,
         tools=compose.tools(file),
         workflows=compose.workflows(file, local_issuer=domain.local_issuer),
@@ -82,9 +81,10 @@ def _policies(file: Configuration, folder: Path, problems: Problems) -> Mapping[
     if not root.is_dir():
         problems.add(place, f"{root} is not a folder; allowed: a folder of Rego modules")
         return modules
-    for path in sorted(root.rglob("*.rego")):
-        if path.name.endswith(_TESTS):
-            continue
+    paths = [path for path in sorted(root.rglob("*.rego")) if not path.name.endswith(_TESTS)]
+    if not paths:
+        problems.add(place, f"{root} holds no Rego module; remove policy: if no module is meant")
+    for path in paths:
         name = path.relative_to(root).as_posix()
         try:
             modules[name] = path.read_text(encoding="utf-8")
@@ -92,8 +92,6 @@ def _policies(file: Configuration, folder: Path, problems: Problems) -> Mapping[
             problems.add(place, f"{name} cannot be read: {error.strerror}")
         except UnicodeDecodeError:
             problems.add(place, f"{name} is not UTF-8")
-    if not modules and not problems:
-        problems.add(place, f"{root} holds no Rego module; remove policy: if no module is meant")
     return modules
 
 

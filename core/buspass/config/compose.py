@@ -61,28 +61,29 @@ def providers(file: Configuration) -> dict[str, settings.Provider]:
     return found
 
 
-def price(file: Configuration, provider: settings.Provider, model: str) -> settings.Price | None:
+def price(file: Configuration, provider: str, model: str) -> settings.Price | None:
     """What a target costs: the file's own price, else the bundled one by provider, then by its api."""
-    own = file.prices.get(f"{provider.name}/{model}")
+    own = file.prices.get(f"{provider}/{model}")
     if own is not None:
         cached = own.input if own.cached_input is None else own.cached_input
         return settings.Price(input=own.input, output=own.output, cached_input=cached, version="file")
-    for table in (provider.name, provider.api):
+    api = file.providers[provider].api if provider in file.providers else provider
+    for table in (provider, api):
         row = BUNDLED.get(f"{table}/{model}")
         if row is not None:
             return settings.Price(input=row[0], output=row[1], cached_input=row[2], version=BUNDLED_VERSION)
     return None
 
 
-def models(file: Configuration, known: Mapping[str, settings.Provider]) -> dict[str, settings.Model]:
+def models(file: Configuration) -> dict[str, settings.Model]:
     """The file's aliases, and the implicit ones in use."""
     shapes = dict(file.models)
     for alias, (provider, model) in implicit_targets(file).items():
         shapes[alias] = Model(targets=[Target(provider=provider, model=model)])
-    return {alias: _model(file, alias, shape, known) for alias, shape in shapes.items()}
+    return {alias: _model(file, alias, shape) for alias, shape in shapes.items()}
 
 
-def _model(file: Configuration, alias: str, shape: Model, known: Mapping[str, settings.Provider]) -> settings.Model:
+def _model(file: Configuration, alias: str, shape: Model) -> settings.Model:
     first, total = shape.timeout.first_token, shape.timeout.total
     return settings.Model(
         alias=alias,
@@ -91,7 +92,7 @@ def _model(file: Configuration, alias: str, shape: Model, known: Mapping[str, se
                 provider=target.provider,
                 model=target.model,
                 weight=1 if target.weight is None else target.weight,
-                price=price(file, known[target.provider], target.model),
+                price=price(file, target.provider, target.model),
             )
             for target in shape.targets
         ),

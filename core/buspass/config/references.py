@@ -15,6 +15,7 @@ from buspass.config.routes import check_route
 from buspass.config.schema import Configuration
 from buspass.config.schema.workflows import Workflow
 from buspass.config.toolsets import check_tool
+from buspass.config.unavailable import PROVIDERS
 
 
 def check_references(file: Configuration, domain: Domain, problems: Problems) -> None:
@@ -117,15 +118,19 @@ def _alias_fault(alias: str, file: Configuration) -> str:
     if not slash or not model:
         return unknown(alias, "model", [*file.models, "PROVIDER/MODEL"])
     known = {*file.providers, *compose.IMPLICIT}
-    return "" if provider in known else unknown(provider, "provider", known)
+    if provider in known:
+        return ""
+    if provider in PROVIDERS:
+        return f"not available yet: provider {provider!r}; allowed: {', '.join(sorted(known))}"
+    return unknown(provider, "provider", known)
 
 
 def _unpriced(alias: str, file: Configuration) -> Iterator[str]:
-    providers = compose.providers(file)
     if alias in file.models:
         targets = [(target.provider, target.model) for target in file.models[alias].targets]
     else:
         targets = [compose.implicit_targets(file)[alias]]
     for provider, model in targets:
-        if provider in providers and compose.price(file, providers[provider], model) is None:
+        known = provider in file.providers or provider in compose.IMPLICIT
+        if known and compose.price(file, provider, model) is None:
             yield f"{provider}/{model}"

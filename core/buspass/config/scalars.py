@@ -56,6 +56,14 @@ def positive_duration(value: Any) -> float:
     return seconds
 
 
+def short_duration(value: Any) -> float:
+    """Seconds up to a minute, 0 included."""
+    seconds = duration(value)
+    if seconds > 60:
+        raise ValueError(f"{_said(value)} is too long; allowed: 0s to 60s")
+    return seconds
+
+
 def percent(value: Any) -> float:
     """A fraction of 1, from `2%`."""
     found = _PERCENT.fullmatch(value) if isinstance(value, str) else None
@@ -149,10 +157,10 @@ def http_url(value: str) -> str:
 def issuer_url(value: str) -> str:
     """The same, kept to the letter: an issuer is compared with a token's `iss` as it stands."""
     split = _split(value)
-    if split.scheme not in {"http", "https"} or not split.hostname:
-        raise ValueError(f"{value!r} is not a URL; allowed: https://HOST/PATH, or http:// by name")
     if split.username is not None or split.password is not None:
         raise ValueError("a URL never holds a user or password; use auth:")
+    if split.scheme not in {"http", "https"} or not split.hostname:
+        raise ValueError(f"{value!r} is not a URL; allowed: https://HOST/PATH, or http:// by name")
     if split.query or split.fragment or value.endswith(("?", "#")):
         raise ValueError(f"{value!r} has a query or fragment; allowed: scheme, host and path")
     if any(character.isspace() or ord(character) < 0x21 for character in value):
@@ -179,8 +187,11 @@ def arguments_in(url: str) -> list[str]:
 def store_url(value: str, schemes: tuple[str, ...]) -> str:
     """A store's URL with one of `schemes`; of those on a disk also its path and query."""
     scheme, found, rest = value.partition("://")
+    if "@" in rest.partition("/")[0]:
+        raise ValueError("a URL never holds a user or password")
     if not found or scheme not in schemes:
-        raise ValueError(f"{value!r} is not known; allowed: {', '.join(f'{each}://' for each in schemes)}")
+        said = f"{scheme}://" if found else value
+        raise ValueError(f"{said!r} is not known; allowed: {', '.join(f'{each}://' for each in schemes)}")
     if scheme in {"file", "sqlite"}:
         path, _, query = rest.partition("?")
         if not path.startswith("/") or not path.strip("/"):
@@ -222,7 +233,7 @@ def _split(value: str) -> SplitResult:
         split = urlsplit(value)
         _ = split.port
     except ValueError as error:
-        raise ValueError(f"{value!r} is not a URL: {error}") from None
+        raise ValueError(f"not a URL: {error}") from None
     return split
 
 
@@ -233,4 +244,4 @@ def _said(value: Any) -> str:
         return "null"
     if isinstance(value, list | dict):
         return "a list" if isinstance(value, list) else "a mapping"
-    return repr(value) if isinstance(value, str) else str(value)
+    return repr(value) if isinstance(value, str) else format(value, "f" if isinstance(value, Decimal) else "")

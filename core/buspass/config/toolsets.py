@@ -61,5 +61,7 @@ def _check_schema(at: Path, schema: Mapping[str, Any], problems: Problems) -> No
     try:
         jsonschema_rs.Draft202012Validator(plain(schema), offline=True)
     except (jsonschema_rs.ValidationError, jsonschema_rs.ReferencingError) as error:
-        path = getattr(error, "instance_path", [])
-        problems.add((*at, *path), f"not a JSON Schema: {str(error).splitlines()[0]}")
+        what = str(error).splitlines()[0]
+        if "Retrieval is disabled" in what:
+            what = "a $ref leads out of it; allowed: #/…"
+        problems.add((*at, *getattr(error, "instance_path", [])), f"not a JSON Schema: {what}")

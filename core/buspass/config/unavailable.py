@@ -73,6 +73,9 @@ TABLE: Final = (
     Row("policy.engine", "this policy engine", ("embedded",)),
 )
 
+PROVIDERS: Final = ("anthropic", "azure", "bedrock")
+"""Providers that an alias `PROVIDER/MODEL` will bring with it one day."""
+
 
 def refusals(data: Any) -> Iterator[tuple[Path, str]]:
     """Yield the path and the sentence of everything that `data`, a schema-valid document, asks for in vain."""

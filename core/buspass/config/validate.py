@@ -28,7 +28,7 @@ _SENTENCES: Final[Mapping[str, str]] = {
     "string_too_short": "must not be empty",
     "string_too_long": "is too long; allowed: at most {max_length} characters",
     "too_short": "must not be empty",
-    "too_long": "has {actual_length} entries; allowed: at most {max_length}",
+    "too_long": "has too many entries; allowed: at most {max_length}",
     "greater_than_equal": "is too small; allowed: {ge} or more",
     "less_than_equal": "is too large; allowed: at most {le}",
     "less_than": "is too large; allowed: less than {lt}",

@@ -145,7 +145,7 @@ class Operator(Shape):
 
 
 def _version(value: Any) -> Any:
-    if value != 1 or isinstance(value, bool):
+    if type(value) is not int or value != 1:
         raise ValueError("not a version of this file; allowed: 1")
     return value
 

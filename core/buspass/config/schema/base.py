@@ -21,6 +21,7 @@ class Shape(BaseModel):
 
 
 Duration = Annotated[float, BeforeValidator(scalars.duration)]
+ShortDuration = Annotated[float, BeforeValidator(scalars.short_duration)]
 PositiveDuration = Annotated[float, BeforeValidator(scalars.positive_duration)]
 Percent = Annotated[float, BeforeValidator(scalars.percent)]
 Rate = Annotated[float, BeforeValidator(scalars.rate)]

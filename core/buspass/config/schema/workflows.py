@@ -19,6 +19,7 @@ from buspass.config.schema.base import (
     Positive,
     PositiveDuration,
     Shape,
+    ShortDuration,
     Text,
 )
 
@@ -76,7 +77,7 @@ class Budget(Shape):
     tool_calls: Count | None = None
     wall: PositiveDuration = 1800.0
     depth: Annotated[int, Field(ge=0, le=16)] = 2
-    wait: Annotated[Duration, Field(le=60)] = 2.0
+    wait: ShortDuration = 2.0
     soft: Percent = 0.8
 
 
