@@ -57,6 +57,11 @@ class Case:
         return next(iter(named or own), None)
 
     @property
+    def numbers(self) -> list[str]:
+        """The orders that the request names."""
+        return reading.orders(self.text)
+
+    @property
     def person(self) -> dict[str, Any] | None:
         """The customer's data, once looked up."""
         done = [step for step in self.of("customer") if step.done and step.answer.get("customer_id") == self.customer]
@@ -70,7 +75,7 @@ class Case:
     @property
     def order(self) -> dict[str, Any] | None:
         """The order that the request is about, if that is clear by now."""
-        ids = reading.orders(self.text)
+        ids = self.numbers
         if ids:
             return self.seen.get(reading.meant(self.text, ids) if len(ids) > 1 else ids[0])
         known = [order for order in self.seen.values() if "order_id" in order]

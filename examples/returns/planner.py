@@ -61,7 +61,7 @@ def find_customer(case: Case) -> Said | None:
 def find_orders(case: Case) -> Said | None:
     """Look up the orders that the request names, all at once; without a number, all of the customer's."""
     person = case.person or {}
-    ids = reading.orders(case.text) or list(person.get("orders", ()))[:4]
+    ids = case.numbers or list(person.get("orders", ()))[:4]
     missing = [{"customer": case.customer, "order": order} for order in ids if order not in case.seen]
     if missing:
         names = " and ".join(str(facts["order"]) for facts in missing)

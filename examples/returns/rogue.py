@@ -222,9 +222,7 @@ class Talk:
 
 
 def _not_tried(name: str, why: str) -> Attempt:
-    return Attempt(
-        name=name, tried="the model did not play along", status=0, code="not_tried", detail=why, refused=True
-    )
+    return Attempt(name=name, tried="the model did not join", status=0, code="not_tried", detail=why, refused=True)
 
 
 def _refund(order: Order, amount: float) -> dict[str, Any]:
