@@ -90,6 +90,7 @@ class Problem(Exception):  # noqa: N818 - RFC 9457's word for it
         self.extra = extra
         self.task: str | None = None
         self.call: str | None = None
+        self.headers: Mapping[str, str] = {}
 
     @property
     def status(self) -> int:

@@ -4,7 +4,7 @@ Owns status, fence, caps and prerequisites. Every control here fails closed. Ref
 anything, and to know policy modules.
 """
 
-from buspass.guard.prerequisites import check_route
+from buspass.guard.prerequisites import check_route, newest_first
 from buspass.guard.standing import check_standing
 
-__all__ = ["check_route", "check_standing"]
+__all__ = ["check_route", "check_standing", "newest_first"]

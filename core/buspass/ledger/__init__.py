@@ -6,13 +6,13 @@ tools and models come to it as amounts and names.
 
 from buspass.ledger.accounts import Balance, balance, new_head
 from buspass.ledger.holds import Claim, Held, Outcome, Shortage
-from buspass.ledger.ledger import Ledger, Stale
+from buspass.ledger.ledger import Finished, Ledger, Stale
 from buspass.ledger.refusals import RUN_LIMIT
 
 __all__ = [
     "RUN_LIMIT",
     "Balance",
-    "Claim",
+    "Claim", "Finished",
     "Held",
     "Ledger",
     "Outcome",

@@ -51,6 +51,10 @@ class Policy:
         }
         self._cache: OrderedDict[str, Decision] = OrderedDict()
 
+    def asks(self, question: Question) -> bool:
+        """Whether any module answers this question; where none does, its input need not be built."""
+        return self._engine is not None and question in self._engine.questions
+
     def volatile(self, question: Question) -> bool:
         """Whether the hold must demand that the task's head is the one that was decided upon."""
         return self._engine is not None and question in self._engine.volatile

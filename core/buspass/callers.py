@@ -1,0 +1,81 @@
+"""Who calls, and whose task it may see: a task's own token, the workload that started it, or an operator.
+
+Owns "Who may" of api.md. Another's task is `not_found`: that it exists is nobody else's business. Fails closed.
+"""
+
+from __future__ import annotations
+
+import hmac
+from dataclasses import dataclass
+
+from buspass.calls.house import House
+from buspass.errors import Problem
+from buspass.identity.jws import Untrusted, read
+from buspass.identity.tokens import TaskClaims
+from buspass.model import Principal
+from buspass.tasks import View
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TaskCaller:
+    """The bearer of a task token."""
+
+    claims: TaskClaims
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkloadCaller:
+    """A workload, proven by OIDC."""
+
+    principal: Principal
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OperatorCaller:
+    """A person that `operators:` names, or the holder of a loopback host's operator key."""
+
+    name: str
+
+
+type Caller = TaskCaller | WorkloadCaller | OperatorCaller
+
+
+async def caller(house: House, token: str) -> Caller:
+    """Prove who calls. Raises Problem unauthenticated."""
+    if token.startswith("bpo_"):
+        if house.operator_key and hmac.compare_digest(token, house.operator_key):
+            return OperatorCaller(name="operator.key")
+        raise Problem("unauthenticated", "this operator key is not this host's, or the host is not on loopback")
+    if _meant_as_task_token(token):
+        return TaskCaller(claims=await house.tokens.verify(token))
+    if house.settings.operators:
+        try:
+            return OperatorCaller(name=(await house.oidc.operator(token, house.settings.operators)).name)
+        except Problem as problem:
+            if problem.code not in {"unauthenticated", "denied"}:
+                raise
+    return WorkloadCaller(principal=await house.oidc.workload(token))
+
+
+async def visible(house: House, who: Caller, task: str) -> View:
+    """Give the task if this caller may see it. Raises Problem not_found, fenced."""
+    hidden = Problem("not_found", "there is no such task that you may see")
+    if isinstance(who, TaskCaller) and who.claims.task != task:
+        raise hidden
+    view = await house.tasks.look(task)
+    if isinstance(who, WorkloadCaller) and who.principal.name != view.task.principal.name:
+        raise hidden
+    return view
+
+
+def fence_of(who: Caller) -> int | None:
+    """Give the fence that a change by this caller is bound to: a task token's."""
+    return who.claims.fence if isinstance(who, TaskCaller) else None
+
+
+def _meant_as_task_token(token: str) -> bool:
+    """Say whether the refusal of this token, if it comes to that, should speak of task tokens."""
+    try:
+        return read(token).typ == "at+jwt"
+    except Untrusted:
+        return True

@@ -1,0 +1,214 @@
+"""An action: a tool call, from its licence to the service's validated answer."""
+
+from __future__ import annotations
+
+import json
+import secrets
+from collections.abc import Iterator, Mapping
+from typing import Any, Final
+from urllib.parse import urlsplit
+
+from buspass.calls.call import SEND_WITHIN, Ending, Incoming, policy_input
+from buspass.calls.house import House
+from buspass.config.settings import Step, Tool, Workflow
+from buspass.errors import Problem
+from buspass.guard import check_route, check_standing
+from buspass.identity.tokens import TaskClaims
+from buspass.ledger import Claim, Held, Outcome
+from buspass.mediation.inspect import Finding
+from buspass.policy import document
+from buspass.policy.decide import Decision
+from buspass.ports.outbound import Ambiguous, NotSent, Response
+from buspass.ports.state import Value
+from buspass.tasks import Licence, View, keyed, keyless
+from buspass.tools import auth, call, catalog, http
+from buspass.tools.schema import parse_json
+
+ONE: Final = {"calls": 1, "tool_calls": 1}
+
+
+class Action:
+    """One tool call. See `calls.call.Call` for its stations."""
+
+    kind: Final = "action"
+
+    def __init__(self, house: House, incoming: Incoming, claims: TaskClaims) -> None:
+        """Parse: the tool, the body, the tool's own schema. Raises Problem."""
+        self._house = house
+        self._incoming = incoming
+        self._claims = claims
+        self._workflow: Workflow = house.workflow(claims.workflow)
+        self.name = incoming.name
+        refusal = catalog.granted(
+            self.name, self._workflow.route, house.settings.tools, house.settings.hosts, house.host.name
+        )
+        if refusal is not None:
+            raise refusal
+        self._tool: Tool = house.settings.tools[self.name]
+        self._step: Step = self._workflow.route[self.name]
+        self.arguments, self._tool_call_id = call.arguments_of(parse_json(incoming.body))
+        if (misfit := call.fitting(self._tool, self.arguments)) is not None:
+            raise misfit
+        self.asked = call.fingerprint(self.name, self.arguments)
+        self.cause = ""
+        self.keyed = incoming.key is not None
+        self.id = keyed(claims.task, incoming.key, self.kind) if incoming.key else keyless(house.clock, "a")
+        self._txn_jti = ""
+
+    async def recall(self) -> None:
+        """Find the licence: by the model's id, else by tool and arguments where a thought is required.
+
+        Raises Problem thought_required, idempotency_mismatch.
+        """
+        licence = await self._licence()
+        if licence is None:
+            if self._workflow.require_thought:
+                raise Problem("thought_required", self._why_thoughtless())
+            return
+        if licence.tool != self.name or licence.fingerprint != self.asked:
+            raise Problem(
+                "idempotency_mismatch",
+                f"the model asked for {licence.tool} with other arguments under this tool_call_id; "
+                "send what it asked for, or let it ask anew",
+            )
+        self.cause, self.id, self.keyed = licence.inference, licence.call, True
+
+    async def _licence(self) -> Licence | None:
+        licences = self._house.licences
+        if self._tool_call_id is not None:
+            return await licences.by_id(self._claims.task, self._tool_call_id)
+        if self._workflow.require_thought:
+            return await licences.by_content(self._claims.task, self.name, self.asked)
+        return None
+
+    def _why_thoughtless(self) -> str:
+        if self._tool_call_id is not None:
+            return f"no model of this task asked for a tool call {self._tool_call_id!r}"
+        return (
+            f"no model of this task asked for {self.name} with these arguments (or it was done already); "
+            "send the tool_call_id of the model's call"
+        )
+
+    def guard(self, view: View) -> int | None:
+        """Status, fence, grant, bound arguments, caps and prerequisites."""
+        now = self._house.clock.now()
+        check_standing(view.head, self._claims.fence, now)
+        if self.name not in view.task.grant.tools:
+            raise Problem("tool_not_granted", f"tool {self.name!r} is not in this task's grant")
+        if (refusal := call.bound(self._step.where, self.arguments, view.task.subject)) is not None:
+            raise refusal
+        judged = check_route(view.head, self._step, self.arguments, view.task.subject, now)
+        judged = judged or self._house.policy.volatile("call")
+        return int(str(view.head["version"])) if judged else None
+
+    def plan(self, view: View) -> None:  # noqa: ARG002 - the stations' common signature
+        """Nothing to choose: one connector, one call. Its path must be sendable before anything is held."""
+        http.request(self._tool, self.arguments, headers={}, deadline_s=self._tool.timeout)
+
+    def texts(self) -> Iterator[tuple[str, str]]:
+        """Give the arguments' strings."""
+        return ((f"arguments.{name}", value) for name, value in self.arguments.items() if isinstance(value, str))
+
+    def question(self, view: View, findings: tuple[Finding, ...]) -> Mapping[str, Any]:
+        """Give policy's input for a tool call."""
+        where = urlsplit(self._tool.url)
+        described = document.action(
+            tool=self.name,
+            method=self._tool.method,
+            host=where.netloc,
+            path=where.path,
+            arguments=self.arguments,
+            thought=bool(self.cause),
+            tool_call_id=self._tool_call_id,
+            findings=[finding.document() for finding in findings],
+        )
+        return policy_input(self._house, view, described)
+
+    def narrow(self, view: View, decision: Decision) -> None:
+        """Refuse what makes no sense for a tool; policy's `log` is the gateway's."""
+
+    def claim(self, view: View, version: int | None, deadline: int) -> Claim:
+        """Hold one call."""
+        return Claim(
+            task=view.task.id,
+            call=self.id,
+            kind="action",
+            name=self.name,
+            amounts=ONE,
+            fence=self._claims.fence,
+            deadline=min(deadline, self._house.clock.now() + round(self._tool.timeout * 1000)),
+            cause=self.cause,
+            host=self._house.host.name,
+            capped=self._step.max_calls is not None,
+            version=version,
+            keyed=self.keyed,
+        )
+
+    async def dispatch(self, view: View, held: Held) -> Ending:
+        """Send once, and make of the answer a result or a problem."""
+        house, tool = self._house, self._tool
+        now = house.clock.now()
+        if now > held.at + SEND_WITHIN:
+            late = Problem("deadline_exceeded", "the call waited too long to be sent; nothing was sent")
+            return self._ended(Outcome(use={}, sent=False, last="failed"), problem=late)
+        headers = auth.headers(
+            tool.auth,
+            secret=await house.secret(tool.auth.secret) if tool.auth.secret else None,
+            txn_token=await self._txn_token(view) if tool.auth.kind == "txn" else None,
+            traceparent=self._incoming.traceparent or traceparent(),
+            idempotency_key=f"{view.task.id}.{self.id}",
+        )
+        request = http.request(tool, self.arguments, headers=headers, deadline_s=(held.claim.deadline - now) / 1000)
+        try:
+            response = await house.outbound.send(request)
+        except (NotSent, Ambiguous) as error:
+            unsent = isinstance(error, NotSent)
+            outcome = Outcome(use={} if unsent else ONE, sent=not unsent, last=http.outcome(tool, error))
+            return self._ended(outcome, problem=http.failure(tool, error))
+        return self._judged(response)
+
+    def _judged(self, response: Response) -> Ending:
+        last = http.outcome(self._tool, response)
+        try:
+            result = http.result(self._tool, response)
+            facts = http.facts(self._tool, result)
+        except Problem as problem:
+            return self._ended(Outcome(use=ONE, last=last), problem=problem, status=response.status)
+        kept = json.dumps(facts) if self._tool.keep and facts else ""
+        return self._ended(Outcome(use=ONE, last=last, kept=kept), result=result, status=response.status)
+
+    def _ended(
+        self, outcome: Outcome, *, result: Any = None, problem: Problem | None = None, status: int = 0
+    ) -> Ending:
+        facts: dict[str, Value] = {"status": outcome.last, "upstream": status, "tool_call_id": self._tool_call_id or ""}
+        if self._txn_jti:
+            facts["txn_jti"] = self._txn_jti
+        if problem is not None:
+            facts |= {"code": problem.code, "detail": problem.detail[:300]}
+        return Ending(
+            outcome=outcome,
+            facts=facts,
+            document=None if problem else {"result": result, "action": self.id},
+            problem=problem,
+            payload={"arguments": self.arguments, "result": result},
+        )
+
+    async def _txn_token(self, view: View) -> str:
+        task, tool = view.task, self._tool
+        minted = await self._house.txn.mint(
+            task=task.id,
+            subject=task.subject,
+            principal=task.principal,
+            audience=tool.auth.audience,
+            tool=tool.name,
+            method=tool.method,
+            arguments=self.arguments,
+            host=self._house.host.name,
+        )
+        self._txn_jti = minted.jti
+        return minted.token
+
+
+def traceparent() -> str:
+    """Begin a trace (W3C Trace Context), where the agent brought none."""
+    return f"00-{secrets.token_hex(16)}-{secrets.token_hex(8)}-01"

@@ -1,0 +1,214 @@
+"""What both kinds of call share: how one comes in, what goes out, and the record it leaves."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, Final, Literal, Protocol
+
+from buspass.calls.house import House
+from buspass.errors import Problem
+from buspass.guard import newest_first
+from buspass.identity.tokens import TaskClaims
+from buspass.journal import Erased
+from buspass.ledger import Claim, Held, Outcome, balance
+from buspass.mediation.inspect import Finding
+from buspass.model import MICRO
+from buspass.policy import document
+from buspass.policy.decide import Decision
+from buspass.ports.clock import Clock
+from buspass.ports.state import Item, Value
+from buspass.tasks import Task, View, segment
+
+SEND_WITHIN: Final = 5_000
+"""Milliseconds from a hold within which it may be sent: after a kill nothing leaves later than this."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Incoming:
+    """A request to infer or to act, as `http` hands it in. `seconds`: what the host leaves for it."""
+
+    token: str
+    body: bytes
+    name: str = ""
+    key: str | None = None
+    seconds: float
+    log: Literal["none", "metadata", "full"] | None = None
+    labels: Mapping[str, Any] = field(default_factory=dict)
+    traceparent: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reply:
+    """What goes back: a JSON document, its status and the `Buspass-*` headers."""
+
+    status: int
+    document: Any
+    headers: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ending:
+    """How a dispatched call ended: money, what its record says, and the answer or the problem for the agent.
+
+    `thought` and `request` are payloads, logged only as the workflow says.
+    """
+
+    outcome: Outcome
+    facts: Mapping[str, Value]
+    document: Any = None
+    problem: Problem | None = None
+    payload: Mapping[str, Any] = field(default_factory=dict)
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+
+class Call(Protocol):
+    """One call of either kind. The gateway asks its stations in order; each raises the Problem that ends it."""
+
+    name: str
+    id: str
+    cause: str
+    keyed: bool
+    asked: str
+    """Digest of the request: a key used with another request is a mismatch."""
+
+    @property
+    def kind(self) -> Literal["inference", "action"]:
+        """Say which."""
+        ...
+
+    async def recall(self) -> None:
+        """Find the id under which this call may already have been finished."""
+        ...
+
+    def guard(self, view: View) -> int | None:
+        """Judge standing and route; give the head's version where a rule read the history."""
+        ...
+
+    def plan(self, view: View) -> None:
+        """Choose targets or connector, and bound what one attempt can cost."""
+        ...
+
+    def texts(self) -> Iterator[tuple[str, str]]:
+        """Give every text with its position, for inspection."""
+        ...
+
+    def question(self, view: View, findings: tuple[Finding, ...]) -> Mapping[str, Any]:
+        """Give policy's input."""
+        ...
+
+    def narrow(self, view: View, decision: Decision) -> None:
+        """Apply policy's obligations."""
+        ...
+
+    def claim(self, view: View, version: int | None, deadline: int) -> Claim:
+        """Say what to hold; `deadline` in ms."""
+        ...
+
+    async def dispatch(self, view: View, held: Held) -> Ending:
+        """Send, and validate what comes back. Raises nothing that the agent caused: an Ending says it."""
+        ...
+
+
+class Stopwatch:
+    """Time spent at each station, for `Server-Timing`."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._spent: dict[str, float] = {}
+
+    @contextmanager
+    def __call__(self, station: str) -> Iterator[None]:
+        begun = self._clock.monotonic()
+        try:
+            yield
+        finally:
+            self._spent[station] = self._spent.get(station, 0.0) + self._clock.monotonic() - begun
+
+    def header(self) -> str:
+        """Give the header's value; durations in milliseconds (W3C Server Timing)."""
+        return ", ".join(f"{name};dur={seconds * 1000:.2f}" for name, seconds in self._spent.items())
+
+
+def claims_match(claims: TaskClaims, task: Task) -> None:
+    """Refuse a token whose workflow is not its task's. Raises Problem unauthenticated."""
+    if claims.workflow != task.workflow:
+        raise Problem("unauthenticated", "the token does not belong to this task")
+
+
+def policy_task(task: Task, status: str) -> dict[str, Any]:
+    """Give `input.task` of the Rego."""
+    return document.task(
+        id=task.id,
+        workflow=task.workflow,
+        status=status,
+        metadata=task.metadata,
+        started_at=task.created_at,
+        depth=task.depth,
+        principal=task.principal,
+        subject=task.subject,
+    )
+
+
+def policy_input(house: House, view: View, call: Mapping[str, Any]) -> dict[str, Any]:
+    """Give the whole input of the question `call`, with the history that the head tells."""
+    head = view.head
+    tools = {
+        name: document.tool_history(
+            count=_count(head, "count", segment(name)),
+            running=_count(head, "running", segment(name)),
+            last=_last(head, segment(name)),
+            kept=[(kept["facts"], kept["at"]) for kept in newest_first(head, segment(name))],
+        )
+        for name in view.task.grant.tools
+    }
+    return document.call_input(
+        now=house.clock.now(),
+        host=house.host,
+        task=policy_task(view.task, str(head["status"])),
+        call=call,
+        tools=tools,
+        models={alias: _count(head, "count", segment(alias)) for alias in view.task.grant.models},
+    )
+
+
+def _count(head: Item, table: str, name: str) -> int:
+    found = head[table]
+    return int(str(found.get(name, 0))) if isinstance(found, Mapping) else 0
+
+
+def _last(head: Item, name: str) -> str | None:
+    found = head["last"]
+    return str(found[name]) if isinstance(found, Mapping) and name in found else None
+
+
+def remaining(head: Item, now: int) -> str:
+    """Give `Buspass-Budget-Remaining`: the limited accounts and the seconds left."""
+    parts = []
+    for name, amount in balance(head).available.items():
+        shown = f"{amount / MICRO:.6f}".rstrip("0").rstrip(".") if name == "cost" else str(amount)
+        parts.append(f"{name}={shown}")
+    seconds = max(0, (int(str(head["expires_at"])) - now) // 1000)
+    return ", ".join([*parts, f"wall={seconds}"])
+
+
+async def log_payload(house: House, task: Task, call: str, level: str, ending: Ending) -> dict[str, Value]:
+    """Keep a call's payload as its workflow says, before the record that commits to it. Gives the record's part.
+
+    `none` keeps nothing, `metadata` salted digests, `full` the payload too. An erased key keeps nothing.
+    """
+    if level == "none" or not ending.payload:
+        return {}
+    try:
+        key = house.task_key(task)
+    except Erased:
+        return {}
+    data = json.dumps(ending.payload, ensure_ascii=False, separators=(",", ":")).encode()
+    name = f"{task.id}/payload/{call}"
+    part: dict[str, Value] = {"digests": {"payload": house.vault.commit(key, name, data)}}
+    if level == "full":
+        await house.vault.put(key, name, data)
+        part["payload"] = name
+    return part

@@ -1,0 +1,65 @@
+"""What a host is made of, once built: every room and port that a call meets. Nothing here is global."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from buspass.config.settings import Host, Settings, Workflow
+from buspass.errors import Problem
+from buspass.identity.keyring import Keyring
+from buspass.identity.oidc import OidcVerifier
+from buspass.identity.tokens import TaskTokens
+from buspass.identity.txn import TxnTokens
+from buspass.journal import Journal, Sealer, Vault
+from buspass.ledger import Ledger
+from buspass.model import Limits
+from buspass.policy.decide import Policy
+from buspass.ports.clock import Clock
+from buspass.ports.outbound import Outbound
+from buspass.ports.secrets import SecretMissing, Secrets
+from buspass.ports.signer import Signer
+from buspass.ports.state import State
+from buspass.tasks import Licences, Task, Tasks
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class House:
+    """One host, composed. `operator_key` is the loopback operator's bearer, where there is one."""
+
+    settings: Settings
+    host: Host
+    limits: Limits
+    clock: Clock
+    state: State
+    outbound: Outbound
+    secrets: Secrets
+    signer: Signer
+    keyring: Keyring
+    tokens: TaskTokens
+    txn: TxnTokens
+    oidc: OidcVerifier
+    policy: Policy
+    tasks: Tasks
+    licences: Licences
+    ledger: Ledger
+    journal: Journal
+    sealer: Sealer
+    vault: Vault
+    operator_key: str | None = None
+
+    def workflow(self, name: str) -> Workflow:
+        """Give a workflow of this revision. Raises Problem denied for one that is no longer configured."""
+        if (found := self.settings.workflows.get(name)) is None:
+            raise Problem("denied", f"workflow {name!r} is not configured at this host any more", reasons=["workflow"])
+        return found
+
+    async def secret(self, name: str) -> str:
+        """Look a secret up. Raises Problem internal that names it, never its value."""
+        try:
+            return await self.secrets.get(name)
+        except SecretMissing as error:
+            raise Problem("internal", f"the host has no secret {name!r}; its operator must set it") from error
+
+    def task_key(self, task: Task) -> bytes:
+        """Open a task's key. Raises journal.Erased once it was erased."""
+        return self.vault.unwrap(task.id, task.wrapped_key)

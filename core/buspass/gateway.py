@@ -1,0 +1,270 @@
+"""The one path: every governed call goes through the same stations, in this order.
+
+     1 authenticate   2 parse   3 recall   4 guard   5 plan   6 inspect   7 decide   8 hold
+     9 dispatch      10 validate          11 settle
+
+Owns the order, and what happens when a station refuses. Refuses to know what a station does for one kind of call: that
+is `calls`. Every station fails closed: what can't be proven, judged, held or recorded is not sent.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Final
+
+from buspass.calls.action import Action
+from buspass.calls.call import Call, Ending, Incoming, Reply, Stopwatch, claims_match, log_payload, remaining
+from buspass.calls.house import House
+from buspass.calls.inference import Inference
+from buspass.errors import Problem
+from buspass.identity.tokens import TaskClaims
+from buspass.journal import SEAL_EVERY, Erased
+from buspass.ledger import Finished, Held, Outcome, Stale
+from buspass.mediation.inspect import inspect
+from buspass.model import MICRO
+from buspass.ports.state import Item, Value
+from buspass.tasks import Task, View
+
+ROUNDS: Final = 64
+"""How often a call is judged anew because the history that a rule read has moved on."""
+LEVELS: Final = ("none", "metadata", "full")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Admitted:
+    """A call that passed stations 4 to 8: the hold stands."""
+
+    view: View
+    held: Held
+
+
+class Gateway:
+    """One host's path. Safe for any number of concurrent calls."""
+
+    def __init__(self, house: House) -> None:
+        self._house = house
+
+    async def infer(self, incoming: Incoming) -> Reply:
+        """Govern one model request. Raises Problem."""
+        return await self._govern(incoming, Inference)
+
+    async def act(self, incoming: Incoming) -> Reply:
+        """Govern one tool call. Raises Problem."""
+        return await self._govern(incoming, Action)
+
+    async def _govern(self, incoming: Incoming, kind: type[Inference | Action]) -> Reply:
+        watch = Stopwatch(self._house.clock)
+        with watch("authenticate"):
+            claims = await self._house.tokens.verify(incoming.token)
+        call: Call | None = None
+        try:
+            with watch("parse"):
+                call = made = kind(self._house, incoming, claims)
+            with watch("recall"):
+                done = await self._recall(made, claims)
+            admitted = done or await self._admit(made, claims, incoming, watch)
+        except Problem as problem:
+            await self._refused(problem, claims, call, incoming)
+            raise
+        if isinstance(admitted, Reply):
+            return admitted
+        return await self._carry_out(made, admitted, incoming, watch)
+
+    # ── 3 recall ────────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def _recall(self, call: Call, claims: TaskClaims) -> Reply | None:
+        """A finished call's outcome, before every other refusal but a dead task's and an old fence's."""
+        await call.recall()
+        if not call.keyed:
+            return None
+        view = await self._house.tasks.look(claims.task)
+        if view.head["status"] in {"killed", "expired"} or view.head["fence"] != claims.fence:
+            call.guard(view)  # refuses: it says which
+        record = await self._house.state.read(claims.task, f"rec:{call.id}")
+        return await self._replay(call, view.task, record) if record is not None else None
+
+    async def _replay(self, call: Call, task: Task, record: Item) -> Reply:
+        if record.get("asked", call.asked) != call.asked:
+            raise Problem("idempotency_mismatch", "this key was used with another request; use a new key")
+        if record["state"] == "expired":
+            raise Problem("upstream_timeout", "the first call with this key was cut off; its outcome is unknown")
+        try:
+            kept = await self._house.vault.get(self._house.task_key(task), f"{task.id}/outcome/{call.id}")
+        except Erased:
+            kept = None
+        if kept is None:
+            raise Problem("conflict", "this call was finished, but its outcome was not kept", retry_after=None)
+        outcome = json.loads(kept)
+        headers = {"Buspass-Task": task.id, "Buspass-Call": call.id, "Buspass-Replayed": "true"}
+        if outcome["problem"]:
+            code, detail, extra = outcome["problem"]
+            raise Problem(code, detail, **extra)
+        return Reply(status=200, document=outcome["document"], headers=headers)
+
+    # ── 4-8 guard, plan, inspect, decide, hold ──────────────────────────────────────────────────────────────────
+
+    async def _admit(self, call: Call, claims: TaskClaims, incoming: Incoming, watch: Stopwatch) -> Admitted | Reply:
+        house = self._house
+        view = await house.tasks.view(claims.task)
+        claims_match(claims, view.task)
+        wait = house.workflow(claims.workflow).wait
+        deadline = house.clock.now() + round(incoming.seconds * 1000)
+        for _ in range(ROUNDS):
+            try:
+                version = await self._judge(call, view, watch)
+            except Problem:
+                if view.fresh:
+                    raise
+                view = await house.tasks.look(claims.task)  # nothing is refused on a copy
+                continue
+            with watch("hold"):
+                result = await house.ledger.hold(call.claim(view, version, deadline), wait)
+            if isinstance(result, Held):
+                house.tasks.saw(claims.task, result.head)
+                return Admitted(view=view, held=result)
+            if isinstance(result, Finished):
+                return await self._replay(call, view.task, result.record)
+            view = self._moved(call, view, result)
+        raise Problem("conflict", "the task's history changes faster than this call can be judged", retry_after=0.5)
+
+    async def _judge(self, call: Call, view: View, watch: Stopwatch) -> int | None:
+        """Stations 4 to 7 on one view of the task."""
+        with watch("guard"):
+            version = call.guard(view)
+        with watch("plan"):
+            call.plan(view)
+        with watch("inspect"):
+            findings = inspect(call.texts())
+        with watch("decide"):
+            if self._house.policy.asks("call"):
+                decision = await self._house.policy.ask("call", call.question(view, findings))
+                if decision.deny:
+                    reasons = list(decision.deny)
+                    raise Problem("denied", f"policy forbids this: {', '.join(reasons)}", reasons=reasons)
+                call.narrow(view, decision)
+        return version
+
+    def _moved(self, call: Call, view: View, stale: Stale) -> View:
+        """The hold met another head than the one judged: judge that one, unless it is this very call's."""
+        opened = stale.head["open"]
+        if isinstance(opened, Mapping) and call.id in opened:
+            raise Problem("conflict", "the same call is in flight; retry for its outcome", retry_after=1)
+        self._house.tasks.saw(view.task.id, stale.head)
+        return replace(view, head=stale.head, fresh=True)
+
+    async def _refused(self, problem: Problem, claims: TaskClaims, call: Call | None, incoming: Incoming) -> None:
+        """Count a refusal, and suspend a task that earns nothing but refusals."""
+        problem.task = claims.task
+        house = self._house
+        now = house.clock.now()
+        record: dict[str, Value] = {
+            "name": call.name if call else incoming.name,
+            "host": house.host.name,
+            "at": now,
+            "cause": call.cause if call else "",
+            "detail": problem.detail[:300],
+            "fence": claims.fence,
+        }
+        if await house.ledger.refuse(claims.task, problem.code, problem.status, record):
+            await self._suspend(claims.task, "refusals")
+
+    # ── 9-11 dispatch, validate, settle ─────────────────────────────────────────────────────────────────────────
+
+    async def _carry_out(self, call: Call, admitted: Admitted, incoming: Incoming, watch: Stopwatch) -> Reply:
+        view, held = admitted.view, admitted.held
+        try:
+            with watch("dispatch"):
+                ending = await call.dispatch(view, held)
+        except Exception as error:  # noqa: BLE001
+            # whatever went wrong, a hold must not be left: it may have been sent, so it is charged in full
+            ending = self._broken(held, error)
+        with watch("settle"):
+            head = await self._settle(call, view, held, ending, incoming)
+        headers = self._headers(call, view, ending, head) | {"Server-Timing": watch.header()}
+        if ending.problem is not None:
+            problem = ending.problem
+            problem.task, problem.call = view.task.id, call.id
+            problem.headers = headers
+            raise problem
+        return Reply(status=200, document=ending.document, headers=headers)
+
+    def _broken(self, held: Held, error: Exception) -> Ending:
+        problem = error if isinstance(error, Problem) else Problem("internal", "the call failed inside Buspass")
+        if problem is not error:
+            problem.__cause__ = error
+        use = dict(held.claim.amounts)
+        facts: dict[str, Value] = {"status": "unknown", "code": problem.code, "estimated": True}
+        last: Final = "unknown" if held.claim.kind == "action" else ""
+        return Ending(outcome=Outcome(use=use, last=last), facts=facts, problem=problem)
+
+    async def _settle(self, call: Call, view: View, held: Held, ending: Ending, incoming: Incoming) -> Item:
+        house, task = self._house, view.task
+        level = _lower(task.payloads, incoming.log)
+        record: dict[str, Value] = {
+            "kind": call.kind,
+            "name": call.name,
+            "host": house.host.name,
+            "at": held.at,
+            "ended": house.clock.now(),
+            "cause": call.cause,
+            "asked": call.asked,
+            "fence": held.claim.fence,
+            "revision": house.settings.revision,
+            **ending.facts,
+            **await log_payload(house, task, call.id, level, ending),
+        }
+        if call.keyed:
+            await self._keep_outcome(call, task, ending)
+        head = await house.ledger.settle(held, ending.outcome, record)
+        house.tasks.saw(task.id, head)
+        if ending.facts.get("overrun"):
+            await self._suspend(task.id, "overrun")
+        elif int(str(head["entries"])) - int(str(head["sealed"])) >= SEAL_EVERY:
+            await house.sealer.seal(task.id)
+        return head
+
+    async def _keep_outcome(self, call: Call, task: Task, ending: Ending) -> None:
+        """Keep what a repetition of this key is to be given, before the record that says it is finished."""
+        problem = ending.problem
+        outcome = {
+            "document": ending.document,
+            "problem": [problem.code, problem.detail, problem.extra] if problem else None,
+        }
+        try:
+            key = self._house.task_key(task)
+        except Erased:
+            return
+        data = json.dumps(outcome, ensure_ascii=False).encode()
+        await self._house.vault.put(key, f"{task.id}/outcome/{call.id}", data)
+
+    async def _suspend(self, task: str, reason: str) -> None:
+        house = self._house
+        record: dict[str, Value] = {
+            "kind": "lifecycle",
+            "state": "suspended",
+            "operation": "suspend",
+            "reason": reason,
+            "host": house.host.name,
+            "at": house.clock.now(),
+        }
+        try:
+            await house.tasks.change(task, "suspend", record)
+        except Problem:
+            return  # ended meanwhile, which is more than suspended
+        await house.sealer.seal(task)
+
+    def _headers(self, call: Call, view: View, ending: Ending, head: Item) -> dict[str, str]:
+        return {
+            "Buspass-Task": view.task.id,
+            "Buspass-Call": call.id,
+            **ending.headers,
+            "Buspass-Cost": f"{ending.outcome.use.get('cost', 0) / MICRO:.6f}",
+            "Buspass-Budget-Remaining": remaining(head, self._house.clock.now()),
+        }
+
+
+def _lower(workflow: str, asked: str | None) -> str:
+    """A client may only lower what the workflow logs."""
+    return workflow if asked is None else min(workflow, asked, key=LEVELS.index)

@@ -1,0 +1,216 @@
+"""The routes: one table, from which the application and `/openapi.json` are made."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Final, Literal
+
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import BaseRoute, Route, Router
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from buspass.calls.house import House
+from buspass.errors import Problem
+from buspass.gateway import Gateway
+from buspass.http import openapi
+from buspass.http.calls import CallRoutes
+from buspass.http.exchange import Envelope, Handler, answer, guarded, refusal
+from buspass.http.operation import UNSERVED, OperationRoutes
+from buspass.http.tasks import TaskRoutes
+from buspass.lifecycle import Lifecycle
+from buspass.reading import Reading
+
+type Who = Literal["anyone", "workload", "task", "task, workload or operator", "task or operator"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Endpoint:
+    """One row: what is served, to whom, and what is sent (a schema's name in `openapi`)."""
+
+    method: str
+    path: str
+    handler: str
+    section: Literal["Tasks", "Models", "Tools", "Operation"]
+    who: Who
+    summary: str
+    sends: str = ""
+    answers: str = ""
+    status: int = 200
+    envelope: Envelope = "problem"
+
+
+def _row(method: str, path: str, handler: str, section: Any, who: Who, summary: str, **more: Any) -> Endpoint:
+    return Endpoint(method=method, path=path, handler=handler, section=section, who=who, summary=summary, **more)
+
+
+TASK: Final = "/v1/tasks/{id}"
+ALL: Final[Who] = "task, workload or operator"
+ROUTES: Final[tuple[Endpoint, ...]] = (
+    _row(
+        "POST", "/v1/tasks", "start", "Tasks", "workload", "Start a task", sends="Start", answers="Started", status=201
+    ),
+    _row("GET", "/v1/tasks", "list", "Tasks", ALL, "List tasks, newest first", answers="TaskPage"),
+    _row("GET", TASK, "show", "Tasks", ALL, "Show a task", answers="Task"),
+    _row(
+        "POST", TASK + "/resume", "resume", "Tasks", "workload", "Take a task over", sends="Reason", answers="Started"
+    ),
+    _row("POST", TASK + "/complete", "complete", "Tasks", ALL, "End a task well", sends="Reason", answers="Task"),
+    _row("POST", TASK + "/suspend", "suspend", "Tasks", ALL, "Park a task", sends="Reason", answers="Task"),
+    _row("POST", TASK + "/kill", "kill", "Tasks", ALL, "End a task now", sends="Reason", answers="Killed"),
+    _row("GET", TASK + "/checkpoint", "checkpoint", "Tasks", ALL, "Read the agent's own state", answers="Any"),
+    _row(
+        "PUT", TASK + "/checkpoint", "save", "Tasks", "task", "Keep the agent's own state", sends="Any", answers="Saved"
+    ),
+    _row(
+        "POST", TASK + "/thoughts", "think", "Tasks", "task", "Add a thought", sends="Thought", answers="Id", status=201
+    ),
+    _row("GET", TASK + "/trace", "trace", "Tasks", ALL, "Read the journal in order", answers="Trace"),
+    _row("GET", TASK + "/trace/verify", "verify", "Tasks", ALL, "Prove that the journal is whole", answers="Verdict"),
+    _row(
+        "POST",
+        "/oauth2/token",
+        "token",
+        "Tasks",
+        "workload",
+        "Renew a task token (RFC 8693)",
+        sends="Form",
+        answers="Token",
+    ),
+    _row(
+        "POST",
+        "/v1/chat/completions",
+        "chat",
+        "Models",
+        "task",
+        "Infer (OpenAI chat completions)",
+        sends="Any",
+        answers="Any",
+        envelope="openai",
+    ),
+    _row(
+        "GET",
+        "/v1/models",
+        "models",
+        "Models",
+        "task",
+        "List the models of the grant",
+        answers="Any",
+        envelope="openai",
+    ),
+    _row("GET", "/v1/tools", "tools", "Tools", "task", "List the tools of the grant", answers="Tools"),
+    _row("POST", "/v1/tools/{name}", "act", "Tools", "task", "Call a tool", sends="ToolCall", answers="ToolResult"),
+    _row("GET", "/v1/actions", "actions", "Tools", "task", "List the task's actions", answers="Actions"),
+    _row("GET", "/v1/actions/{id}", "action", "Tools", "task", "Show an action", answers="Action"),
+    _row("GET", "/health/live", "live", "Operation", "anyone", "Is the process alive", answers="Health"),
+    _row("GET", "/health/ready", "ready", "Operation", "anyone", "Can calls be governed", answers="Health"),
+    _row("GET", "/.well-known/jwks.json", "jwks", "Operation", "anyone", "The domain's public keys", answers="Any"),
+    _row("GET", "/.well-known/openid-configuration", "openid", "Operation", "anyone", "The issuer", answers="Any"),
+    _row(
+        "GET",
+        "/.well-known/oauth-authorization-server",
+        "authorization_server",
+        "Operation",
+        "anyone",
+        "The authorization server (RFC 8414)",
+        answers="Any",
+    ),
+    _row(
+        "GET",
+        "/.well-known/oauth-protected-resource",
+        "protected_resource",
+        "Operation",
+        "anyone",
+        "The protected resource (RFC 9728)",
+        answers="Any",
+    ),
+    _row("GET", "/openapi.json", "describe", "Operation", "anyone", "This description", answers="Any"),
+)
+OPENAI_PATHS: Final = ("/v1/chat", "/v1/models", "/v1/responses", "/v1/embeddings", "/v1/completions", "/openai")
+
+
+def routed(house: House) -> ASGIApp:
+    """Give the application of a host."""
+    gateway, lifecycle = Gateway(house), Lifecycle(house)
+    reading = Reading(house, lifecycle)
+    operation = OperationRoutes(house)
+    sections: Mapping[str, Any] = {
+        "Tasks": TaskRoutes(house, lifecycle, reading),
+        "Models": CallRoutes(house, gateway, reading),
+        "Tools": CallRoutes(house, gateway, reading),
+        "Operation": operation,
+    }
+    document = openapi.document(ROUTES, house.settings.issuer)
+
+    async def describe(request: Request) -> Response:  # noqa: ARG001 - a handler's signature
+        return answer(document)
+
+    handlers = {
+        row: describe if row.handler == "describe" else getattr(sections[row.section], row.handler) for row in ROUTES
+    }
+    routes = [*_served(handlers), *_unserved(operation)]
+    return _front(Router(routes, default=_default(operation), redirect_slashes=False))
+
+
+def _served(handlers: Mapping[Endpoint, Handler]) -> Iterable[BaseRoute]:
+    by_path: dict[str, dict[str, Handler]] = {}
+    for row, handler in handlers.items():
+        by_path.setdefault(row.path, {})[row.method] = guarded(handler, row.envelope)
+    for path, methods in by_path.items():
+        yield Route(path, _by_method(methods, _envelope(path)), methods=None)
+
+
+def _by_method(methods: Mapping[str, Handler], envelope: Envelope) -> Handler:
+    async def run(request: Request) -> Response:
+        method = "GET" if request.method == "HEAD" and "GET" in methods else request.method
+        if (handler := methods.get(method)) is None:
+            allowed = ", ".join(sorted(methods))
+            problem = Problem("http_method", f"{request.method[:20]} is not known here; {allowed} is", allowed=allowed)
+            problem.headers = {"allow": allowed}
+            return refusal(problem, envelope)
+        return await handler(request)
+
+    return run
+
+
+def _unserved(operation: OperationRoutes) -> Iterable[BaseRoute]:
+    for path in UNSERVED:
+        yield Route(path, guarded(operation.unserved, _envelope(path)), methods=None)
+
+
+def _envelope(path: str) -> Envelope:
+    return "openai" if path.startswith(OPENAI_PATHS) else "problem"
+
+
+def _default(operation: OperationRoutes) -> ASGIApp:
+    handler = guarded(operation.unknown, "problem")
+
+    async def run(scope: Scope, receive: Receive, send: Send) -> None:
+        response = await handler(Request(scope, receive))
+        await response(scope, receive, send)
+
+    return run
+
+
+def _front(inner: ASGIApp) -> ASGIApp:
+    """Take HTTP only: a WebSocket is closed at once, so that a client falls back without waiting."""
+
+    async def run(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "websocket":
+            await send({"type": "websocket.close", "code": 1003})
+        elif scope["type"] == "lifespan":
+            await _lifespan(receive, send)
+        else:
+            await inner(scope, receive, send)
+
+    return run
+
+
+async def _lifespan(receive: Receive, send: Send) -> None:
+    while (await receive())["type"] == "lifespan.startup":
+        await send({"type": "lifespan.startup.complete"})
+    await send({"type": "lifespan.shutdown.complete"})
+
+
+__all__ = ["ROUTES", "Endpoint", "routed"]

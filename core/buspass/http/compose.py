@@ -1,0 +1,204 @@
+"""The composition root: from environment and configuration to a running application.
+
+Owns the order in which a host comes up: configuration, keys, stores, rooms, published key. Nothing is global, so a
+process may hold several hosts.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from starlette.types import Receive, Scope, Send
+
+from buspass.calls.house import House
+from buspass.config.settings import Host, Settings
+from buspass.errors import ConfigError
+from buspass.http.adapters import adapter, opened
+from buspass.http.app import routed
+from buspass.identity.domain import DomainKey
+from buspass.identity.keyring import Keyring
+from buspass.identity.local import LocalIssuer
+from buspass.identity.oidc import OidcVerifier
+from buspass.identity.tokens import TaskTokens
+from buspass.identity.txn import TxnTokens
+from buspass.journal import Journal, Sealer, Vault
+from buspass.ledger import Ledger
+from buspass.model import Limits
+from buspass.policy.decide import Policy
+from buspass.policy.embedded import EmbeddedEngine
+from buspass.policy.lint import lint
+from buspass.ports.clock import Clock, SystemClock
+from buspass.ports.outbound import Outbound
+from buspass.ports.secrets import SecretMissing, Secrets
+from buspass.ports.signer import Signer
+from buspass.ports.state import State
+from buspass.tasks import Licences, Tasks
+
+DEFAULT_DATA = "~/.local/share/buspass"
+
+
+class Application:
+    """The ASGI application of one host. `house` is what it is made of, for whoever runs it in process."""
+
+    def __init__(self, house: House, blobs: Any) -> None:
+        self.house = house
+        self.limits = house.limits
+        self._blobs = blobs
+        self._routed = routed(house)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request (ASGI 3); a WebSocket is refused at once."""
+        await self._routed(scope, receive, send)
+
+    async def mint_workload(self, agent: str) -> str:
+        """Vouch for a workload as the local issuer. Raises ConfigError where this host has none."""
+        if not self.house.settings.local_issuer:
+            raise ConfigError(["identity: this host has real issuers; ask one of them for a workload's token"])
+        house = self.house
+        return await LocalIssuer(house.settings.issuer, house.signer, house.keyring, house.clock).mint_workload(agent)
+
+    async def close(self) -> None:
+        """Let go of stores and connections."""
+        await self.house.outbound.close()
+        await self.house.state.close()
+        await self._blobs.close()
+
+
+async def start(
+    environ: Mapping[str, str],
+    limits: Limits,
+    *,
+    bind: str = "127.0.0.1",
+    port: int = 8700,
+    outbound: Outbound | None = None,
+    clock: Clock | None = None,
+) -> Application:
+    """Bring a host up from `BUSPASS_CONFIG`, `BUSPASS_HOST` and `BUSPASS_DATA`. Raises ConfigError.
+
+    `outbound` and `clock` are the machine's own unless handed in.
+    """
+    settings = _settings(environ, bind, port)
+    host = _host(settings, environ)
+    data = _data(environ)
+    local = _loopback(bind)
+    clock = clock or SystemClock()
+    secrets: Secrets = adapter("secrets", "host")(environ)
+    domain_key = await _domain_key(settings, secrets, data, create=local)
+    signer: Signer = await adapter("signer", host.signer.partition(":")[0])(host.signer, data=data, create=local)
+    operator: str | None = await adapter("keys", "operator")(data, create=True) if local else None
+    state: State = await opened("state", host.state)
+    blobs = await opened("blobs", host.blobs)
+    keyring = Keyring(state, signer, host.name, domain_key, clock)
+    await keyring.publish()
+    house = _house(
+        settings,
+        host,
+        limits,
+        clock=clock,
+        state=state,
+        blobs=blobs,
+        secrets=secrets,
+        signer=signer,
+        keyring=keyring,
+        domain_key=domain_key,
+        outbound=outbound or _outbound(),
+        operator=operator,
+    )
+    return Application(house, blobs)
+
+
+def _settings(environ: Mapping[str, str], bind: str, port: int) -> Settings:
+    from buspass.config.build import load  # noqa: PLC0415 - YAML and pydantic stay off hosts with a compiled bundle
+
+    path = environ.get("BUSPASS_CONFIG")
+    if not path:
+        raise ConfigError(["BUSPASS_CONFIG is not set: it names the host's buspass.yaml"])
+    return load(Path(path), environ=environ, bind=bind, port=port)
+
+
+def _data(environ: Mapping[str, str]) -> Path:
+    return Path(environ.get("BUSPASS_DATA", DEFAULT_DATA)).expanduser()
+
+
+def _host(settings: Settings, environ: Mapping[str, str]) -> Host:
+    name = environ.get("BUSPASS_HOST")
+    known = ", ".join(settings.hosts)
+    if name is None and len(settings.hosts) == 1:
+        return next(iter(settings.hosts.values()))
+    if name is None or name not in settings.hosts:
+        raise ConfigError([f"BUSPASS_HOST={name or ''}: it must name one of hosts: {known}"])
+    return settings.hosts[name]
+
+
+async def _domain_key(settings: Settings, secrets: Secrets, data: Path, *, create: bool) -> DomainKey:
+    if settings.domain_key is None:
+        found: DomainKey = await adapter("keys", "domain")(data, create=create)
+        return found
+    try:
+        return DomainKey.from_text(await secrets.get(settings.domain_key))
+    except SecretMissing as error:
+        raise ConfigError([f"domain_key: {error}"]) from error
+    except ValueError as error:
+        raise ConfigError([f"domain_key: secret {settings.domain_key}: {error}"]) from error
+
+
+def _loopback(bind: str) -> bool:
+    if bind == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(bind).is_loopback
+    except ValueError:
+        return False
+
+
+def _outbound() -> Outbound:
+    from buspass.ports.outbound_httpx import HttpxOutbound  # noqa: PLC0415 - httpx is loaded where it is used
+
+    return HttpxOutbound()
+
+
+def _house(
+    settings: Settings,
+    host: Host,
+    limits: Limits,
+    *,
+    clock: Clock,
+    state: State,
+    blobs: Any,
+    secrets: Secrets,
+    signer: Signer,
+    keyring: Keyring,
+    domain_key: DomainKey,
+    outbound: Outbound,
+    operator: str | None,
+) -> House:
+    journal = Journal(domain_key.derive("journal-mac"))
+    if faults := lint(settings.policy):  # the engine would take an unknown name for false, and a denial would vanish
+        raise ConfigError(faults)
+    engine = EmbeddedEngine(settings.policy) if settings.policy else None
+    local = LocalIssuer(settings.issuer, signer, keyring, clock) if settings.local_issuer else None
+    return House(
+        settings=settings,
+        host=host,
+        limits=limits,
+        clock=clock,
+        state=state,
+        outbound=outbound,
+        secrets=secrets,
+        signer=signer,
+        keyring=keyring,
+        tokens=TaskTokens(settings.issuer, signer, keyring, clock),
+        txn=TxnTokens(settings.issuer, signer, clock),
+        oidc=OidcVerifier(settings.identity, outbound, clock, local=local),
+        policy=Policy(engine, settings.policy),
+        tasks=Tasks(state, clock, journal.stamp),
+        licences=Licences(state),
+        ledger=Ledger(state, clock, journal.stamp),
+        journal=journal,
+        sealer=Sealer(state, signer, clock),
+        vault=Vault(blobs, domain_key.derive("task-key-wrap")),
+        operator_key=operator,
+    )

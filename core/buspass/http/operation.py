@@ -1,0 +1,123 @@
+"""Health, published documents, and everything that is not served: by name."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from buspass.calls.house import House
+from buspass.errors import Problem
+from buspass.http.exchange import answer
+from buspass.ports.state import Unavailable
+
+UNSERVED: Final = (
+    "/v1/responses",
+    "/v1/responses/{rest:path}",
+    "/v1/embeddings",
+    "/v1/messages",
+    "/v1/messages/{rest:path}",
+    "/v1/completions",
+    "/v1/images/{rest:path}",
+    "/v1/audio/{rest:path}",
+    "/v1/files",
+    "/v1/files/{rest:path}",
+    "/v1/batches",
+    "/v1/realtime",
+    "/v1/tasks/{id}/tasks",
+    "/v1/actions/{id}/{verb}",
+    "/v1/spend",
+    "/v1/latency",
+    "/v1/breakers",
+    "/v1/events",
+    "/v1/stops",
+    "/v1/keys",
+    "/v1/policy/try",
+    "/v1/config",
+    "/openai/{rest:path}",
+    "/mcp",
+    "/mcp/{rest:path}",
+    "/metrics",
+    "/console/{rest:path}",
+)
+"""Endpoints that clients may well try, refused by name as `unsupported_endpoint`."""
+
+
+class OperationRoutes:
+    """Handlers of the section Reports and operation."""
+
+    def __init__(self, house: House) -> None:
+        self._house = house
+
+    async def live(self, request: Request) -> Response:  # noqa: ARG002 - a handler's signature
+        """Say that the process answers."""
+        return answer({"status": "ok"})
+
+    async def ready(self, request: Request) -> Response:  # noqa: ARG002
+        """Say whether calls can be governed: state is read, and the signing key is published."""
+        house = self._house
+        checks: dict[str, str] = {}
+        try:
+            await house.state.read("domain", "ready")
+            checks["state"] = "ok"
+        except Unavailable as error:
+            checks["state"] = f"unavailable: {error}"
+        good = all(value == "ok" for value in checks.values())
+        document = {
+            "status": "ok" if good else "unavailable",
+            "host": house.host.name,
+            "revision": house.settings.revision,
+            "checks": checks,
+        }
+        return answer(document, 200 if good else 503)
+
+    async def jwks(self, request: Request) -> Response:  # noqa: ARG002
+        """Give the keys of all hosts of the domain."""
+        return answer(await self._house.keyring.jwks())
+
+    async def openid(self, request: Request) -> Response:  # noqa: ARG002
+        """Describe the issuer (OpenID Connect Discovery 1.0)."""
+        return answer(self._metadata())
+
+    async def authorization_server(self, request: Request) -> Response:  # noqa: ARG002
+        """Describe the authorization server (RFC 8414)."""
+        return answer(self._metadata())
+
+    async def protected_resource(self, request: Request) -> Response:  # noqa: ARG002
+        """Describe the resource (RFC 9728)."""
+        issuer = self._house.settings.issuer
+        return answer(
+            {
+                "resource": self._house.host.url.rstrip("/"),
+                "authorization_servers": [issuer],
+                "scopes_supported": ["models", "tools"],
+                "bearer_methods_supported": ["header"],
+                "jwks_uri": f"{issuer}/.well-known/jwks.json",
+            }
+        )
+
+    def _metadata(self) -> dict[str, Any]:
+        issuer = self._house.settings.issuer
+        return {
+            "issuer": issuer,
+            "jwks_uri": f"{issuer}/.well-known/jwks.json",
+            "token_endpoint": f"{issuer}/oauth2/token",
+            "grant_types_supported": ["urn:ietf:params:oauth:grant-type:token-exchange"],
+            "token_endpoint_auth_methods_supported": ["none"],
+            "response_types_supported": ["none"],
+            "subject_types_supported": ["public"],
+            "id_token_signing_alg_values_supported": ["ES256"],
+            "scopes_supported": ["models", "tools"],
+        }
+
+    async def unserved(self, request: Request) -> Response:
+        """Refuse a known endpoint that is not served."""
+        raise Problem(
+            "unsupported_endpoint",
+            f"{request.url.path} is not served by this release; see /openapi.json for what is",
+        )
+
+    async def unknown(self, request: Request) -> Response:
+        """Refuse every other path."""
+        raise Problem("not_found", f"{request.url.path[:200]} is nothing here; see /openapi.json for what is")

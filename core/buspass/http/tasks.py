@@ -1,0 +1,181 @@
+"""`/v1/tasks…` and `/oauth2/token`."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+from urllib.parse import parse_qs
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from buspass.callers import caller
+from buspass.calls.house import House
+from buspass.errors import Problem
+from buspass.http.exchange import answer, bearer, body, document, idempotency_key
+from buspass.lifecycle import Lifecycle, Started
+from buspass.reading import CHECKPOINT_BYTES, Reading
+from buspass.reading import document as shown
+from buspass.tasks.lifecycle import Status, Verb
+from buspass.tools.schema import parse_json
+
+STATUSES: Final[tuple[Status, ...]] = ("open", "suspended", "completed", "killed", "expired")
+EXCHANGE: Final = "urn:ietf:params:oauth:grant-type:token-exchange"
+ACCESS_TOKEN: Final = "urn:ietf:params:oauth:token-type:access_token"  # noqa: S105 - a token's type (RFC 8693)
+JWT: Final = "urn:ietf:params:oauth:token-type:jwt"
+
+
+class TaskRoutes:
+    """Handlers of the section Tasks."""
+
+    def __init__(self, house: House, lifecycle: Lifecycle, reading: Reading) -> None:
+        self._house = house
+        self._lifecycle = lifecycle
+        self._reading = reading
+
+    async def start(self, request: Request) -> Response:
+        """Start a task."""
+        token = bearer(request)
+        started = await self._lifecycle.start(token, await document(request), idempotency_key(request))
+        return answer(self._started(started), 201, {"location": f"/v1/tasks/{started.view.task.id}"})
+
+    async def list(self, request: Request) -> Response:
+        """Give a page of tasks."""
+        who = await caller(self._house, bearer(request))
+        query = request.query_params
+        if unknown := set(query) - {"status", "workflow", "limit", "cursor"}:
+            raise Problem("invalid_request", f"unknown query parameter {min(unknown)!r}")
+        limit = query.get("limit", "50")
+        if not limit.isdigit() or not 1 <= int(limit) <= 100:
+            raise Problem("invalid_request", "limit is a number from 1 to 100")
+        status = query.get("status")
+        if status is not None and status not in STATUSES:
+            raise Problem("invalid_request", f"status is one of {', '.join(STATUSES)}")
+        page = await self._reading.tasks(
+            who, status=status, workflow=query.get("workflow"), limit=int(limit), cursor=_cursor(query.get("cursor"))
+        )
+        return answer(page)
+
+    async def show(self, request: Request) -> Response:
+        """Give one task."""
+        who = await caller(self._house, bearer(request))
+        return answer(await self._reading.task(who, _id(request)))
+
+    async def resume(self, request: Request) -> Response:
+        """Take a task over."""
+        token = bearer(request)
+        reason = await _reason(request)
+        return answer(self._started(await self._lifecycle.resume(token, _id(request), reason)))
+
+    async def complete(self, request: Request) -> Response:
+        """End a task well."""
+        return await self._change(request, "complete")
+
+    async def suspend(self, request: Request) -> Response:
+        """Park a task."""
+        return await self._change(request, "suspend")
+
+    async def kill(self, request: Request) -> Response:
+        """End a task now."""
+        return await self._change(request, "kill")
+
+    async def _change(self, request: Request, verb: Verb) -> Response:
+        who = await caller(self._house, bearer(request))
+        task = _id(request)
+        head = await self._lifecycle.change(who, task, verb, await _reason(request))
+        if verb == "kill":
+            return answer(await self._reading.killed(task, head))
+        return answer(shown(await self._house.tasks.look(task)))
+
+    async def checkpoint(self, request: Request) -> Response:
+        """Give the agent's own state."""
+        who = await caller(self._house, bearer(request))
+        etag, data = await self._reading.checkpoint(who, _id(request))
+        headers = {"etag": f'"{etag}"', "cache-control": "no-store"}
+        return Response(data, media_type="application/json", headers=headers)
+
+    async def save(self, request: Request) -> Response:
+        """Keep the agent's own state."""
+        who = await caller(self._house, bearer(request))
+        data = await body(request, CHECKPOINT_BYTES)
+        parse_json(data, limit=CHECKPOINT_BYTES)
+        etag = await self._reading.save(who, _id(request), data, _expected(request))
+        return answer({"etag": etag}, headers={"etag": f'"{etag}"'})
+
+    async def think(self, request: Request) -> Response:
+        """Add a thought."""
+        who = await caller(self._house, bearer(request))
+        return answer(await self._reading.think(who, _id(request), await document(request)), 201)
+
+    async def trace(self, request: Request) -> Response:
+        """Give the journal."""
+        who = await caller(self._house, bearer(request))
+        return answer(await self._reading.trace(who, _id(request)))
+
+    async def verify(self, request: Request) -> Response:
+        """Prove the journal."""
+        who = await caller(self._house, bearer(request))
+        return answer(await self._reading.verdict(who, _id(request)))
+
+    async def token(self, request: Request) -> Response:
+        """Renew a task token (RFC 8693)."""
+        if "application/x-www-form-urlencoded" not in request.headers.get("content-type", ""):
+            raise Problem("invalid_request", "the body is a form: application/x-www-form-urlencoded (RFC 8693)")
+        try:
+            form = {name: values[0] for name, values in parse_qs((await body(request)).decode()).items()}
+        except UnicodeDecodeError as error:
+            raise Problem("invalid_request", "the form is not UTF-8") from error
+        if form.get("grant_type") != EXCHANGE:
+            raise Problem("unsupported", f"grant_type must be {EXCHANGE}: renewal of a task token")
+        if not form.get("subject_token") or not form.get("actor_token"):
+            raise Problem(
+                "invalid_request", "subject_token (the task token) and actor_token (the workload's) are needed"
+            )
+        started = await self._lifecycle.renew(form["subject_token"], form["actor_token"])
+        return answer(
+            {
+                "access_token": started.token,
+                "issued_token_type": ACCESS_TOKEN,
+                "token_type": "Bearer",
+                "expires_in": started.expires_in,
+            }
+        )
+
+    def _started(self, started: Started) -> dict[str, Any]:
+        base = self._house.host.url.rstrip("/") + "/v1"
+        return {
+            "task": shown(started.view),
+            "token": started.token,
+            "expires_in": started.expires_in,
+            "base_url": base,
+        }
+
+
+def _id(request: Request) -> str:
+    task = str(request.path_params["id"])
+    if not (task.startswith("t_") and task[2:].isalnum() and task.isascii() and len(task) <= 64):
+        raise Problem("not_found", "there is no such task that you may see")
+    return task
+
+
+async def _reason(request: Request) -> str:
+    asked = await document(request, optional=True)
+    if set(asked) - {"reason"} or not isinstance(asked.get("reason", ""), str):
+        raise Problem("invalid_request", "the body is {reason?}, a string")
+    return str(asked.get("reason", ""))
+
+
+def _cursor(cursor: str | None) -> str:
+    if not cursor:
+        return ""
+    day, _, key = cursor.partition("/")
+    good = len(day) == 10 and day.replace("-", "").isdigit() and key.replace(".", "").replace("_", "").isalnum()
+    if not good or len(cursor) > 128:
+        raise Problem("invalid_request", "cursor is the next_cursor of an earlier page")
+    return cursor
+
+
+def _expected(request: Request) -> str | None:
+    if request.headers.get("if-none-match", "").strip() == "*":
+        return ""
+    match = request.headers.get("if-match")
+    return None if match is None or match.strip() == "*" else match.strip().strip('"')

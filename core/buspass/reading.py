@@ -1,0 +1,283 @@
+"""Looking at tasks: one, many, their journal, their actions, their checkpoint; and adding a thought.
+
+Owns the shapes that api.md gives them. Refuses to change status and money.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any, Final
+
+from buspass.callers import Caller, TaskCaller, WorkloadCaller, fence_of, visible
+from buspass.calls.house import House
+from buspass.errors import Problem
+from buspass.journal import Erased, timeline, verify
+from buspass.journal.seals import read_all
+from buspass.journal.timeline import moment
+from buspass.ledger import balance
+from buspass.ledger.holds import entries
+from buspass.lifecycle import Lifecycle
+from buspass.model import ACCOUNTS, MICRO
+from buspass.ports.state import Item, Value
+from buspass.tasks import Task, View, keyless
+
+CHECKPOINT_BYTES: Final = 256 * 1024
+THOUGHT_CHARACTERS: Final = 20_000
+PAGE: Final = 100
+
+
+class Reading:
+    """What one host shows of tasks."""
+
+    def __init__(self, house: House, lifecycle: Lifecycle) -> None:
+        self._house = house
+        self._lifecycle = lifecycle
+
+    # ── tasks ───────────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def task(self, who: Caller, task: str) -> dict[str, Any]:
+        """Give one task, after the lazy sweep."""
+        return document(await self._lifecycle.settle_overdue(await visible(self._house, who, task)))
+
+    async def tasks(
+        self, who: Caller, *, status: str | None, workflow: str | None, limit: int, cursor: str
+    ) -> dict[str, Any]:
+        """Give a page, newest first: of all (operator), of those it started (workload), of its own (task token)."""
+        if isinstance(who, TaskCaller):
+            return {"data": [await self.task(who, who.claims.task)], "next_cursor": None}
+        data: list[dict[str, Any]] = []
+        after: str | None = cursor
+        while len(data) < limit and after is not None:
+            ids, after = await self._house.tasks.listing(after, min(PAGE, limit - len(data)), self._days())
+            rows = [await self._row(who, task) for task in ids]
+            data += [row for row in rows if row and _wanted(row, status, workflow)]
+        return {"data": data, "next_cursor": after}
+
+    async def _row(self, who: Caller, task: str) -> dict[str, Any] | None:
+        try:
+            view = await self._house.tasks.look(task)
+        except Problem as problem:
+            if problem.code != "not_found":
+                raise
+            return None  # a hint whose task was never born
+        if isinstance(who, WorkloadCaller) and who.principal.name != view.task.principal.name:
+            return None
+        return document(view)
+
+    def _days(self) -> int:
+        """Days that a listing goes back: the longest that any workflow keeps its journal."""
+        retained = [workflow.retain for workflow in self._house.settings.workflows.values()]
+        return round(max(retained, default=0) / 86_400) + 2
+
+    async def killed(self, task: str, head: Item) -> dict[str, Any]:
+        """Give what a kill answers: the task, what is still in flight, and when that is over at the latest."""
+        view = await self._house.tasks.look(task)
+        open_now = entries(head)
+        latest = max((entry.deadline for entry in open_now), default=self._house.clock.now())
+        return {**document(view), "in_flight": len(open_now), "drained_by": moment(latest)}
+
+    # ── journal ─────────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def trace(self, who: Caller, task: str) -> dict[str, Any]:
+        """Give the journal in order, each action with the thought that caused it."""
+        house = self._house
+        view = await self._lifecycle.settle_overdue(await visible(house, who, task))
+        journal = await read_all(house.state, task)
+        await house.ledger.finish_credits(task, view.head, journal.covered)
+        payloads = {}
+        for key, record in journal.records.items():
+            if name := record.get("payload"):
+                payloads[key] = await self._payload(view.task, str(name))
+        limits = balance(view.head).limits
+        return {"task": document(view), "records": timeline(journal.records, payloads, limits)}
+
+    async def _payload(self, task: Task, name: str) -> dict[str, Any]:
+        try:
+            found = await self._house.vault.get(self._house.task_key(task), name)
+        except Erased:
+            return {"erased": True}
+        payload = json.loads(found) if found else {}
+        return {part: payload[part] for part in ("thought", "arguments", "result", "tool_calls") if part in payload}
+
+    async def verdict(self, who: Caller, task: str) -> dict[str, Any]:
+        """Prove that a journal is whole."""
+        house = self._house
+        view = await self._lifecycle.settle_overdue(await visible(house, who, task))
+        journal = await read_all(house.state, task)
+        await house.ledger.finish_credits(task, view.head, journal.covered)
+        head = (await house.tasks.look(task)).head
+        spent = balance(head).spent
+        found = await verify(house.journal, task, head, spent, journal, house.keyring.check)
+        return {"ok": not found.problems, **asdict(found), "problems": list(found.problems)}
+
+    async def think(self, who: Caller, task: str, body: Mapping[str, Any]) -> dict[str, Any]:
+        """Add reasoning that the gateway could not see by itself. It licenses nothing."""
+        house = self._house
+        fence = fence_of(who)
+        if fence is None:
+            raise Problem("denied", "only the task's own agent adds thoughts", reasons=["caller"])
+        text, parent = body.get("text"), body.get("parent", "")
+        if set(body) - {"text", "parent"} or not isinstance(text, str) or not isinstance(parent, str) or not text:
+            raise Problem("invalid_request", "the body is {text, parent?}, strings; text is not empty")
+        if len(text) > THOUGHT_CHARACTERS or len(parent) > 128:
+            raise Problem("invalid_request", f"text has at most {THOUGHT_CHARACTERS} characters, parent 128")
+        view = await visible(house, who, task)
+        if view.head["status"] != "open":
+            raise Problem("task_not_open", f"the task is {view.head['status']}")
+        call = keyless(house.clock, "t")
+        record: dict[str, Value] = {
+            "kind": "thought",
+            "state": "noted",
+            "name": "thought",
+            "host": house.host.name,
+            "at": house.clock.now(),
+            "cause": parent,
+            "attempt": "",
+            "use": {},
+        }
+        if view.task.payloads != "none":
+            record |= await self._log_thought(view.task, call, text)
+        await house.tasks.note(task, call, record, fence)
+        return {"id": call}
+
+    async def _log_thought(self, task: Task, call: str, text: str) -> dict[str, Value]:
+        try:
+            key = self._house.task_key(task)
+        except Erased:
+            return {}
+        name = f"{task.id}/payload/{call}"
+        data = json.dumps({"thought": text}, ensure_ascii=False).encode()
+        part: dict[str, Value] = {"digests": {"payload": self._house.vault.commit(key, name, data)}}
+        if task.payloads == "full":
+            await self._house.vault.put(key, name, data)
+            part["payload"] = name
+        return part
+
+    # ── actions ─────────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def actions(self, who: Caller, task: str, status: str | None) -> dict[str, Any]:
+        """Give a task's actions, in flight and finished."""
+        view = await visible(self._house, who, task)
+        journal = await read_all(self._house.state, task)
+        rows = [_in_flight(task, entry) for entry in entries(view.head) if entry.kind == "action"]
+        rows += [
+            _action(task, key, record) for key, record in journal.records.items() if record.get("kind") == "action"
+        ]
+        rows.sort(key=lambda row: row["created_at"])
+        return {"data": [row for row in rows if status in (None, row["status"])], "next_cursor": None}
+
+    async def action(self, who: Caller, action: str) -> dict[str, Any]:
+        """Give one action of the caller's own task."""
+        if not isinstance(who, TaskCaller):
+            raise Problem("denied", "read an action with its task's token", reasons=["caller"])
+        rows = await self.actions(who, who.claims.task, None)
+        for row in rows["data"]:
+            if row["id"] == action:
+                return dict(row)
+        raise Problem("not_found", "this task has no such action")
+
+    # ── checkpoint ──────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def checkpoint(self, who: Caller, task: str) -> tuple[str, bytes]:
+        """Give the agent's own state, as (ETag, JSON)."""
+        house = self._house
+        view = await visible(house, who, task)
+        if not (etag := view.head.get("checkpoint")):
+            raise Problem("not_found", "this task has no checkpoint yet")
+        try:
+            data = await house.vault.get(house.task_key(view.task), f"{task}/checkpoint/{etag}")
+        except Erased:
+            data = None
+        if data is None:
+            raise Problem("not_found", "this task's checkpoint was erased")
+        return str(etag), data
+
+    async def save(self, who: Caller, task: str, data: bytes, expected: str | None) -> str:
+        """Keep the agent's state and give its ETag. `expected`: the ETag it must replace, "" for none."""
+        house = self._house
+        fence = fence_of(who)
+        if fence is None:
+            raise Problem("denied", "only the task's own agent saves its checkpoint", reasons=["caller"])
+        view = await visible(house, who, task)
+        if view.head["status"] not in {"open", "suspended"}:
+            raise Problem("task_not_open", f"the task is {view.head['status']}")
+        etag = house.clock.random(12).hex()
+        try:
+            await house.vault.put(house.task_key(view.task), f"{task}/checkpoint/{etag}", data)
+        except Erased as error:
+            raise Problem("not_found", "this task was erased") from error
+        old = await house.tasks.point(task, fence, etag, expected)
+        if old:
+            await house.vault.delete(f"{task}/checkpoint/{old}")
+        return etag
+
+
+def document(view: View) -> dict[str, Any]:
+    """Give a task as `GET /v1/tasks/{id}` does."""
+    task, head = view.task, view.head
+    money = balance(head)
+    limits = _budget(money.limits) | {"wall": task.wall, "depth": task.depth}
+    subject = task.subject
+    return {
+        "id": task.id,
+        "workflow": task.workflow,
+        "status": head["status"],
+        "principal": {
+            "identity": task.principal.identity,
+            "issuer": task.principal.issuer,
+            "agent": task.principal.agent,
+            "claims": dict(task.principal.claims),
+        },
+        "subject": {"type": subject.type, "id": subject.id, "proof": subject.proof} if subject else None,
+        "metadata": dict(task.metadata),
+        "grant": {"models": list(task.grant.models), "tools": list(task.grant.tools)},
+        "budget": {
+            "limits": limits,
+            "spent": _budget(money.spent),
+            "held": _budget(money.held),
+            "allocated": _budget(money.allocated),
+            "available": _budget(money.available),
+        },
+        "fence": head["fence"],
+        "host": task.host,
+        "revision": task.revision,
+        "created_at": moment(task.created_at),
+        "expires_at": moment(task.deadline),
+    }
+
+
+def _budget(amounts: Mapping[str, int]) -> dict[str, int | float]:
+    ordered = {name: amounts[name] for name in ACCOUNTS if name in amounts}
+    return {name: amount / MICRO if name == "cost" else amount for name, amount in ordered.items()}
+
+
+def _wanted(row: Mapping[str, Any], status: str | None, workflow: str | None) -> bool:
+    return status in (None, row["status"]) and workflow in (None, row["workflow"])
+
+
+def _action(task: str, key: str, record: Item) -> dict[str, Any]:
+    return {
+        "id": key.split(":", 1)[1],
+        "task": task,
+        "tool": record.get("name"),
+        "status": record.get("status"),
+        "cause": record.get("cause") or None,
+        "code": record.get("code"),
+        "created_at": moment(int(str(record["at"]))),
+        "ended_at": moment(int(str(record.get("ended") or record["at"]))),
+    }
+
+
+def _in_flight(task: str, entry: Any) -> dict[str, Any]:
+    return {
+        "id": entry.call,
+        "task": task,
+        "tool": entry.name,
+        "status": entry.state,
+        "cause": entry.cause or None,
+        "code": None,
+        "created_at": moment(entry.at),
+        "ended_at": None,
+    }
