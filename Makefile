@@ -1,23 +1,96 @@
+# Everything a developer does, by the name that comes to mind. `make` or `make help` lists it.
+.DEFAULT_GOAL := help
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+
+# uv does not look into pyenv's folders by itself, and pyenv's shims refuse: name the interpreters outright.
 PYENV := $(or $(PYENV_ROOT),$(HOME)/.pyenv)
 empty :=
 PYTHONS := $(subst $(empty) $(empty),:,$(strip $(wildcard $(PYENV)/versions/3.13*/bin) $(wildcard $(PYENV)/versions/3.12*/bin)))
 export PATH := $(if $(PYTHONS),$(PYTHONS):)$(PATH)
 UV := $(or $(shell command -v uv 2>/dev/null),.cache/uv/bin/uv)
+BIN := .venv/bin
+BIN312 := .venv312/bin
+SOURCES := core aws azure onprem examples tests
 
 # The lock holds names, versions and hashes and no addresses: any mirror serves it.
 LOCK := requirements.lock
 
-.venv: $(UV) pyproject.toml $(LOCK)
-	$(UV) venv -q --python 3.13 --clear .venv
-	VIRTUAL_ENV=.venv $(UV) pip install -q --require-hashes -r $(LOCK)
-	VIRTUAL_ENV=.venv $(UV) pip install -q --no-deps -e .
-	touch .venv
+# A checkout's own settings, not the caller's, decide what is imported.
+unexport PYTHONPATH VIRTUAL_ENV
+export PYTHONSAFEPATH := 1
+
+define no-python
+{ echo "Buspass needs Python $(1), and there is none on this machine that uv can find or fetch." >&2; \
+  echo "Install it (pyenv install $(1), uv python install $(1), or your system's packages), then run make again." >&2; \
+  exit 1; }
+endef
+
+.PHONY: help
+help:  ## list what can be made
+	@awk -F ':.*##' '/^[a-z0-9_.-]+:.*##/ {printf "  make %-8s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+
+.PHONY: demo
+demo: .venv  ## set everything up and run the return exceptions on three hosts (ARGS="--rogue", ARGS="--ask '…'")
+	$(BIN)/buspass demo returns $(ARGS)
+
+.PHONY: test
+test: lint  ## lint, then every test that is not marked verify, with core's coverage at 90 % or more
+	@rm -rf .cache/coverage && mkdir -p .cache/coverage
+	COVERAGE_FILE=$(CURDIR)/.cache/coverage/data $(BIN)/coverage run -m pytest -n 2 --dist loadfile -m "not verify"
+	@COVERAGE_FILE=$(CURDIR)/.cache/coverage/data $(BIN)/coverage combine -q
+	@COVERAGE_FILE=$(CURDIR)/.cache/coverage/data $(BIN)/coverage report \
+		--include='core/buspass/*' --omit='core/buspass/testing/*' --fail-under=90
+
+.PHONY: verify
+verify: .venv .venv312  ## the slow and heavy rest: marked tests, Python 3.12, the wheel in a clean environment, the whole demo
+	UV=$(abspath $(UV)) $(BIN)/python -m pytest -m verify
+	$(BIN312)/python -m compileall -q $(SOURCES)
+	$(BIN312)/mypy --cache-dir .mypy_cache/312
+	$(BIN312)/python -m pytest -n 2 --dist loadfile -m "not verify" tests/core tests/contract tests/hosts
+	$(BIN)/buspass demo returns
+	$(BIN)/buspass demo returns --rogue
+
+.PHONY: lint
+lint: .venv  ## ruff, its formatter, mypy --strict, and which way imports run
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+.PHONY: format
+format: .venv  ## format, and mend what ruff can mend safely
+	$(BIN)/ruff format
+	$(BIN)/ruff check --fix
 
 .PHONY: lock
 lock: $(UV)  ## resolve the dependencies anew
 	$(UV) pip compile -q --universal --python-version 3.12 --generate-hashes --no-header --no-annotate \
 		--all-extras --group dev pyproject.toml -o $(LOCK)
 
+.PHONY: clean
+clean:  ## remove everything that was made
+	rm -rf .venv .venv312 .cache .demo .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache \
+		.coverage .coverage.* dist build
+	find $(SOURCES) bench -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# An environment that is there is brought up to date, not built anew: somebody may be working in it.
+.venv: pyproject.toml $(LOCK) | $(UV)
+	@test -x $(BIN)/python || $(UV) venv -q --python 3.13 .venv || $(call no-python,3.13)
+	$(UV) pip install -q --python $(BIN)/python --require-hashes -r $(LOCK)
+	$(UV) pip install -q --python $(BIN)/python --no-deps -e .
+	@$(BIN)/python -c 'import buspass, buspass_aws, buspass_azure, buspass_onprem'
+	@touch .venv
+
+.venv312: pyproject.toml $(LOCK) | $(UV)
+	@test -x $(BIN312)/python || $(UV) venv -q --python 3.12 .venv312 || $(call no-python,3.12)
+	$(UV) pip install -q --python $(BIN312)/python --require-hashes -r $(LOCK)
+	$(UV) pip install -q --python $(BIN312)/python --no-deps -e .
+	@$(BIN312)/python -c 'import buspass, buspass_aws, buspass_azure, buspass_onprem'
+	@touch .venv312
+
 .cache/uv/bin/uv:
-	python3 -m venv .cache/uv || { rm -rf .cache/uv; python3 -m pip install -q --target .cache/uv uv; }
-	test -x $@ || .cache/uv/bin/pip install -q uv
+	@command -v python3 >/dev/null || $(call no-python,3.13)
+	@mkdir -p .cache
+	@python3 -m venv .cache/uv 2>/dev/null || { rm -rf .cache/uv; python3 -m pip install -q --target .cache/uv uv; }
+	@test -x $@ || .cache/uv/bin/pip install -q uv
