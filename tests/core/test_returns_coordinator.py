@@ -246,9 +246,9 @@ async def test_a_run_is_judged_by_logs_and_journal(tmp_path: Path, capsys: pytes
         await run.requests(REQUESTS)
         attempts = await Rogue(stack, WORLD, http).all()
         summary = await run.summary(1.0)
-        kept = [row for row in gateway.tasks["task_0"]["records"] if row["kind"] != "action"]
-        gateway.tasks["task_0"]["records"] = kept
-        await run.trace("task_0")
+        lost = gateway.tasks[run.rows[0]["task"]]
+        lost["records"] = [row for row in lost["records"] if row["kind"] != "action"]
+        await run.trace(lost["id"])
         assert (await run.summary(1.0))["ungoverned"] == 4
     assert {row["outcome"] for row in run.rows if row["right"]} == {
         "refunded", "legal_risk", "above_limit", "above_total", "unknown_customer", "unknown_order", "hostile_note",
