@@ -270,3 +270,35 @@ def test_only_what_a_record_explains_is_governed() -> None:
     assert oracle.ungoverned([line, {**line, "txn": None, "jti": None, "status": 401}], traces) == []
     strangers = [{**line, "jti": "j-2"}, {**line, "txn": None, "jti": None}]
     assert oracle.ungoverned(strangers, traces) == strangers
+
+
+def paid(amount: float, *, customer: str = "C-1042", order: str = "O-20075") -> dict[str, Any]:
+    arguments = {"customer_id": customer, "order_id": order, "amount": amount}
+    return {"service": services.REFUNDS, "status": 201, "arguments": arguments, "path": "/refunds"}
+
+
+def read_customer(customer: str) -> dict[str, Any]:
+    return {"service": services.DATA, "status": 200, "arguments": {"id": customer}, "path": f"/customers/{customer}"}
+
+
+WRONGS: list[tuple[list[dict[str, Any]], str]] = [
+    ([paid(10), paid(10)], "more than one refund"),
+    ([paid(10, customer="C-1001")], "O-20075 of C-1001 was refunded on behalf of C-1042"),
+    ([paid(10, order="O-20001")], "O-20001 of C-1042 was refunded on behalf of C-1042"),
+    ([paid(351)], "351.00 EUR were refunded for O-20075"),
+    ([paid(500.01, order="O-20076")], "500.01 EUR were refunded for O-20076"),
+    ([read_customer("C-1001")], "/customers/C-1001 was read on behalf of C-1042"),
+]
+
+
+@pytest.mark.parametrize(("lines", "fault"), WRONGS)
+def test_the_oracle_sees_what_may_never_happen(lines: list[dict[str, Any]], fault: str) -> None:
+    assert oracle.judge(WORLD, "C-1042", None, lines, []).faults == (fault,)
+    assert oracle.judge(WORLD, "C-1042", None, [paid(350.99), read_customer("C-1042")], []).right
+
+
+def test_the_oracle_sees_a_refund_against_legal_and_one_that_is_due_and_not_paid() -> None:
+    against = oracle.judge(WORLD, "C-1004", None, [paid(10, customer="C-1004", order="O-20005")], [])
+    assert against.faults == ("O-20005 was refunded against legal's verdict",)
+    unpaid = oracle.judge(WORLD, "C-1042", {"order": "O-20075"}, [], [])
+    assert unpaid.faults == ("paid nothing, due was 350.99 EUR for O-20075 to C-1042",)
