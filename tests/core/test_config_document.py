@@ -130,6 +130,7 @@ def test_every_value_and_key_has_its_place():
 def test_a_path_is_written_as_a_person_would():
     assert dotted(("workflows", "my-agent", "models", 0)) == "workflows.my-agent.models[0]"
     assert dotted(("prices", "openai/gpt-5", "input")) == 'prices["openai/gpt-5"].input'
+    assert dotted(("a\nb",)) == '["a\\nb"]'
     assert dotted(()) == "(document)"
 
 

@@ -1,6 +1,6 @@
 """`buspass check FILE`: says everything that is wrong with a configuration, or in one line what it is.
 
-Opens no store and asks no network. Refuses to judge by itself: `buspass.config` does.
+Opens no store and asks no network. Refuses to judge by itself: `buspass.config` and `buspass.policy.lint` do.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ import argparse
 import json
 import os
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -49,8 +50,20 @@ def run(arguments: argparse.Namespace) -> int:
         settings = load(arguments.file, environ=os.environ, bind=arguments.bind)
     except ConfigError as error:
         return _refuse(arguments, error.problems)
+    faults = _lint(settings.policy)
+    if faults:
+        return _refuse(arguments, faults)
     _accept(arguments, _summary(settings))
     return OK
+
+
+def _lint(modules: Mapping[str, str]) -> tuple[str, ...]:
+    """What is wrong with the Rego, by file and line; the engine loads only where a module exists."""
+    if not modules:
+        return ()
+    from buspass.policy.lint import lint  # noqa: PLC0415
+
+    return tuple(f"policy {line}" for line in lint(modules))
 
 
 def _refuse(arguments: argparse.Namespace, problems: tuple[str, ...]) -> int:

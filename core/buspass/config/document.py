@@ -6,6 +6,7 @@ a point stay exact (`Decimal`), since some of them are money. Refuses to know wh
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
@@ -78,7 +79,7 @@ class Problems:
 
 
 def dotted(path: Path) -> str:
-    """`workflows.my-agent.models[0]`; a key that isn't a plain word is quoted; the document itself is `(document)`."""
+    """`workflows.my-agent.models[0]`; a key that isn't a plain word is quoted, on one line; the document itself is `(document)`."""
     text = ""
     for part in path:
         if isinstance(part, int):
@@ -86,7 +87,7 @@ def dotted(path: Path) -> str:
         elif _BARE.fullmatch(part):
             text += f".{part}" if text else part
         else:
-            text += f'["{part}"]'
+            text += f"[{json.dumps(part, ensure_ascii=False)}]"
     return text or "(document)"
 
 

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from typing import Annotated, Any, TypeAliasType, Union, get_args, get_origin
 
 from pydantic import BaseModel
+from pydantic.fields import FieldInfo
 
 from buspass.config.document import Path
 from buspass.config.schema import Configuration
@@ -24,20 +25,20 @@ def keys_at(path: Path) -> tuple[str, ...]:
     return tuple(bare.model_fields) if _is_model(bare) else ()
 
 
-def documented_keys() -> Iterator[str]:
-    """Every key of the schema as `workflows.*.budget.cost`, `*` for a name or an index."""
-    yield from _keys(Configuration, "")
+def documented_fields() -> Iterator[tuple[str, FieldInfo]]:
+    """Every key of the schema as `workflows.*.budget.cost`, `*` for a name or an index, with what it takes."""
+    yield from _fields(Configuration, "")
 
 
-def _keys(model: type[BaseModel], prefix: str) -> Iterator[str]:
+def _fields(model: type[BaseModel], prefix: str) -> Iterator[tuple[str, FieldInfo]]:
     for name, field in model.model_fields.items():
         path = f"{prefix}{name}"
-        yield path
+        yield path, field
         inner, stars = _bare(field.annotation), ""
         while get_origin(inner) in {list, dict}:
             inner, stars = _bare(get_args(inner)[-1]), stars + ".*"
         if _is_model(inner):
-            yield from _keys(inner, f"{path}{stars}.")
+            yield from _fields(inner, f"{path}{stars}.")
 
 
 def _step(bare: Any, part: str | int) -> Any:
