@@ -78,7 +78,7 @@ class Lifecycle:
             metadata=metadata,
             grant=terms.grant,
             wall=terms.wall,
-            depth=0,
+            depth=workflow.depth,
             created_at=now,
             deadline=now + round(terms.wall * 1000),
             payloads=workflow.payloads,

@@ -146,7 +146,7 @@ def policy_task(task: Task, status: str) -> dict[str, Any]:
         status=status,
         metadata=task.metadata,
         started_at=task.created_at,
-        depth=task.depth,
+        depth=task.level,
         principal=task.principal,
         subject=task.subject,
     )

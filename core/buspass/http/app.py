@@ -150,7 +150,7 @@ def routed(house: House) -> ASGIApp:
         row: describe if row.handler == "describe" else getattr(sections[row.section], row.handler) for row in ROUTES
     }
     routes = [*_served(handlers), *_unserved(operation)]
-    return _front(Router(routes, default=_default(operation), redirect_slashes=False))
+    return _front(Router(routes, default=_Any(guarded(operation.unknown, "problem")), redirect_slashes=False))
 
 
 def _served(handlers: Mapping[Endpoint, Handler]) -> Iterable[BaseRoute]:
@@ -158,7 +158,7 @@ def _served(handlers: Mapping[Endpoint, Handler]) -> Iterable[BaseRoute]:
     for row, handler in handlers.items():
         by_path.setdefault(row.path, {})[row.method] = guarded(handler, row.envelope)
     for path, methods in by_path.items():
-        yield Route(path, _by_method(methods, _envelope(path)), methods=None)
+        yield Route(path, _Any(_by_method(methods, _envelope(path))))
 
 
 def _by_method(methods: Mapping[str, Handler], envelope: Envelope) -> Handler:
@@ -176,21 +176,22 @@ def _by_method(methods: Mapping[str, Handler], envelope: Envelope) -> Handler:
 
 def _unserved(operation: OperationRoutes) -> Iterable[BaseRoute]:
     for path in UNSERVED:
-        yield Route(path, guarded(operation.unserved, _envelope(path)), methods=None)
+        yield Route(path, _Any(guarded(operation.unserved, _envelope(path))))
 
 
 def _envelope(path: str) -> Envelope:
     return "openai" if path.startswith(OPENAI_PATHS) else "problem"
 
 
-def _default(operation: OperationRoutes) -> ASGIApp:
-    handler = guarded(operation.unknown, "problem")
+class _Any:
+    """A handler as an ASGI application: Starlette then leaves the method to us, whose refusals are problems."""
 
-    async def run(scope: Scope, receive: Receive, send: Send) -> None:
-        response = await handler(Request(scope, receive))
+    def __init__(self, handler: Handler) -> None:
+        self._handler = handler
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        response = await self._handler(Request(scope, receive))
         await response(scope, receive, send)
-
-    return run
 
 
 def _front(inner: ASGIApp) -> ASGIApp:

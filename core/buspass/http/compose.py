@@ -9,7 +9,6 @@ from __future__ import annotations
 import ipaddress
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from starlette.types import Receive, Scope, Send
 
@@ -30,6 +29,7 @@ from buspass.model import Limits
 from buspass.policy.decide import Policy
 from buspass.policy.embedded import EmbeddedEngine
 from buspass.policy.lint import lint
+from buspass.ports.blobs import Blobs
 from buspass.ports.clock import Clock, SystemClock
 from buspass.ports.outbound import Outbound
 from buspass.ports.secrets import SecretMissing, Secrets
@@ -43,7 +43,7 @@ DEFAULT_DATA = "~/.local/share/buspass"
 class Application:
     """The ASGI application of one host. `house` is what it is made of, for whoever runs it in process."""
 
-    def __init__(self, house: House, blobs: Any) -> None:
+    def __init__(self, house: House, blobs: Blobs) -> None:
         self.house = house
         self.limits = house.limits
         self._blobs = blobs
@@ -68,6 +68,13 @@ class Application:
 
 
 async def start(
+    environ: Mapping[str, str], limits: Limits, *, bind: str = "127.0.0.1", port: int = 8700
+) -> Application:
+    """Bring a host up from `BUSPASS_CONFIG`, `BUSPASS_HOST` and `BUSPASS_DATA`. Raises ConfigError."""
+    return await composed(environ, limits, bind=bind, port=port)
+
+
+async def composed(
     environ: Mapping[str, str],
     limits: Limits,
     *,
@@ -75,11 +82,10 @@ async def start(
     port: int = 8700,
     outbound: Outbound | None = None,
     clock: Clock | None = None,
+    state: State | None = None,
+    blobs: Blobs | None = None,
 ) -> Application:
-    """Bring a host up from `BUSPASS_CONFIG`, `BUSPASS_HOST` and `BUSPASS_DATA`. Raises ConfigError.
-
-    `outbound` and `clock` are the machine's own unless handed in.
-    """
+    """Do what `start` does, with parts handed in: for tests, and for hosts that share them."""
     settings = _settings(environ, bind, port)
     host = _host(settings, environ)
     data = _data(environ)
@@ -89,8 +95,8 @@ async def start(
     domain_key = await _domain_key(settings, secrets, data, create=local)
     signer: Signer = await adapter("signer", host.signer.partition(":")[0])(host.signer, data=data, create=local)
     operator: str | None = await adapter("keys", "operator")(data, create=True) if local else None
-    state: State = await opened("state", host.state)
-    blobs = await opened("blobs", host.blobs)
+    state = state or await opened("state", host.state)
+    blobs = blobs or await opened("blobs", host.blobs)
     keyring = Keyring(state, signer, host.name, domain_key, clock)
     await keyring.publish()
     house = _house(
@@ -167,7 +173,7 @@ def _house(
     *,
     clock: Clock,
     state: State,
-    blobs: Any,
+    blobs: Blobs,
     secrets: Secrets,
     signer: Signer,
     keyring: Keyring,

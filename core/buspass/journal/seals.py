@@ -138,7 +138,7 @@ class Sealer:
             "kid": self._signer.jwk["kid"],
         }
         signature = await self._signer.sign(statement(seal))
-        return {**seal, "signature": base64.urlsafe_b64encode(signature).decode()}
+        return {**seal, "signature": base64.urlsafe_b64encode(signature).rstrip(b"=").decode()}
 
     async def _drop_markers(self, task: str, head: Item, journal: Read) -> None:
         """Forget markers of late settles whose credit an older seal covers, ten minutes after."""

@@ -28,7 +28,10 @@ class Grant:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Task:
-    """A task's facts. `created_at` and `deadline` in ms, `wall` in seconds."""
+    """A task's facts. `created_at` and `deadline` in ms, `wall` in seconds.
+
+    `depth`: how many levels of children it may have below it; `level`: how deep it lies itself, 0 without a parent.
+    """
 
     id: str
     workflow: str
@@ -40,6 +43,7 @@ class Task:
     grant: Grant
     wall: float
     depth: int
+    level: int = 0
     created_at: int
     deadline: int
     payloads: Literal["none", "metadata", "full"]
@@ -70,6 +74,7 @@ def to_item(task: Task) -> dict[str, Value]:
         "tools": list(task.grant.tools),
         "wall_ms": round(task.wall * 1000),
         "depth": task.depth,
+        "level": task.level,
         "created_at": task.created_at,
         "deadline": task.deadline,
         "payloads": task.payloads,
@@ -97,6 +102,7 @@ def from_item(item: Item, key: Item | None) -> Task:
         grant=Grant(models=tuple(row["models"]), tools=tuple(row["tools"])),
         wall=row["wall_ms"] / 1000,
         depth=row["depth"],
+        level=row["level"],
         created_at=row["created_at"],
         deadline=row["deadline"],
         payloads=row["payloads"],

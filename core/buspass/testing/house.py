@@ -1,0 +1,129 @@
+"""A whole trust domain in one process, for tests: hosts over one store, a provider, services, a clock you move.
+
+Owns nothing of the product: it composes the real application over the memory adapters and in-process outbound. A test
+talks to it over HTTP as an agent would.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import httpx
+
+from buspass.http import Application
+from buspass.http.compose import composed
+from buspass.model import Limits
+from buspass.ports.clock import Clock
+from buspass.ports.state import State
+from buspass.testing.blobs_memory import MemoryBlobs
+from buspass.testing.clock import FakeClock
+from buspass.testing.outbound import AsgiOutbound, RecordingOutbound
+from buspass.testing.provider import Provider
+from buspass.testing.state_counting import Counting
+from buspass.testing.state_memory import MemoryState
+
+LIMITS = Limits(request_bytes=6_000_000, response_bytes=6_000_000, first_byte=60, total=60)
+PROVIDER_KEY = "provider-key"
+DOMAIN_KEY = "00" * 32
+
+
+@dataclass(kw_only=True)
+class Agent:
+    """A task and its token, with shorthands for what an agent does."""
+
+    client: httpx.AsyncClient
+    task: str
+    token: str
+    document: Mapping[str, Any]
+
+    @property
+    def headers(self) -> dict[str, str]:
+        return {"authorization": f"Bearer {self.token}"}
+
+    async def chat(self, text: str = "hello", **more: Any) -> httpx.Response:
+        headers = {**self.headers, **more.pop("headers", {})}
+        body = {"model": "plan", "messages": [{"role": "user", "content": text}], **more}
+        return await self.client.post("/v1/chat/completions", json=body, headers=headers)
+
+    async def call(self, tool: str, arguments: Mapping[str, Any], **more: Any) -> httpx.Response:
+        headers = {**self.headers, **more.pop("headers", {})}
+        body = {"arguments": dict(arguments), **more}
+        return await self.client.post(f"/v1/tools/{tool}", json=body, headers=headers)
+
+    async def get(self, path: str = "") -> httpx.Response:
+        return await self.client.get(f"/v1/tasks/{self.task}{path}", headers=self.headers)
+
+    async def post(self, verb: str, **body: Any) -> httpx.Response:
+        return await self.client.post(f"/v1/tasks/{self.task}/{verb}", json=body, headers=self.headers)
+
+
+class Domain:
+    """One or more hosts of the configuration at `path`, on one memory store. Use `async with`."""
+
+    def __init__(
+        self,
+        path: Path,
+        data: Path,
+        services: Mapping[str, Any],
+        *,
+        provider: Provider | None = None,
+        clock: Clock | None = None,
+        state: State | None = None,
+        limits: Limits = LIMITS,
+    ) -> None:
+        self.clock = clock or FakeClock()
+        self.state = Counting(state or MemoryState())
+        self.blobs = MemoryBlobs()
+        self.provider = provider or Provider(PROVIDER_KEY)
+        self.outbound = RecordingOutbound(AsgiOutbound({"127.0.0.1:9001": self.provider.app, **services}))
+        self.apps: dict[str, Application] = {}
+        self._clients: dict[str, httpx.AsyncClient] = {}
+        self._path, self._data, self._limits = path, data, limits
+
+    async def host(self, name: str = "onprem") -> httpx.AsyncClient:
+        """Bring a host up, once, and give a client of it."""
+        if name not in self._clients:
+            environ = {
+                "BUSPASS_CONFIG": str(self._path),
+                "BUSPASS_DATA": str(self._data / name),
+                "BUSPASS_HOST": name,
+                "PROVIDER_KEY": PROVIDER_KEY,
+                "BUSPASS_DOMAIN_KEY": DOMAIN_KEY,
+            }
+            self.apps[name] = await composed(
+                environ,
+                self._limits,
+                outbound=self.outbound,
+                clock=self.clock,
+                state=self.state,
+                blobs=self.blobs,
+            )
+            transport = httpx.ASGITransport(self.apps[name])
+            self._clients[name] = httpx.AsyncClient(transport=transport, base_url=f"http://{name}")
+        return self._clients[name]
+
+    async def agent(self, host: str = "onprem", workflow: str = "work", agent: str = "me", **body: Any) -> Agent:
+        """Start a task as a workload of the local issuer."""
+        client = await self.host(host)
+        token = await self.apps[host].mint_workload(agent)
+        headers = {"authorization": f"Bearer {token}", **body.pop("headers", {})}
+        response = await client.post("/v1/tasks", json={"workflow": workflow, **body}, headers=headers)
+        assert response.status_code == 201, response.text
+        started = response.json()
+        return Agent(client=client, task=started["task"]["id"], token=started["token"], document=started["task"])
+
+    async def at(self, host: str, agent: Agent) -> Agent:
+        """Give the same task's agent at another host of the domain."""
+        return Agent(client=await self.host(host), task=agent.task, token=agent.token, document=agent.document)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        for client in self._clients.values():
+            await client.aclose()
+        for app in self.apps.values():
+            await app.close()
