@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from buspass.calls.action import Action
-from buspass.calls.call import Call, Ending, Incoming, Reply, Stopwatch, claims_match, log_payload, remaining
+from buspass.calls.call import Call, Ending, Incoming, Reply, Stopwatch, claims_match, log_payload, mark, remaining
 from buspass.calls.house import House
 from buspass.calls.inference import Inference
 from buspass.errors import Problem
@@ -86,7 +86,8 @@ class Gateway:
         return await self._replay(call, view.task, record) if record is not None else None
 
     async def _replay(self, call: Call, task: Task, record: Item) -> Reply:
-        if record.get("asked", call.asked) != call.asked:
+        asked = mark(self._house, task, call.asked)
+        if record.get("asked", asked) != asked:
             raise Problem("idempotency_mismatch", "this key was used with another request; use a new key")
         if record["state"] == "expired":
             raise Problem("upstream_timeout", "the first call with this key was cut off; its outcome is unknown")
@@ -209,7 +210,7 @@ class Gateway:
             "at": held.at,
             "ended": house.clock.now(),
             "cause": call.cause,
-            "asked": call.asked,
+            "asked": mark(house, task, call.asked),
             "fence": held.claim.fence,
             "revision": house.settings.revision,
             **ending.facts,

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, Final
 from urllib.parse import urlsplit
 
-from buspass.calls.call import SEND_WITHIN, Ending, Incoming, policy_input
+from buspass.calls.call import SEND_WITHIN, Ending, Incoming, mark, policy_input
 from buspass.calls.house import House
 from buspass.config.settings import Step, Tool, Workflow
 from buspass.errors import Problem
@@ -60,12 +60,14 @@ class Action:
 
         Raises Problem thought_required, idempotency_mismatch.
         """
-        licence = await self._licence()
+        task = (await self._house.tasks.view(self._claims.task)).task
+        asked = mark(self._house, task, self.asked)
+        licence = await self._licence(asked)
         if licence is None:
             if self._workflow.require_thought:
                 raise Problem("thought_required", self._why_thoughtless())
             return
-        if licence.tool != self.name or licence.fingerprint != self.asked:
+        if licence.tool != self.name or licence.fingerprint != asked:
             raise Problem(
                 "idempotency_mismatch",
                 f"the model asked for {licence.tool} with other arguments under this tool_call_id; "
@@ -73,12 +75,12 @@ class Action:
             )
         self.cause, self.id, self.keyed = licence.inference, licence.call, True
 
-    async def _licence(self) -> Licence | None:
+    async def _licence(self, asked: str) -> Licence | None:
         licences = self._house.licences
         if self._tool_call_id is not None:
             return await licences.by_id(self._claims.task, self._tool_call_id)
         if self._workflow.require_thought:
-            return await licences.by_content(self._claims.task, self.name, self.asked)
+            return await licences.by_content(self._claims.task, self.name, asked)
         return None
 
     def _why_thoughtless(self) -> str:

@@ -72,7 +72,7 @@ class Call(Protocol):
     cause: str
     keyed: bool
     asked: str
-    """Digest of the request: a key used with another request is a mismatch."""
+    """Digest of the request: a key used with another request is a mismatch. Only its `mark` is stored."""
 
     @property
     def kind(self) -> Literal["inference", "action"]:
@@ -192,6 +192,17 @@ def remaining(head: Item, now: int) -> str:
         parts.append(f"{name}={shown}")
     seconds = max(0, (int(str(head["expires_at"])) - now) // 1000)
     return ", ".join([*parts, f"wall={seconds}"])
+
+
+def mark(house: House, task: Task, fingerprint: str) -> str:
+    """Give what a record may hold of a request's digest: salted with the task's key, so it says nothing once erased.
+
+    "" for an erased task, which is no task's mark.
+    """
+    try:
+        return house.vault.commit(house.task_key(task), "fingerprint", fingerprint.encode())[:32]
+    except Erased:
+        return ""
 
 
 async def log_payload(house: House, task: Task, call: str, level: str, ending: Ending) -> dict[str, Value]:

@@ -7,7 +7,7 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
-from buspass.calls.call import SEND_WITHIN, Ending, Incoming, policy_input
+from buspass.calls.call import SEND_WITHIN, Ending, Incoming, mark, policy_input
 from buspass.calls.house import House
 from buspass.config.settings import Model, Target
 from buspass.errors import Problem
@@ -15,7 +15,7 @@ from buspass.guard import check_standing
 from buspass.identity.tokens import TaskClaims
 from buspass.ledger import Claim, Held, Outcome
 from buspass.mediation.inspect import Finding
-from buspass.model import Answer, Failure, Usage
+from buspass.model import Answer, Failure, Offer, Usage
 from buspass.policy import document
 from buspass.policy.decide import Decision
 from buspass.ports.outbound import Ambiguous, NotSent
@@ -142,7 +142,7 @@ class Inference:
             keyed=self.keyed,
         )
 
-    async def dispatch(self, view: View, held: Held) -> Ending:  # noqa: ARG002 - the stations' common signature
+    async def dispatch(self, view: View, held: Held) -> Ending:
         """Send to the best target; to the next only after a failure that surely was not billed."""
         house = self._house
         tried = 0
@@ -167,7 +167,7 @@ class Inference:
                     return self._failed(step.problem, step.charge, current, tried)
                 current = step.target
             else:
-                return self._answered(answer, current, tried, held)
+                return self._answered(answer, current, tried, view, held)
         raise AssertionError("unreachable")  # pragma: no cover
 
     async def _attempt(self, target: Target, seconds: float) -> Answer:
@@ -181,7 +181,7 @@ class Inference:
             raise failures.unsent(error) from error
         return openai.answer(response)
 
-    def _answered(self, answer: Answer, target: Target, tried: int, held: Held) -> Ending:
+    def _answered(self, answer: Answer, target: Target, tried: int, view: View, held: Held) -> Ending:
         known = answer.usage.known
         used = answer.usage
         use = {
@@ -199,7 +199,7 @@ class Inference:
             "usage": _usage(used),
             "estimated": not known,
             "overrun": over,
-            "offers": [_offer(offer.id, offer.name, offer.arguments_text) for offer in answer.offers],
+            "offers": [self._offer(view, offer) for offer in answer.offers],
             "labels": json.dumps({**self.ask.metadata, **self._incoming.labels}),
         }
         return Ending(
@@ -230,6 +230,16 @@ class Inference:
         headers = {"Buspass-Attempts": str(tried)}
         return Ending(outcome=outcome, facts=facts, problem=problem, payload={}, headers=headers)
 
+    def _offer(self, view: View, offer: Offer) -> dict[str, Value]:
+        """Give a licence's place in the record. Arguments that are no JSON object license nothing."""
+        try:
+            arguments = parse_json(offer.arguments_text.encode())
+            known = fingerprint(offer.name, arguments) if isinstance(arguments, dict) else ""
+        except (Problem, UnicodeEncodeError):
+            known = ""
+        asked = mark(self._house, view.task, known) if known else ""
+        return {"id": offer.id, "tool": offer.name, "fingerprint": asked}
+
     def _model(self) -> Model:
         return self._house.settings.models[self.ask.model]
 
@@ -241,13 +251,3 @@ def _limits(view: View) -> Mapping[str, Value]:
 
 def _usage(used: Usage) -> dict[str, Value]:
     return {"input": used.input, "output": used.output, "cached": used.cached, "reasoning": used.reasoning}
-
-
-def _offer(call: str, tool: str, arguments_text: str) -> dict[str, Value]:
-    """Give a licence's place in the record. Arguments that are no JSON object license nothing."""
-    try:
-        arguments = parse_json(arguments_text.encode())
-        mark = fingerprint(tool, arguments) if isinstance(arguments, dict) else ""
-    except (Problem, UnicodeEncodeError):
-        mark = ""
-    return {"id": call, "tool": tool, "fingerprint": mark}
