@@ -67,7 +67,7 @@ class Action:
             if self._workflow.require_thought:
                 raise Problem("thought_required", self._why_thoughtless())
             return
-        if licence.tool != self.name or licence.fingerprint != asked:
+        if licence.tool != self.name or not asked or licence.fingerprint != asked:
             raise Problem(
                 "idempotency_mismatch",
                 f"the model asked for {licence.tool} with other arguments under this tool_call_id; "
