@@ -104,10 +104,11 @@ class Run:
         lines = self.stack.lines()
         for task in {line["txn"] for line in lines if line["txn"]} - self.traces.keys():
             await self.trace(task)  # the rogue's tasks
-        stray = oracle.ungoverned(lines, self.traces)
+        unexplained = oracle.unexplained(lines, self.traces)
+        stray = [line for line in unexplained if not oracle.turned_away(line)]
         return {
             "service_requests": len(lines),
-            "turned_away": sum(oracle.turned_away(line) for line in lines),
+            "turned_away": len(unexplained) - len(stray),
             "ungoverned": len(stray),
             "stray": stray,
             "seconds": round(seconds, 1),

@@ -6,6 +6,7 @@ paid, a refusal counts when the journal has it.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -94,29 +95,37 @@ def judge(
     )
 
 
-def refusals(records: Iterable[Mapping[str, Any]]) -> list[Refusal]:
-    """The refused calls in a trace's records."""
+def refusals(records: Sequence[Mapping[str, Any]]) -> list[Refusal]:
+    """The refused calls in a trace's records, each with the arguments of the model's call that it was."""
+    thoughts = {record["id"]: record for record in records if record.get("kind") == "inference"}
     return [
-        Refusal(tool=record["name"], code=record["code"], arguments=record.get("arguments") or {})
+        Refusal(
+            tool=record["name"], code=record["code"], arguments=_asked(record, thoughts.get(record.get("cause"), {}))
+        )
         for record in records
         if record.get("kind") == "refusal" and record.get("code")
     ]
 
 
-def ungoverned(lines: Iterable[Mapping[str, Any]], traces: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[Any]:
+def _asked(record: Mapping[str, Any], thought: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A refused call's arguments: those that the model wrote, in the inference that asked for it."""
+    for identity, name, arguments in thought.get("tool_calls") or ():
+        if record.get("tool_call_id", identity) == identity and name == record["name"]:
+            return dict(json.loads(arguments))
+    return {}
+
+
+def unexplained(lines: Iterable[Mapping[str, Any]], traces: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[Any]:
     """The logged requests that no record of the journal explains. `traces`: task id → its records.
 
-    A record explains a request by its task and by the id of the Txn-Token that it sent. What a service turned away
-    without a good token of the gateway's never became a call: see `turned_away`.
+    A record explains a request by its task and by the id of the Txn-Token that it sent.
     """
-    known = {
-        (task, record["txn_jti"]) for task, records in traces.items() for record in records if record.get("txn_jti")
-    }
-    return [line for line in lines if (line["txn"], line["jti"]) not in known and not turned_away(line)]
+    known = {(task, row["txn_jti"]) for task, rows in traces.items() for row in rows if row.get("txn_jti")}
+    return [line for line in lines if (line["txn"], line["jti"]) not in known]
 
 
 def turned_away(line: Mapping[str, Any]) -> bool:
-    """Whether a service refused a request because of its token."""
+    """Whether a service refused a request because of its token: then it never became a call."""
     return line["status"] in {401, 403}
 
 
@@ -170,7 +179,7 @@ def _outcome(
             return "unknown_order" if "order_id" in line["arguments"] else "unknown_customer"
         if line["service"] == LEGAL and line["status"] == 200 and not line["answer"]["approved"]:
             return "legal_risk"
-    amounts = [r.arguments["amount"] for r in refused if r.tool == "refund" and r.code == "denied"]
+    amounts = [r.arguments.get("amount", 0) for r in refused if r.tool == "refund" and r.code == "denied"]
     if amounts:
         return "above_limit" if amounts[-1] * 100 > REFUND_LIMIT else "above_total"
     return "nothing"

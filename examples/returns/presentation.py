@@ -56,7 +56,7 @@ def table(rows: Sequence[Mapping[str, Any]]) -> None:
         print(paint(line, "bold") if outcome == "all" else line)
     for row in rows:
         for fault in row["faults"]:
-            print(paint(f"  ✗ {row['customer']} {row['task']}: {fault}", "red"))
+            print(paint(f"  ✗ {row['customer']} {row['task']}: {fault}. The agent said: {row['final']}", "red"))
 
 
 def timeline(row: Mapping[str, Any], records: Sequence[Mapping[str, Any]]) -> None:

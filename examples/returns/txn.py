@@ -5,6 +5,7 @@ Owns the checks of draft-ietf-oauth-transaction-tokens as the gateway uses it. R
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -40,6 +41,7 @@ class TxnVerifier:
         self.issuer, self.clock, self.reread = issuer, clock, reread
         self._fetch = fetch or self._over_http
         self._keys: dict[str, jwt.PyJWK] = {}
+        self._reading = asyncio.Lock()
         self._read_at = float("-inf")
         self._used: dict[str, float] = {}
 
@@ -92,13 +94,14 @@ class TxnVerifier:
 
     async def _key(self, kid: str) -> jwt.PyJWK:
         """The key of that name; the set is read again for an unknown one, but not at every forger's pace."""
-        if kid not in self._keys and self.clock() - self._read_at >= self.reread:
-            self._read_at = self.clock()
-            try:
-                found = await self._fetch()
-            except httpx.HTTPError as error:
-                raise Refused(503, "keys_unavailable", f"the issuer's keys cannot be read: {error}") from None
-            self._keys = {key["kid"]: jwt.PyJWK(key, algorithm="ES256") for key in found["keys"]}
+        async with self._reading:  # who comes while the keys are being read waits for them
+            if kid not in self._keys and self.clock() - self._read_at >= self.reread:
+                self._read_at = self.clock()
+                try:
+                    found = await self._fetch()
+                except httpx.HTTPError as error:
+                    raise Refused(503, "keys_unavailable", f"the issuer's keys cannot be read: {error}") from None
+                self._keys = {key["kid"]: jwt.PyJWK(key, algorithm="ES256") for key in found["keys"]}
         if kid not in self._keys:
             raise Refused(401, "unknown_key", "the Txn-Token is signed by nobody this service knows")
         return self._keys[kid]

@@ -110,7 +110,8 @@ class StandIn:
         for call in said.get("tool_calls", ()):
             arguments = json.loads(call["function"]["arguments"])
             task["licences"][call["id"]] = {"name": call["function"]["name"], "arguments": arguments, "answer": None}
-        record(task, "inference", "plan", cost=0.0001, thought=said["content"])
+        calls = [[c["id"], c["function"]["name"], c["function"]["arguments"]] for c in said.get("tool_calls", ())]
+        record(task, "inference", "plan", cost=0.0001, thought=said["content"], tool_calls=calls)
         return JSONResponse(answer.json())
 
     async def act(self, request: Request) -> Response:
@@ -124,7 +125,7 @@ class StandIn:
             (row for row in licences.values() if (row["name"], row["arguments"]) == (name, arguments)), None
         )
         if (code := self.refusal(task, name, arguments, licence)) is not None:
-            record(task, "refusal", name, code=code, arguments=arguments)
+            record(task, "refusal", name, code=code)
             return problem(403, code, f"{name}: {code}")
         assert licence is not None
         if licence["answer"] is None:

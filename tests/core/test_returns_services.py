@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import sys
 import time
@@ -48,6 +49,7 @@ class Shop:
 
         async def fetch() -> Any:
             self.fetched += 1
+            await asyncio.sleep(0)
             return {"keys": self.keys}
 
         verifier = TxnVerifier(ISSUER, fetch=fetch, clock=lambda: self.now)
@@ -267,9 +269,15 @@ def test_the_written_requests_cover_every_outcome_and_no_wording_is_used_twice()
 def test_only_what_a_record_explains_is_governed() -> None:
     line = {"txn": "task_1", "jti": "j-1", "status": 200}
     traces = {"task_1": [{"txn_jti": "j-1"}], "task_2": [{"txn_jti": "j-2"}, {"name": "plan"}]}
-    assert oracle.ungoverned([line, {**line, "txn": None, "jti": None, "status": 401}], traces) == []
     strangers = [{**line, "jti": "j-2"}, {**line, "txn": None, "jti": None}]
-    assert oracle.ungoverned(strangers, traces) == strangers
+    assert oracle.unexplained([line, *strangers], traces) == strangers
+    assert [oracle.turned_away({"status": status}) for status in (200, 201, 401, 403, 404)] == [0, 0, 1, 1, 0]
+
+
+async def test_who_comes_while_the_keys_are_read_waits_for_them() -> None:
+    shop = Shop()
+    answers = await asyncio.gather(*(shop.call(*GET, txn(*GET, "C-1042")) for _ in range(5)))
+    assert ([answer.status_code for answer in answers], shop.fetched) == ([200] * 5, 1)
 
 
 def paid(amount: float, *, customer: str = "C-1042", order: str = "O-20075") -> dict[str, Any]:
