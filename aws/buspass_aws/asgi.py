@@ -7,22 +7,16 @@ Source: https://docs.aws.amazon.com/lambda/latest/dg/urls-invocation.html
 
 from __future__ import annotations
 
-import asyncio
 import base64
 import binascii
 import json
-from collections.abc import Awaitable, Callable, Mapping, MutableMapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 from urllib.parse import unquote_to_bytes
 
 from buspass.errors import Problem
-
-type Message = MutableMapping[str, Any]
-type Asgi = Callable[
-    [MutableMapping[str, Any], Callable[[], Awaitable[Message]], Callable[[Message], Awaitable[None]]],
-    Awaitable[None],
-]
+from buspass.http.buffered import Answer
 
 PAYLOAD_BYTES: Final = 6 * 1024 * 1024
 """What one buffered invocation may carry each way, as JSON. The service's own limit for answers is 100 bytes more."""
@@ -44,15 +38,6 @@ class Request:
     """An ASGI `http` scope and the whole body, in bytes."""
 
     scope: dict[str, Any]
-    body: bytes
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Answer:
-    """What the application sent: raw header pairs in its order, the body in bytes."""
-
-    status: int
-    headers: Sequence[tuple[bytes, bytes]]
     body: bytes
 
 
@@ -122,34 +107,6 @@ def _body(event: Mapping[str, Any]) -> bytes:
         return base64.b64decode(body, validate=True)
     except binascii.Error as error:
         raise ValueError(f"body is not base64 ({error})") from error
-
-
-async def call(application: Asgi, request: Request) -> Answer:
-    """Run the application on a request that is whole, and wait for the whole answer."""
-    done = asyncio.Event()
-    incoming: list[Message] = [{"type": "http.request", "body": request.body, "more_body": False}]
-    start: Message = {}
-    chunks: list[bytes] = []
-
-    async def receive() -> Message:
-        if incoming:
-            return incoming.pop()
-        # The client can't be seen from here: it stays until it has been answered.
-        await done.wait()
-        return {"type": "http.disconnect"}
-
-    async def send(message: Message) -> None:
-        if message["type"] == "http.response.start":
-            start.update(message)
-        elif message["type"] == "http.response.body":
-            chunks.append(message.get("body", b""))
-            if not message.get("more_body"):
-                done.set()
-
-    await application(request.scope, receive, send)
-    if not start or not done.is_set():
-        raise RuntimeError("the application returned without a whole answer")
-    return Answer(status=start["status"], headers=list(start.get("headers", ())), body=b"".join(chunks))
 
 
 def to_payload(answer: Answer) -> dict[str, Any]:

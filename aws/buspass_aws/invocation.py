@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 from aws_lambda_powertools import Logger, Metrics
 from aws_lambda_powertools.metrics import MetricUnit
 
+from buspass.http import buffered
 from buspass.model import Limits
 from buspass_aws import asgi
 
@@ -82,11 +83,11 @@ class Handler:
         self._record(request, payload["statusCode"], (time.perf_counter() - began) * 1000)
         return payload
 
-    async def _answer(self, request: asgi.Request, seconds: float) -> asgi.Answer:
+    async def _answer(self, request: asgi.Request, seconds: float) -> buffered.Answer:
         """The application's answer, or a problem in its place: a fault of one call must not end the instance."""
         try:
             async with asyncio.timeout(seconds):
-                return await asgi.call(self._application, request)
+                return await buffered.call(self._application, request.scope, request.body)
         except TimeoutError:
             return asgi.problem("deadline_exceeded", "the function's time-out left no time to go on")
         except Exception:  # the last line of defence: whatever it was, it is logged and the caller told so

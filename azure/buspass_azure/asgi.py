@@ -8,18 +8,13 @@ Source: https://learn.microsoft.com/azure/azure-functions/functions-bindings-htt
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 from urllib.parse import unquote_to_bytes, urlsplit
 
 from azure.functions import HttpRequest, HttpResponse
 
-type Message = MutableMapping[str, Any]
-type Asgi = Callable[
-    [MutableMapping[str, Any], Callable[[], Awaitable[Message]], Callable[[Message], Awaitable[None]]],
-    Awaitable[None],
-]
+from buspass.http import buffered
+from buspass.http.buffered import Asgi
 
 
 def to_scope(request: HttpRequest) -> dict[str, Any]:
@@ -65,30 +60,8 @@ def _client(forwarded: str) -> tuple[str, int] | None:
 
 async def call(application: Asgi, request: HttpRequest) -> HttpResponse:
     """Run the application on a request that is whole, and wait for the whole answer."""
-    done = asyncio.Event()
-    incoming: list[Message] = [{"type": "http.request", "body": request.get_body(), "more_body": False}]
-    start: Message = {}
-    chunks: list[bytes] = []
-
-    async def receive() -> Message:
-        if incoming:
-            return incoming.pop()
-        # The client can't be seen from here: it stays until it has been answered.
-        await done.wait()
-        return {"type": "http.disconnect"}
-
-    async def send(message: Message) -> None:
-        if message["type"] == "http.response.start":
-            start.update(message)
-        elif message["type"] == "http.response.body":
-            chunks.append(message.get("body", b""))
-            if not message.get("more_body"):
-                done.set()
-
-    await application(to_scope(request), receive, send)
-    if not start or not done.is_set():
-        raise RuntimeError("the application returned without a whole answer")
-    return to_response(start["status"], start.get("headers", ()), b"".join(chunks))
+    answer = await buffered.call(application, to_scope(request), request.get_body())
+    return to_response(answer.status, answer.headers, answer.body)
 
 
 def to_response(status: int, headers: Any, body: bytes) -> HttpResponse:
