@@ -75,19 +75,23 @@ clean:  ## remove everything that was made
 	find $(SOURCES) bench -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # An environment that is there is brought up to date, not built anew: somebody may be working in it.
-.venv: pyproject.toml $(LOCK) | $(UV)
+.PHONY: .venv .venv312
+.venv: .venv/ready
+.venv312: .venv312/ready
+
+.venv/ready: pyproject.toml $(LOCK) | $(UV)
 	@test -x $(BIN)/python || $(UV) venv -q --python 3.13 .venv || $(call no-python,3.13)
 	$(UV) pip install -q --python $(BIN)/python --require-hashes -r $(LOCK)
 	$(UV) pip install -q --python $(BIN)/python --no-deps -e .
 	@$(BIN)/python -c 'import buspass, buspass_aws, buspass_azure, buspass_onprem'
-	@touch .venv
+	@touch $@
 
-.venv312: pyproject.toml $(LOCK) | $(UV)
+.venv312/ready: pyproject.toml $(LOCK) | $(UV)
 	@test -x $(BIN312)/python || $(UV) venv -q --python 3.12 .venv312 || $(call no-python,3.12)
 	$(UV) pip install -q --python $(BIN312)/python --require-hashes -r $(LOCK)
 	$(UV) pip install -q --python $(BIN312)/python --no-deps -e .
 	@$(BIN312)/python -c 'import buspass, buspass_aws, buspass_azure, buspass_onprem'
-	@touch .venv312
+	@touch $@
 
 .cache/uv/bin/uv:
 	@command -v python3 >/dev/null || $(call no-python,3.13)

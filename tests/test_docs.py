@@ -1,0 +1,101 @@
+"""The documents stay true: what can be parsed is parsed, what can be loaded is loaded, what can be run is run."""
+
+import ast
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from buspass.config.build import load
+
+ROOT = Path(__file__).parent.parent
+PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / "examples").rglob("*.md")])
+TARGETS = set(re.findall(r"^([a-z]\w*):", (ROOT / "Makefile").read_text("utf-8"), re.MULTILINE))
+BLOCK = re.compile(r"^```([^\n`]*)\n(.*?)^```\s*$", re.MULTILINE | re.DOTALL)
+LINK = re.compile(r"(?<!!)\[[^\]]+\]\(([^)\s]+)\)")
+LANGUAGES = {"json", "yaml", "python", "sh", "sh run", "text", "rego"}
+
+
+def prose(page):
+    return BLOCK.sub("", page.read_text("utf-8"))
+
+
+def blocks(*languages):
+    found = [
+        pytest.param(code, id=f"{page.relative_to(ROOT)}:{number}")
+        for page in PAGES
+        for number, (language, code) in enumerate(BLOCK.findall(page.read_text("utf-8")), 1)
+        if language.strip() in languages
+    ]
+    assert found, languages
+    return found
+
+
+def anchors(page):
+    headings = re.findall(r"^#+ (.+)$", prose(page), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def broken(page, link):
+    target, _, anchor = link.partition("#")
+    file = (page.parent / target).resolve() if target else page
+    if not file.exists():
+        return True
+    return bool(anchor) and file.suffix == ".md" and anchor not in anchors(file)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_every_link_leads_somewhere(page):
+    links = [link for link in LINK.findall(prose(page)) if not link.startswith(("http://", "https://", "mailto:"))]
+    assert [link for link in links if broken(page, link)] == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_every_block_says_what_it_is(page):
+    languages = [language.strip() for language, _ in BLOCK.findall(page.read_text("utf-8"))]
+    assert set(languages) <= LANGUAGES
+    assert page.read_text("utf-8").count("\n```") == 2 * len(languages)
+
+
+@pytest.mark.parametrize("page", sorted((ROOT / "docs").rglob("*.md")), ids=lambda page: page.name)
+def test_every_page_is_reached_from_the_index(page):
+    index = (ROOT / "docs" / "index.md").read_text("utf-8")
+    assert page.name == "index.md" or f"({page.relative_to(ROOT / 'docs')})" in index
+
+
+@pytest.mark.parametrize("code", blocks("json"))
+def test_json_parses(code):
+    json.loads(code)
+
+
+@pytest.mark.parametrize("code", blocks("yaml"))
+def test_yaml_parses_and_whole_configurations_load(code, tmp_path):
+    assert yaml.safe_load(code) is not None
+    if code.startswith("version: 1"):
+        (tmp_path / "policies").mkdir()
+        (tmp_path / "policies" / "start.rego").write_text("package buspass.start\n")
+        (tmp_path / "buspass.yaml").write_text(code)
+        load(tmp_path / "buspass.yaml", environ={"BUSPASS_DATA": str(tmp_path)})
+
+
+@pytest.mark.parametrize("code", blocks("python"))
+def test_python_compiles(code):
+    ast.parse(code)
+
+
+@pytest.mark.parametrize("code", blocks("sh", "sh run"))
+def test_shell_parses_and_names_what_exists(code):
+    subprocess.run(["bash", "-n"], input=code, text=True, check=True)
+    assert set(re.findall(r"(?:^|[;&|] *)make ([a-z]\w*)", code, re.MULTILINE)) <= TARGETS
+
+
+@pytest.mark.parametrize("code", blocks("sh run"))
+def test_shell_that_is_marked_so_runs(code, tmp_path):
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    environ = {**os.environ, "PATH": path, "BUSPASS_DATA": str(tmp_path / "data")}
+    subprocess.run(["bash", "-euo", "pipefail"], input=code, text=True, check=True, cwd=ROOT, env=environ, timeout=60)
