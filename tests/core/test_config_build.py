@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from buspass.config import compose
 from buspass.config.advice import advice
 from buspass.config.build import load
 from buspass.config.settings import (
@@ -464,6 +465,12 @@ def test_the_revision_follows_what_is_said_and_not_how(tmp_path):
     (tmp_path / "a.rego").write_text("package buspass.call # more\n")
     changed.add(settings(tmp_path, SMALLEST + "policy: {path: .}\n").revision)
     assert len(changed | {base}) == 5
+
+
+def test_the_revision_follows_the_bundled_prices_in_force(tmp_path, monkeypatch):
+    base = settings(tmp_path, SMALLEST).revision
+    monkeypatch.setattr(compose, "BUNDLED", {"openai/gpt-5-mini": (1, 1, 1)})
+    assert settings(tmp_path, SMALLEST).revision != base
 
 
 def test_what_is_allowed_and_worth_a_second_look_is_said(tmp_path):

@@ -59,6 +59,7 @@ FAULTS = [
     (b"a: .inf\n", "f:1:4 a: .inf is not a finite number"),
     (b"a: [-.INF]\n", "f:1:5 a[0]: -.INF is not a finite number"),
     (b"a: .NaN\n", "f:1:4 a: .NaN is not a finite number"),
+    (b"a: 1e999\n", "f:1:4 a: 1e999 is larger than JSON's numbers can be"),
     (b"404: x\n", "f:1:1 404: key '404' is not text; quote it"),
     (b".inf: x\n", "f:1:1 [\".inf\"]: key '.inf' is not text; quote it"),
     (b"true: x\n", "f:1:1 true: key 'true' is not text; quote it"),

@@ -7,6 +7,7 @@ a point stay exact (`Decimal`), since some of them are money. Refuses to know wh
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
@@ -79,7 +80,7 @@ class Problems:
 
 
 def dotted(path: Path) -> str:
-    """`workflows.my-agent.models[0]`; a key that isn't a plain word is quoted, on one line; the document itself is `(document)`."""
+    """`workflows.my-agent.models[0]`, on one line; a key that isn't a plain word is quoted, the root `(document)`."""
     text = ""
     for part in path:
         if isinstance(part, int):
@@ -289,6 +290,8 @@ def _core(text: str) -> Any:
     if len(text) > MAX_DIGITS:
         raise ValueError(f"a number of {len(text)} digits; at most {MAX_DIGITS}")
     if number.re is _FLOAT:
+        if math.isinf(float(text)):
+            raise ValueError(f"{text} is larger than JSON's numbers can be")
         return Decimal(text)
     return int(text, 0) if number.re is _RADIX else int(text)
 
