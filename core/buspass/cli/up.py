@@ -1,0 +1,153 @@
+"""`buspass up`: the on-prem host on this machine, with a configuration or with the example that comes along.
+
+Owns which configuration is served and what is printed. The host itself is another package, found by name: core knows
+no server.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import errno
+import importlib
+import os
+import signal
+from collections.abc import Mapping
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+from urllib.parse import urlsplit
+
+from buspass.cli.stop import FAILED, INTERRUPTED, OK, USAGE, Stop
+
+if TYPE_CHECKING:
+    from buspass.cli.example import Example
+    from buspass.http import Application
+
+HOST: Final = "buspass_onprem.server"
+BIND: Final = "127.0.0.1"
+PORT: Final = 8700
+
+
+def add(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add the verb to the command line."""
+    parser = subparsers.add_parser(
+        "up",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        help="serve the gateway on this machine",
+        description="Serves the gateway until Ctrl-C or SIGTERM. The configuration is --config, else BUSPASS_CONFIG,\n"
+        "else ./buspass.yaml, else an example with a simulated model and tools, for local use only.",
+        epilog="examples:\n  buspass up\n  buspass up --config shop.yaml --port 8701\n\n"
+        "Keys and stores lie in BUSPASS_DATA; on loopback they are made on the first start.",
+    )
+    parser.add_argument("--config", metavar="F", type=Path, help="buspass.yaml")
+    parser.add_argument("--bind", metavar="A", help=f"the address to listen at (default {BIND})")
+    parser.add_argument("--port", metavar="N", type=_port, help=f"the port (default {PORT}; 0: a free one)")
+    parser.set_defaults(run=run)
+
+
+def _port(text: str) -> int:
+    if not text.isdecimal() or int(text) > 65_535:
+        raise argparse.ArgumentTypeError(f"{text!r}; allowed: 0 to 65535")
+    return int(text)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Serve. Raises Stop, ConfigError."""
+    bind, port = _address(arguments)
+    environ = _environment(arguments, bind)
+    os.umask(0o077)  # keys, stores and sockets: whatever is made here is its owner's alone
+    host = _host()
+    with ExitStack() as stack:
+        example = None
+        config = _configuration(arguments)
+        if config is None:
+            example = stack.enter_context(_example(bind, environ))
+            environ |= example.environ
+        else:
+            environ["BUSPASS_CONFIG"] = str(config)
+
+        async def ready(url: str, application: Application) -> None:
+            _announce(url, application, "its own example" if example else str(config))
+            await _introduce(url, application, example)
+
+        try:
+            stopped = asyncio.run(host.serve(environ, bind=bind, port=port, ready=ready))
+        except OSError as error:
+            raise _not_had(error, bind, port) from error
+    return INTERRUPTED if stopped == signal.SIGINT else OK
+
+
+def _address(arguments: argparse.Namespace) -> tuple[str, int]:
+    """The flags, else BUSPASS_URL where it names a loopback port: what task and trace will ask is what is served."""
+    from buspass.cli.connection import is_loopback  # noqa: PLC0415 - with httpx, which the host loads anyhow
+
+    url = urlsplit(os.environ.get("BUSPASS_URL", ""))
+    here = url.scheme == "http" and is_loopback(url.hostname or "")
+    bind, port = (str(url.hostname), url.port) if here else (BIND, None)
+    return arguments.bind or bind, (port or PORT) if arguments.port is None else arguments.port
+
+
+def _environment(arguments: argparse.Namespace, bind: str) -> dict[str, str]:
+    from buspass.cli.connection import data_directory, is_loopback  # noqa: PLC0415
+
+    environ = {**os.environ, "BUSPASS_DATA": str(data_directory())}
+    url = urlsplit(environ.get("BUSPASS_URL", ""))
+    if is_loopback(bind) and is_loopback(url.hostname or "") and (arguments.bind or arguments.port is not None):
+        del environ["BUSPASS_URL"]  # it is another gateway's: the flags say where this one is
+    return environ
+
+
+def _host() -> Any:
+    try:
+        return importlib.import_module(HOST)
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.split(".")[0] not in {"uvicorn", "buspass_onprem"}:
+            raise
+        raise Stop("`buspass up` needs the on-prem host: pip install 'buspass[onprem]'", USAGE) from error
+
+
+def _configuration(arguments: argparse.Namespace) -> Path | None:
+    """The file to serve; None for the example."""
+    named = arguments.config or os.environ.get("BUSPASS_CONFIG")
+    if named:
+        return Path(named)
+    found = Path("buspass.yaml")
+    return found if found.exists() else None
+
+
+def _example(bind: str, environ: Mapping[str, str]) -> Any:
+    from buspass.cli.connection import is_loopback  # noqa: PLC0415
+    from buspass.cli.example import running  # noqa: PLC0415
+
+    if not is_loopback(bind):
+        raise Stop(f"the example is for this machine only, not for --bind {bind}: name a configuration", USAGE)
+    return running(environ)
+
+
+def _not_had(error: OSError, bind: str, port: int) -> Exception:
+    """Say why the address was not to be had; any other OSError is given back as it is."""
+    if error.errno == errno.EADDRINUSE:
+        return Stop(f"port {port} at {bind} is in use: is a gateway running already? Else take another --port", FAILED)
+    if error.filename is None and (error.errno in {errno.EADDRNOTAVAIL, errno.EACCES} or (error.errno or 0) < 0):
+        return Stop(f"cannot listen at {bind} port {port}: {error.strerror or error}", FAILED)
+    return error
+
+
+def _announce(url: str, application: Application, config: str) -> None:
+    house = application.house
+    print(
+        f"buspass listening on {url} (config {config}, revision {house.settings.revision}, host {house.host.name})",
+        flush=True,
+    )
+
+
+async def _introduce(url: str, application: Application, example: Example | None) -> None:
+    """Print what a newcomer needs to make the first call: only where this host vouches for agents itself."""
+    from buspass.cli.example import introduction  # noqa: PLC0415
+
+    if application.house.settings.local_issuer:
+        token = await application.mint_workload("local-agent")
+        for line in await introduction(url, token, example):
+            print(line)
+        print(end="", flush=True)
