@@ -339,6 +339,10 @@ IN_A_WORKFLOW = [
         "f:4:12 workflows.w.tools: must be a list",
     ),
     (
+        "budget: ",
+        "f:4:13 workflows.w.budget: is empty; give it a value or remove the key",
+    ),
+    (
         "budget: {cost: 0.0000001}",
         "f:4:20 workflows.w.budget.cost: 0.0000001 has more than six decimals",
     ),
