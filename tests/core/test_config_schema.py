@@ -340,7 +340,7 @@ IN_A_WORKFLOW = [
     ),
     (
         "budget: ",
-        "f:4:13 workflows.w.budget: is empty; give it a value or remove the key",
+        "f:4:12 workflows.w.budget: is empty; give it a value or remove the key",
     ),
     (
         "budget: {cost: 0.0000001}",
