@@ -1,15 +1,18 @@
-"""How core reaches other servers: one request, one whole answer. Knows no provider, no tool, no retry."""
+"""How core reaches other servers: one request, one answer, whole or as it comes. Knows no provider and no retry."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import AsyncGenerator, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
-    """One HTTP request. `timeout` bounds all of it, in seconds; `limit` is the largest body taken, in bytes."""
+    """One HTTP request. `timeout` bounds all of it, in seconds; `limit` is the largest body taken, in bytes.
+
+    Of a stream, `timeout` bounds the time until its headers, and `idle` that between two of its pieces.
+    """
 
     method: str
     url: str
@@ -17,6 +20,7 @@ class Request:
     body: bytes = b""
     timeout: float
     limit: int = 20_000_000
+    idle: float = 60.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,6 +30,15 @@ class Response:
     status: int
     headers: Mapping[str, str]
     body: bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Streamed:
+    """An answer that has begun. `chunks` raises `TimedOut` or `Ambiguous`; `aclose()` it to let the connection go."""
+
+    status: int
+    headers: Mapping[str, str]
+    chunks: AsyncGenerator[bytes, None]
 
 
 class NotSent(Exception):  # noqa: N818 - says what is known, not what went wrong
@@ -47,5 +60,7 @@ class Outbound(Protocol):
     """
 
     async def send(self, request: Request) -> Response: ...
+
+    async def open(self, request: Request) -> Streamed: ...
 
     async def close(self) -> None: ...

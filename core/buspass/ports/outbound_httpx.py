@@ -13,10 +13,11 @@ from __future__ import annotations
 
 import asyncio
 import zlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, Final
 
-from buspass.ports.outbound import Ambiguous, NotSent, Request, Response, TimedOut
+from buspass.ports.outbound import Ambiguous, NotSent, Request, Response, Streamed, TimedOut
 
 if TYPE_CHECKING:
     import httpx
@@ -43,19 +44,28 @@ class HttpxOutbound:
 
     async def send(self, request: Request) -> Response:
         """Send once. Raises NotSent, TimedOut, Ambiguous as the port says."""
+        transport, progress = self._ready(request), _Progress()
+        async with _in_time(request, progress, "whole answer"):
+            return await _exchange(transport, request, progress)
+
+    async def open(self, request: Request) -> Streamed:
+        """Send once, and give the answer when its headers are there. Raises NotSent, TimedOut, Ambiguous."""
+        transport, progress = self._ready(request), _Progress()
+        async with _in_time(request, progress, "beginning of an answer"):
+            try:
+                answer = await transport.handle_async_request(_outgoing(request, progress))
+            except NotSent:
+                raise
+            except Exception as error:  # see _exchange
+                raise _translated(error, progress) from error
+        return Streamed(status=answer.status_code, headers=_headers(answer), chunks=_chunks(answer, request, progress))
+
+    def _ready(self, request: Request) -> httpx.AsyncHTTPTransport:
         if self._closed:
             raise NotSent("this host is shutting down")
         if request.timeout <= 0:
             raise NotSent("no time was left to begin")
-        progress = _Progress()
-        transport = self._open()  # before the time runs: loading it is slow once, and no server's fault
-        try:
-            async with asyncio.timeout(request.timeout):
-                return await _exchange(transport, request, progress)
-        except TimeoutError:
-            if progress.started:
-                raise TimedOut(f"no whole answer within {request.timeout:g} s") from None
-            raise NotSent(f"no connection within {request.timeout:g} s") from None
+        return self._transport_now()  # before the time runs: loading it is slow once, and no server's fault
 
     async def close(self) -> None:
         """Close every connection; requests under way fail. Idempotent, and nothing is sent after it."""
@@ -63,7 +73,7 @@ class HttpxOutbound:
         if self._transport is not None:
             await self._transport.aclose()
 
-    def _open(self) -> httpx.AsyncHTTPTransport:
+    def _transport_now(self) -> httpx.AsyncHTTPTransport:
         if self._transport is None:
             import httpx  # noqa: PLC0415  (160 ms at a cold start, for hosts that may never call out)
 
@@ -89,6 +99,47 @@ class _Progress:
             self.headers_left = True
 
 
+@asynccontextmanager
+async def _in_time(request: Request, progress: _Progress, what: str) -> AsyncIterator[None]:
+    try:
+        async with asyncio.timeout(request.timeout):
+            yield
+    except TimeoutError:
+        if progress.started:
+            raise TimedOut(f"no {what} within {request.timeout:g} s") from None
+        raise NotSent(f"no connection within {request.timeout:g} s") from None
+
+
+async def _chunks(answer: httpx.Response, request: Request, progress: _Progress) -> AsyncGenerator[bytes, None]:
+    """Give the body piece by piece, unpacked; the connection is let go however it ends."""
+    size = 0
+    try:
+        source = _readable(answer)
+        while (chunk := await _next(source, request.idle)) is not None:
+            size += len(chunk)
+            _fits(size, request.limit)
+            yield chunk
+    except (NotSent, Ambiguous):
+        raise
+    except Exception as error:  # see _exchange
+        raise _translated(error, progress) from error
+    finally:
+        await answer.aclose()
+
+
+async def _next(source: AsyncIterator[bytes], idle: float) -> bytes | None:
+    try:
+        async with asyncio.timeout(idle):
+            return await anext(source, None)
+    except TimeoutError:
+        raise TimedOut(f"the answer stood still for {idle:g} s") from None
+
+
+def _fits(size: int, limit: int) -> None:
+    if size > limit:
+        raise Ambiguous(f"the answer is larger than the {limit} bytes that are taken")
+
+
 async def _exchange(transport: httpx.AsyncHTTPTransport, request: Request, progress: _Progress) -> Response:
     try:
         outgoing = _outgoing(request, progress)
@@ -107,7 +158,7 @@ async def _exchange(transport: httpx.AsyncHTTPTransport, request: Request, progr
 
 
 def _outgoing(request: Request, progress: _Progress) -> httpx.Request:
-    import httpx  # noqa: PLC0415  (see _open)
+    import httpx  # noqa: PLC0415  (see _transport_now)
 
     headers = {"user-agent": "buspass", "accept": "*/*", "accept-encoding": "gzip, identity"}
     headers |= {name.lower(): value for name, value in request.headers.items()}
@@ -137,7 +188,7 @@ def _translated(error: Exception, progress: _Progress) -> NotSent | Ambiguous:
     | a request that HTTP forbids, found before its head was written       | NotSent   |
     | any after that: reset, closed, garbage, cut short                    | Ambiguous |
     """
-    import httpx  # noqa: PLC0415  (see _open)
+    import httpx  # noqa: PLC0415  (see _transport_now)
 
     said = str(error) or type(error).__name__
     if not progress.started:
@@ -157,22 +208,25 @@ def _headers(answer: httpx.Response) -> dict[str, str]:
 
 async def _body(answer: httpx.Response, limit: int) -> bytes:
     """Read the whole body, unpacked, and stop at the first byte above `limit`."""
+    length = answer.headers.get("content-length", "")
+    if length.isdecimal():
+        _fits(int(length[:20]), limit)
+    parts: list[bytes] = []
+    size = 0
+    async for chunk in _readable(answer):
+        size += len(chunk)
+        _fits(size, limit)
+        parts.append(chunk)
+    return b"".join(parts)
+
+
+def _readable(answer: httpx.Response) -> AsyncIterator[bytes]:
+    """Give the body's bytes as they come, unpacked."""
     encoding = answer.headers.get("content-encoding", "identity").strip().lower()
     if encoding not in ("identity", "gzip", "x-gzip", ""):
         raise Ambiguous(f"the answer is encoded as {encoding[:40]!r}, which was not asked for")
-    length = answer.headers.get("content-length", "")
-    if length.isdecimal() and int(length[:20]) > limit:
-        raise Ambiguous(f"the answer is larger than the {limit} bytes that are taken")
     stream: AsyncIterator[bytes] = aiter(answer.stream)  # type: ignore[arg-type]  # an async transport's is one
-    chunks = _unpacked(stream) if "gzip" in encoding else stream
-    parts: list[bytes] = []
-    size = 0
-    async for chunk in chunks:
-        size += len(chunk)
-        if size > limit:
-            raise Ambiguous(f"the answer is larger than the {limit} bytes that are taken")
-        parts.append(chunk)
-    return b"".join(parts)
+    return _unpacked(stream) if "gzip" in encoding else stream
 
 
 async def _unpacked(packed: AsyncIterator[bytes]) -> AsyncIterator[bytes]:

@@ -1,4 +1,4 @@
-"""The queue between thought and action: a message carries only ids. The head's entry is the outbox, this is the bell."""
+"""The queue between thought and action: a message carries only ids. The head's entry is the outbox."""
 
 from __future__ import annotations
 

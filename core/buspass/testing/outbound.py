@@ -6,11 +6,11 @@ Owns what was asked (`requests`) and what is answered. Refuses to open a socket.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable, Mapping, MutableMapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping, MutableMapping
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
-from buspass.ports.outbound import Ambiguous, NotSent, Outbound, Request, Response, TimedOut
+from buspass.ports.outbound import Ambiguous, NotSent, Outbound, Request, Response, Streamed, TimedOut
 
 type Answer = Response | Exception | Callable[[Request], Response | Awaitable[Response]]
 type Message = MutableMapping[str, Any]
@@ -41,6 +41,10 @@ class ScriptedOutbound:
         given = answer(request)
         return given if isinstance(given, Response) else await given
 
+    async def open(self, request: Request) -> Streamed:
+        """Give the next answer as one piece."""
+        return _begun(await self.send(request))
+
     async def close(self) -> None:
         self.closed = True
 
@@ -64,6 +68,16 @@ class RecordingOutbound:
             raise
         self.exchanges.append((request, answer))
         return answer
+
+    async def open(self, request: Request) -> Streamed:
+        try:
+            streamed = await self.inner.open(request)
+        except (NotSent, Ambiguous) as error:
+            self.exchanges.append((request, error))
+            raise
+        begun = Response(status=streamed.status, headers=streamed.headers, body=b"")
+        self.exchanges.append((request, begun))
+        return streamed
 
     async def close(self) -> None:
         await self.inner.close()
@@ -94,8 +108,80 @@ class AsgiOutbound:
         except TimeoutError:
             raise TimedOut(f"no whole answer within {request.timeout:g} s") from None
 
+    async def open(self, request: Request) -> Streamed:
+        self.requests.append(request)
+        host = urlsplit(request.url).netloc
+        if host not in self.apps or host in self.down:
+            raise NotSent(f"nobody listens at {host}")
+        running = _Running(self.apps[host], request)
+        try:
+            async with asyncio.timeout(request.timeout):
+                start = await running.next()
+        except TimeoutError:
+            await running.stop()
+            raise TimedOut(f"no beginning of an answer within {request.timeout:g} s") from None
+        headers = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in start["headers"]}
+        return Streamed(status=start["status"], headers=headers, chunks=running.chunks(request.idle))
+
     async def close(self) -> None:
         self.apps.clear()
+
+
+class _Running:
+    """An application that answers piece by piece, in a task of its own; `stop` is a client that hangs up."""
+
+    def __init__(self, app: Asgi, request: Request) -> None:
+        self._messages: asyncio.Queue[Message | Exception] = asyncio.Queue()
+        self._gone = asyncio.Event()
+        self._bodies: list[Message] = [{"type": "http.request", "body": request.body, "more_body": False}]
+        self._task = asyncio.create_task(self._run(app, request))
+
+    async def _run(self, app: Asgi, request: Request) -> None:
+        try:
+            await app(_scope(request), self._receive, self._messages.put)
+            self._messages.put_nowait(Ambiguous("the answer is cut short"))
+        except Exception as error:  # noqa: BLE001 - whatever a server fails of, its client sees a broken connection
+            self._messages.put_nowait(Ambiguous(f"the connection broke: {error!r}"))
+
+    async def _receive(self) -> Message:
+        if self._bodies:
+            return self._bodies.pop()
+        await self._gone.wait()
+        return {"type": "http.disconnect"}
+
+    async def next(self) -> Message:
+        message = await self._messages.get()
+        if isinstance(message, Exception):
+            raise message
+        return message
+
+    async def chunks(self, idle: float) -> AsyncGenerator[bytes, None]:
+        try:
+            more = True
+            while more:
+                try:
+                    async with asyncio.timeout(idle):
+                        message = await self.next()
+                except TimeoutError:
+                    raise TimedOut(f"the answer stood still for {idle:g} s") from None
+                more = message.get("more_body", False)
+                if message.get("body"):
+                    yield message["body"]
+        finally:
+            await self.stop()
+
+    async def stop(self) -> None:
+        self._gone.set()
+        self._task.cancel()
+        await asyncio.gather(self._task, return_exceptions=True)
+
+
+def _begun(response: Response) -> Streamed:
+    async def chunks() -> AsyncGenerator[bytes, None]:
+        if response.body:
+            yield response.body
+
+    return Streamed(status=response.status, headers=response.headers, chunks=chunks())
 
 
 async def _exchange(app: Asgi, request: Request) -> Response:
