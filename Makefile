@@ -48,7 +48,6 @@ verify: .venv .venv312  ## the slow and heavy rest: marked tests, Python 3.12, t
 	$(BIN312)/python -m compileall -q $(SOURCES)
 	$(BIN312)/mypy --cache-dir .mypy_cache/312
 	$(BIN312)/python -m pytest -n 2 --dist loadfile -m "not verify" tests/core tests/contract tests/hosts
-	$(BIN)/buspass demo returns
 	$(BIN)/buspass demo returns --rogue
 
 .PHONY: lint
