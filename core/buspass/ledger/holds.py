@@ -42,7 +42,7 @@ class Claim:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Held:
-    """A hold that stands: nothing is sent without one. `turn` counts the calls of this name, from 1."""
+    """A hold that stands: nothing is sent without one. `turn` numbers the holds of this name, from 1."""
 
     claim: Claim
     attempt: str
@@ -86,7 +86,7 @@ def taking(claim: Claim, attempt: str, now: int) -> Update:
     taken = {name: amount for name, amount in claim.amounts.items() if amount}
     require += [AtLeast(("available", name), amount) for name, amount in taken.items()]
     add: dict[Path, int] = {("available", name): -amount for name, amount in taken.items()}
-    add |= {("slots",): -1, ("version",): 1, ("count", claim.name): 1}
+    add |= {("slots",): -1, ("version",): 1, ("count", claim.name): 1, ("turns", claim.name): 1}
     if claim.kind == "action":
         add[("running", claim.name)] = 1
     if claim.capped:
@@ -176,11 +176,21 @@ def closing(entry: Entry, outcome: Outcome, now: int, turn: int = 0) -> Update:
     return Update(HEAD, (mine,), add, put, (("open", entry.call),))
 
 
-def crediting(call: str, back: Amounts) -> Update:
-    """Correct the head once, after a sweep charged what turned out cheaper (or dearer)."""
+def releasing(entry: Entry) -> Update:
+    """End a hold that stands for nothing: no record, so no entry either, and no count."""
+    end = closing(entry, Outcome(use={}, sent=False), 0)
+    add = {path: amount for path, amount in end.add.items() if path != ("entries",)}
+    return Update(HEAD, end.require, add, end.set, end.remove)
+
+
+def crediting(call: str, back: Amounts, now: int) -> Update:
+    """Correct the head once, after a sweep charged what turned out cheaper (or dearer).
+
+    The marker is the time of it (ms): a seal drops it when no repetition can be under way any more.
+    """
     add: dict[Path, int] = {("available", name): amount for name, amount in back.items() if amount}
     add |= {("version",): 1, ("entries",): 1}
-    return Update(HEAD, (Absent(("late", call)),), add, {("late", call): 1})
+    return Update(HEAD, (Absent(("late", call)),), add, {("late", call): now})
 
 
 def record_key(call: str) -> str:

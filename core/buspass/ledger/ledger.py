@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from buspass.errors import Problem
 from buspass.ledger import refusals
-from buspass.ledger.accounts import amounts, table, text
+from buspass.ledger.accounts import amounts, table, text, whole
 from buspass.ledger.holds import (
     HEAD,
     Claim,
@@ -28,6 +28,7 @@ from buspass.ledger.holds import (
     entry_of,
     expired,
     record_key,
+    releasing,
     shortage,
     taking,
 )
@@ -121,9 +122,15 @@ class Ledger:
             if isinstance(result, Held):
                 return await self._recheck(result) if claim.keyed else result
             head = result
-        if claim.call in table(head, "open") or head["status"] != "open" or head["fence"] != claim.fence:
-            return Stale(head)
-        return shortage(head, claim) or Stale(head)
+        return Stale(head) if self._pointless(head, claim) else shortage(head, claim) or Stale(head)
+
+    def _pointless(self, head: Item, claim: Claim) -> bool:
+        """Say whether no money could help: the guard then says why, and nobody waits for it."""
+        over = (
+            head["status"] != "open" or head["fence"] != claim.fence or whole(head["expires_at"]) <= self._clock.now()
+        )
+        capped = claim.capped and whole(table(head, "left").get(claim.name, 0)) < 1
+        return over or capped or claim.call in table(head, "open")
 
     async def _take(self, claim: Claim) -> Held | Item:
         attempt, now = self._clock.random(8).hex(), self._clock.now()
@@ -143,8 +150,7 @@ class Ledger:
                 if not head:
                     raise Problem("not_found", "there is no such task in this trust domain")
                 return head
-        turn = table(head, "count")[claim.name]
-        return Held(claim=claim, attempt=attempt, at=now, turn=int(turn), head=head)  # type: ignore[arg-type]  # an int
+        return Held(claim=claim, attempt=attempt, at=now, turn=whole(table(head, "turns")[claim.name]), head=head)
 
     async def _recheck(self, held: Held) -> Held | Finished:
         """Look at a keyed call's record once more: it may have been finished between recall and hold."""
@@ -158,10 +164,7 @@ class Ledger:
 
     async def give_back(self, held: Held) -> None:
         """End a hold that stands for nothing: no record, no count."""
-        zero = Outcome(use={}, sent=False)
-        update = closing(_entry(held), zero, self._clock.now())
-        add = {path: amount for path, amount in update.add.items() if path != ("entries",)}
-        await self._commit(held.claim.task, [type(update)(HEAD, update.require, add, update.set, update.remove)])
+        await self._commit(held.claim.task, [releasing(_entry(held))])
         self._lines.wake(held.claim.task)
 
     # ── settle ──────────────────────────────────────────────────────────────────────────────────────────────────
@@ -174,11 +177,11 @@ class Ledger:
         """
         task, entry = held.claim.task, _entry(held)
         key = record_key(entry.call)
-        whole = {**record, **_closing_facts(held, outcome), "use": _use(entry, outcome)}
+        full = {**record, **_closing_facts(held, outcome), "use": _use(entry, outcome)}
         end = closing(entry, outcome, self._clock.now(), held.turn)
-        result: Applied | Refused | None = await self._commit(task, [Put(key, self._stamp(task, key, whole)), end])
+        result: Applied | Refused | None = await self._commit(task, [Put(key, self._stamp(task, key, full)), end])
         if isinstance(result, Refused) and result.index == 0:
-            result = await self._settle_again(task, entry, end, whole, result.item)
+            result = await self._settle_again(task, entry, end, full, result.item)
         self._lines.wake(task)
         head = result.item if result is not None and result.item else None
         if head is None or "open" not in head:
@@ -189,23 +192,21 @@ class Ledger:
         return head
 
     async def _settle_again(
-        self, task: str, entry: Entry, end: Operation, whole: Mapping[str, Value], found: Item | None
+        self, task: str, entry: Entry, end: Operation, full: Mapping[str, Value], found: Item | None
     ) -> Applied | Refused | None:
         """The record is there: our own from a lost answer, or the sweep's."""
         if found is None or found["attempt"] != entry.attempt:
             return None
         if found["state"] == "settled":
             return await self._commit(task, [end])
-        charged, use = amounts(found, "use"), amounts(whole, "use")
+        charged, use = amounts(found, "use"), amounts(full, "use")
         back = {name: charged.get(name, 0) - use.get(name, 0) for name in charged.keys() | use.keys()}
-        return await self._credit(task, entry.call, back, whole)
+        return await self._credit(task, entry.call, back, full)
 
-    async def _credit(
-        self, task: str, call: str, back: Amounts, whole: Mapping[str, Value]
-    ) -> Applied | Refused | None:
+    async def _credit(self, task: str, call: str, back: Amounts, full: Mapping[str, Value]) -> Applied | Refused:
         key = credit_key(call)
-        correction = {**whole, "state": "credit", "use": {name: -amount for name, amount in back.items()}}
-        credit = crediting(call, back)
+        correction = {**full, "state": "credit", "use": {name: -amount for name, amount in back.items()}}
+        credit = crediting(call, back, self._clock.now())
         result = await self._commit(task, [Put(key, self._stamp(task, key, correction)), credit])
         if isinstance(result, Refused) and result.index == 0:
             return await self._commit(task, [credit])
@@ -237,7 +238,7 @@ class Ledger:
             return True
         if record is not None:
             if overdue:  # a second hold on a finished key, never dispatched
-                await self._commit(task, [closing(entry, Outcome(use={}, sent=False), now)])
+                await self._commit(task, [releasing(entry)])
             return overdue
         if not overdue:
             return False
@@ -269,7 +270,7 @@ class Ledger:
                 call = key.removeprefix("credit:")
                 if key not in sealed and call not in table(head, "late"):
                     back = {name: -amount for name, amount in amounts(record, "use").items()}
-                    await self._commit(task, [crediting(call, back)])
+                    await self._commit(task, [crediting(call, back, self._clock.now())])
             after = page[-1][0]
 
     # ── refuse ──────────────────────────────────────────────────────────────────────────────────────────────────

@@ -45,13 +45,13 @@ async def refuse(
     """See `Ledger.refuse`. The count is `Equals(n)` + 1: a race lost too often loses a count, nothing else."""
     try:
         head = await state.read(task, "head")
+        key, standing = f"rec:r{clock.random(12).hex()}", False
         for _ in range(TRIES):
             if head is None:
                 return False
             update, recorded, run = counting(head, code, status)
             operations: list[Put | Update] = [update]
-            if recorded:
-                key = f"rec:r{clock.random(12).hex()}"
+            if recorded and not standing:
                 whole_record = {
                     **record,
                     "kind": "refusal",
@@ -64,7 +64,11 @@ async def refuse(
             result = await state.apply(task, operations)
             if isinstance(result, Applied):
                 return run >= RUN_LIMIT
-            head = result.item if result.index == len(operations) - 1 else await state.read(task, "head")
+            if result.index == len(operations) - 1:
+                head = result.item
+                continue
+            standing = True  # the record of the try before: such a store leaves it
+            head = await state.read(task, "head")
     except (OutcomeUnknown, Unavailable):
         return False
     return False
