@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from buspass.journal.merkle import root
 from buspass.journal.records import Journal, canonical
-from buspass.journal.seals import Read, keys_of, statement
+from buspass.journal.seals import Read, keys_of, statement, whole
 from buspass.model import ACCOUNTS, Amounts
 from buspass.ports.state import Item
 
@@ -39,6 +39,7 @@ async def verify(journal: Journal, task: str, head: Item, spent: Amounts, read: 
     problems += await _seals(task, read, check)
     problems += _counts(head, read)
     problems += _accounts(head, spent, read.records)
+    problems += _limits(head, read.records)
     return Verdict(
         records=len(read.records),
         sealed=len(read.covered),
@@ -52,13 +53,13 @@ async def _seals(task: str, read: Read, check: CheckSignature) -> list[str]:
     before = ""
     for number, seal in enumerate(read.seals):
         name = f"seal {number}"
-        if seal["task"] != task or seal["number"] != number or seal["before"] != before:
+        if seal.get("task") != task or seal.get("number") != number or seal.get("before") != before:
             problems.append(f"{name}: it does not follow the one before it")
         missing = [key for key in keys_of(seal) if key not in read.records]
         problems += [f"{key}: {name} covers it and it is gone" for key in missing]
-        if not missing and root([canonical([key, read.records[key]]) for key in keys_of(seal)]) != seal["root"]:
+        if not missing and root([canonical([key, read.records[key]]) for key in keys_of(seal)]) != seal.get("root"):
             problems.append(f"{name}: a record under it was altered")
-        if not await check(str(seal["kid"]), statement(seal), str(seal["signature"])):
+        if not await check(str(seal.get("kid")), statement(seal), str(seal.get("signature"))):
             problems.append(f"{name}: its signature is wrong")
         before = root([statement(seal)])
     return problems
@@ -83,9 +84,17 @@ def _accounts(head: Item, spent: Amounts, records: Mapping[str, Item]) -> list[s
             continue  # written, not yet closed: it counts as open
         use = record.get("use")
         for name, amount in use.items() if isinstance(use, Mapping) else ():
-            summed[name] += int(str(amount))
+            summed[name] = summed.get(name, 0) + whole(amount)  # an altered record may hold anything
     return [
         f"{name}: the head says {spent[name]} is spent, the records say {summed[name]}"
         for name in ACCOUNTS
         if spent[name] != summed[name]
     ]
+
+
+def _limits(head: Item, records: Mapping[str, Item]) -> list[str]:
+    """Who could write the head could raise a limit and what is available alike: the first record knows better."""
+    opening = records.get("rec:e0")
+    if opening is None or opening.get("limits") == head["limits"]:
+        return []
+    return ["limits: the head's are not those that the task began with"]

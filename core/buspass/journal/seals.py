@@ -8,10 +8,11 @@ the signing key and the database could rewrite a journal whole.
 from __future__ import annotations
 
 import base64
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 from buspass.errors import Problem
 from buspass.journal.merkle import root
@@ -25,7 +26,6 @@ from buspass.ports.state import (
     OutcomeUnknown,
     Present,
     Put,
-    Refused,
     State,
     Unavailable,
     Update,
@@ -36,6 +36,8 @@ SEAL_EVERY: Final = 256
 KEEP_LATE: Final = 600_000
 """Milliseconds that a late settle's marker outlives its credit record."""
 PREFIXES: Final = ("rec:", "credit:")
+TRIES: Final = 4
+_UNSAFE: Final = re.compile(r"[^A-Za-z0-9_.:-]")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,7 +73,7 @@ async def _pages(state: State, task: str, prefix: str) -> list[tuple[str, Item]]
 
 def keys_of(seal: Item) -> list[str]:
     """Give the keys that a seal covers, in the order of its tree."""
-    keys = seal["keys"]
+    keys = seal.get("keys")
     return [str(key) for key in keys] if isinstance(keys, list) else []
 
 
@@ -101,23 +103,23 @@ class Sealer:
             raise Problem("state_unavailable", "the signing key could not be used", retry_after=1) from error
 
     async def _seal(self, task: str) -> Item | None:
-        journal = await read_all(self._state, task)
-        head = await self._state.read(task, "head")
-        if head is None:
-            return None
-        number = len(journal.seals)
-        if head["seals"] != number:  # a crash between seal and head: the head is brought up first
-            await self._count(task, number - 1, journal.seals[-1])
-        fresh = sorted(journal.records.keys() - journal.covered)
-        if not fresh:
-            return None
-        seal = await self._signed(task, number, fresh, journal)
-        count = Update("head", (Equals(("seals",), number),), {("seals",): 1, ("sealed",): len(fresh)})
-        result = await self._state.apply(task, [Put(f"seal:{number:08d}", seal), count])
-        if isinstance(result, Refused):
-            return None
-        await self._drop_markers(task, head, journal)
-        return seal
+        for _ in range(TRIES):
+            journal = await read_all(self._state, task)
+            head = await self._state.read(task, "head")
+            if head is None:
+                return None
+            number = len(journal.seals)
+            if whole(head["seals"]) < number:  # a crash between seal and head: the head is brought up first
+                await self._count(task, number - 1, journal.seals[-1])
+            if not (fresh := unsealed(journal, head)):
+                return None
+            seal = await self._signed(task, number, fresh, journal)
+            count = Update("head", (Equals(("seals",), number),), {("seals",): 1, ("sealed",): len(fresh)})
+            result = await self._state.apply(task, [Put(f"seal:{number:08d}", seal), count])
+            if isinstance(result, Applied):
+                await self._drop_markers(task, head, journal)
+                return seal
+        return None  # others seal without a pause: one of them has it
 
     async def _count(self, task: str, before: int, seal: Item) -> None:
         amount = len(keys_of(seal))
@@ -141,34 +143,42 @@ class Sealer:
         return {**seal, "signature": base64.urlsafe_b64encode(signature).rstrip(b"=").decode()}
 
     async def _drop_markers(self, task: str, head: Item, journal: Read) -> None:
-        """Forget markers of late settles whose credit an older seal covers, ten minutes after."""
-        late: Any = head["late"]
-        for call in late:
-            key = f"credit:{call}"
-            credit = journal.records.get(key)
-            if credit is None or key not in journal.covered:
-                continue
-            if self._clock.now() - int(str(credit.get("ended") or 0)) > KEEP_LATE:
+        """Forget markers of credits that an older seal covers, ten minutes after they were posted."""
+        for call, posted in late(head).items():
+            if f"credit:{call}" in journal.covered and self._clock.now() - whole(posted) > KEEP_LATE:
                 path = ("late", call)
-                result = await self._state.apply(task, [Update("head", (Present(path),), remove=(path,))])
-                if not isinstance(result, Applied):
-                    continue
+                await self._state.apply(task, [Update("head", (Present(path),), remove=(path,))])
+
+
+def unsealed(journal: Read, head: Item) -> list[str]:
+    """Give the keys that the next seal covers. `head` was read after the records.
+
+    A credit is sealed once it is posted, not before: what is under a seal without a marker was posted long ago.
+    """
+    posted = {f"credit:{call}" for call in late(head)}
+    fresh = journal.records.keys() - journal.covered
+    return sorted(key for key in fresh if key in posted or not key.startswith("credit:"))
+
+
+def late(head: Item) -> Mapping[str, Value]:
+    """Give the markers of posted credits: call → when, in ms."""
+    found = head["late"]
+    return found if isinstance(found, Mapping) else {}
+
+
+def whole(value: Value) -> int:
+    """Give the integer that stands there; nothing else counts."""
+    return value if type(value) is int else 0
 
 
 def totals(records: Sequence[Item]) -> dict[str, Value]:
-    """Sum use by reporting dimension: `KIND NAME HOST` → account → amount, and the number of records."""
+    """Sum use by reporting dimension: `KIND:NAME:HOST` → account → amount, and the number of records."""
     sums: dict[str, Counter[str]] = {}
     for record in records:
-        name = f"{record.get('kind')} {record.get('name') or record.get('code') or '-'} {record.get('host')}"
-        counter = sums.setdefault(name.replace("/", ":").replace(" ", ":")[:128], Counter())
+        name = f"{record.get('kind')}:{record.get('name') or record.get('code') or '-'}:{record.get('host')}"
+        counter = sums.setdefault(_UNSAFE.sub("_", name)[:128], Counter())
         counter["records"] += 1
         use = record.get("use")
         for account, amount in use.items() if isinstance(use, Mapping) else ():
-            counter[account] += int(str(amount))
-    return {_segment(name): dict(counter) for name, counter in sums.items()}
-
-
-def _segment(name: str) -> str:
-    return "".join(
-        character if (character.isalnum() and character.isascii()) or character in "_.:-" else "_" for character in name
-    )
+            counter[account] += whole(amount)
+    return {name: dict(counter) for name, counter in sums.items()}
