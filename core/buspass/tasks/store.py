@@ -14,6 +14,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Final, cast
 
 from buspass.errors import Problem
+from buspass.model import UNLIMITED
 from buspass.ports.clock import Clock
 from buspass.ports.state import (
     Absent,
@@ -37,6 +38,8 @@ HEAD: Final = "head"
 COPIES: Final = 4096
 """Tasks whose last head a host keeps."""
 TRIES: Final = 8
+OPENING: Final = 4
+"""Items that a task begins with: key, task, first record, head."""
 LATEST: Final = 2**48 - 1
 
 
@@ -65,27 +68,27 @@ class Tasks:
 
         Gives the task as it is: with the same id from before (a repeated Idempotency-Key) the one that
         stands. Raises Problem idempotency_mismatch where that one was asked for otherwise, state_unavailable.
+        The first record keeps the limits, so that an audit finds a head whose limits were altered.
         """
         day = f"tasks:{moment(task.created_at):%Y-%m-%d}"
         await self._apply(day, [Put(f"{LATEST - task.created_at:012x}.{task.id}", {"task": task.id})])
         operations: list[Operation] = [
             Put("key", {"wrapped": task.wrapped_key or ""}),
             Put("task", to_item(task)),
-            Put("rec:e0", self._stamp(task.id, "rec:e0", opening)),
+            Put("rec:e0", self._stamp(task.id, "rec:e0", {**opening, "limits": head["limits"]})),
             Put(HEAD, {**head, "entries": 1}),
         ]
-        while operations:
+        while True:
             result = await self._apply(task.id, operations)
-            if isinstance(result, Applied):
+            if isinstance(result, Applied) and len(operations) == OPENING:
                 self._keep(View(task=task, head=result.item or head, fresh=False))
                 return task
-            if operations[result.index].key == HEAD:
+            if isinstance(result, Applied) or operations[result.index].key == HEAD:
                 break
-            # an earlier try left a prefix: what stands stays, the rest follows
-            operations = [*operations[: result.index], *operations[result.index + 1 :]]
+            operations = remaining(operations, result, task.fingerprint)
         found = (await self.look(task.id)).task
         if found.fingerprint != task.fingerprint:
-            raise Problem("idempotency_mismatch", "this Idempotency-Key started another task; use a new one")
+            raise _mismatch()
         return found
 
     # ── look ────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -153,9 +156,10 @@ class Tasks:
         for _ in range(TRIES):
             if head is None:
                 raise Problem("not_found", "there is no such task in this trust domain")
-            if DONE.get(verb) == head["status"]:
+            if DONE.get(verb) == head["status"] or head["written"] == key:  # the latter: only the answer was lost
+                self.saw(task, head)
                 return head
-            update = transition(head, verb, fence)
+            update = transition(head, verb, fence, key)
             result = await self._apply(task, [Put(key, self._stamp(task, key, record)), update])
             if isinstance(result, Applied):
                 self.saw(task, result.item or head)
@@ -176,11 +180,12 @@ class Tasks:
         for _ in range(TRIES):
             if head is None:
                 raise Problem("not_found", "there is no such task in this trust domain")
+            if head["written"] == key:  # only the answer was lost
+                return
             if head["fence"] != fence:
                 raise Problem("fenced", "another worker has resumed this task")
-            count = Update(
-                HEAD, (Equals(("entries",), int(str(head["entries"]))), Equals(("fence",), fence)), {("entries",): 1}
-            )
+            last = Equals(("written",), str(head["written"]))
+            count = Update(HEAD, (last, Equals(("fence",), fence)), {("entries",): 1}, {("written",): key})
             result = await self._apply(task, [*put, count])
             if isinstance(result, Applied):
                 return
@@ -199,10 +204,13 @@ class Tasks:
         precondition_failed, fenced, conflict.
         """
         head: Item | None = (await self.look(task)).head
+        before: str | None = None
         for _ in range(TRIES):
             if head is None:
                 raise Problem("not_found", "there is no such task in this trust domain")
             now = head.get("checkpoint")
+            if now == etag:  # only the answer was lost
+                return before
             if head["fence"] != fence:
                 raise Problem("fenced", "another worker has resumed this task")
             if expected is not None and expected != (now or ""):
@@ -210,8 +218,9 @@ class Tasks:
             is_now = Equals(("checkpoint",), str(now)) if now else Absent(("checkpoint",))
             update = Update(HEAD, (is_now, Equals(("fence",), fence)), {("version",): 1}, {("checkpoint",): etag})
             result = await self._apply(task, [update])
+            before = str(now) if now else None
             if isinstance(result, Applied):
-                return str(now) if now else None
+                return before
             head = result.item
         raise Problem("conflict", "the checkpoint changes too fast right now; retry", retry_after=0.5)
 
@@ -242,8 +251,35 @@ class Tasks:
         raise AssertionError("unreachable")  # pragma: no cover
 
 
-def transition(head: Item, verb: Verb, fence: int | None) -> Update:
-    """Give the head's update for a verb, or raise the Problem that forbids it."""
+def remaining(operations: Sequence[Operation], met: Refused, fingerprint: str) -> list[Operation]:
+    """Give what is left to put of a task whose beginning broke off before: what stands stays, the rest follows.
+
+    A head that follows an older first record takes that one's limits. Raises Problem idempotency_mismatch.
+    """
+    stands, item = operations[met.index].key, met.item or {}
+    if stands == "task" and item.get("fingerprint") != fingerprint:
+        raise _mismatch()
+    rest = [operation for operation in operations if operation.key != stands]
+    limits = item.get("limits")
+    if stands == "rec:e0" and isinstance(limits, Mapping):
+        rest = [_limited(operation, limits) if operation.key == HEAD else operation for operation in rest]
+    return rest
+
+
+def _limited(head: Operation, limits: Mapping[str, Value]) -> Operation:
+    available = head.value["available"] if isinstance(head, Put) else None
+    if not isinstance(head, Put) or not isinstance(available, Mapping):
+        raise TypeError("a head is put, with its accounts")
+    unlimited = dict.fromkeys(available, UNLIMITED)
+    return Put(HEAD, {**head.value, "limits": limits, "available": {**unlimited, **limits}})
+
+
+def _mismatch() -> Problem:
+    return Problem("idempotency_mismatch", "this Idempotency-Key started another task; use a new one")
+
+
+def transition(head: Item, verb: Verb, fence: int | None, key: str) -> Update:
+    """Give the head's update for a verb, or raise the Problem that forbids it. `key`: its record's."""
     status = str(head["status"])
     after = TRANSITIONS.get((cast("Status", status), verb))
     if after is None:
@@ -253,7 +289,7 @@ def transition(head: Item, verb: Verb, fence: int | None) -> Update:
         raise Problem("fenced", "another worker has resumed this task")
     require = (Equals(("status",), status), Equals(("fence",), int(str(head["fence"]))))
     add: dict[Path, int] = {("entries",): 1, ("version",): 1}
-    change: dict[Path, Value] = {("status",): after}
+    change: dict[Path, Value] = {("status",): after, ("written",): key}
     if verb == "resume":
         add[("fence",)] = 1
     return Update(HEAD, require, add, change)
