@@ -297,28 +297,32 @@ class TestKeyring:
         assert {frozenset(key) for key in keys} == {frozenset({"kty", "crv", "x", "y", "kid", "alg", "use"})}
         assert next(key for key in keys if key["kid"] == house.signer.jwk["kid"]) == house.signer.jwk
 
-    @pytest.mark.parametrize("forgery", ["foreign mac", "no mac", "swapped key", "renamed row", "extra member"])
+    @pytest.mark.parametrize("forgery", ["foreign mac", "no mac", "swapped key", "renamed", "copied", "extra member"])
     async def test_a_row_that_no_holder_of_the_domain_key_wrote_adds_no_key(self, house, other, forgery):
-        intruder = House(other.signer, house.state, house.clock, "azure", DomainKey(bytes([1] * 32)))
         kid = other.signer.jwk["kid"]
         key = f"jwk:azure:{kid}"
-        if forgery == "foreign mac":
-            await intruder.keyring.publish()
-        else:
-            await house.keyring.publish()
-            genuine = dict(await house.state.read("domain", f"jwk:aws:{house.signer.jwk['kid']}"))
-            rows = {
-                "no mac": {"host": "azure", "jwk": dict(other.signer.jwk)},
-                "swapped key": {**genuine, "jwk": dict(other.signer.jwk)},
-                "renamed row": {**genuine, "host": "azure"},
-                "extra member": {**genuine, "jwk": {**genuine["jwk"], "d": 1}},
-            }
-            await house.state.apply("domain", [Put(key, rows[forgery])])
+        await other.keyring.publish()
+        genuine = dict(await house.state.read("domain", key))
+        await house.state.apply("domain", [Delete(key, ())])
+        rows = {
+            "no mac": (key, {name: genuine[name] for name in ("host", "jwk")}),
+            "foreign mac": (key, {**genuine, "mac": "0" * 64}),
+            "swapped key": (key, {**genuine, "jwk": {**house.signer.jwk, "kid": kid}}),
+            "renamed": (f"jwk:aws:{kid}", {**genuine, "host": "aws"}),
+            "copied": (f"jwk:copy:{kid}", genuine),  # a withdrawn row comes back under another name
+            "extra member": (key, {**genuine, "jwk": {**genuine["jwk"], "d": 1}}),
+        }
+        await house.state.apply("domain", [Put(*rows[forgery])])
         assert await house.keyring.key(kid) is None
         assert kid not in {found["kid"] for found in (await house.keyring.jwks())["keys"]}
         await other.keyring.publish()  # the true host takes its place back
         house.clock.advance(10)
         assert await house.keyring.key(kid) is not None
+
+    async def test_another_domains_hosts_are_strangers(self, house, other):
+        intruder = House(other.signer, house.state, house.clock, "azure", DomainKey(bytes([1] * 32)))
+        await intruder.keyring.publish()
+        assert "no host of this trust domain" in await refused(house, (await intruder.mint()).token)
 
     async def test_a_withdrawn_key_is_forgotten_within_five_minutes(self, house, other):
         await other.keyring.publish()

@@ -7,6 +7,7 @@ import gzip
 import socket
 import ssl
 import struct
+import tracemalloc
 
 import pytest
 from cryptography import x509
@@ -292,6 +293,18 @@ async def test_gzip_is_unpacked_and_the_limit_counts_what_comes_out(outbound):
         assert "content-length" not in response.headers
         with pytest.raises(Ambiguous, match="larger"):
             await outbound.send(asking(port, limit=1_000_000))
+
+
+async def test_a_small_body_that_unpacks_to_a_huge_one_takes_no_memory(outbound):
+    answer = packed(b"b" * 50_000_000)
+    async with server(says(answer)) as port:
+        tracemalloc.start()
+        try:
+            with pytest.raises(Ambiguous, match="larger"):
+                await outbound.send(asking(port, limit=1_000_000))
+            assert tracemalloc.get_traced_memory()[1] < 15_000_000
+        finally:
+            tracemalloc.stop()
 
 
 async def test_gzip_cut_short_inside_a_whole_answer_is_ambiguous(outbound):
