@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -19,12 +20,15 @@ from buspass.calls.call import Call, Ending, Incoming, Reply, Stopwatch, claims_
 from buspass.calls.house import House
 from buspass.calls.inference import Inference
 from buspass.errors import Problem
+from buspass.guard import check_standing
 from buspass.identity.tokens import TaskClaims
 from buspass.journal import SEAL_EVERY, Erased
 from buspass.ledger import Finished, Held, Outcome, Stale
+from buspass.ledger.holds import entries, expired
+from buspass.ledger.ledger import SKEW
 from buspass.mediation.inspect import inspect
 from buspass.model import MICRO
-from buspass.ports.state import Item, Value
+from buspass.ports.state import Item, Unavailable, Value
 from buspass.tasks import Task, View
 
 ROUNDS: Final = 64
@@ -33,11 +37,20 @@ LEVELS: Final = ("none", "metadata", "full")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Judged:
+    """What stations 4 to 7 found: the head's version where a rule read the history, and policy's `log`."""
+
+    version: int | None
+    log: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Admitted:
-    """A call that passed stations 4 to 8: the hold stands."""
+    """A call that passed stations 4 to 8: the hold stands. `level`: what of its payload is logged."""
 
     view: View
     held: Held
+    level: str
 
 
 class Gateway:
@@ -70,20 +83,39 @@ class Gateway:
             raise
         if isinstance(admitted, Reply):
             return admitted
-        return await self._carry_out(made, admitted, incoming, watch)
+        return await self._carry_out(made, admitted, watch)
 
     # ── 3 recall ────────────────────────────────────────────────────────────────────────────────────────────────
 
     async def _recall(self, call: Call, claims: TaskClaims) -> Reply | None:
         """A finished call's outcome, before every other refusal but a dead task's and an old fence's."""
-        await call.recall()
+        try:
+            await call.recall()
+        except Problem:
+            await self._alive(claims)
+            raise
         if not call.keyed:
             return None
+        return await self._finished(call, await self._swept(await self._alive(claims)))
+
+    async def _alive(self, claims: TaskClaims) -> View:
+        """Read the task; refuse at once where it is killed or expired, or another worker's by now."""
         view = await self._house.tasks.look(claims.task)
-        if view.head["status"] in {"killed", "expired"} or view.head["fence"] != claims.fence:
-            call.guard(view)  # refuses: it says which
-        record = await self._house.state.read(claims.task, f"rec:{call.id}")
-        return await self._replay(call, view.task, record) if record is not None else None
+        if view.head["status"] not in {"suspended", "completed"} or view.head["fence"] != claims.fence:
+            check_standing(view.head, claims.fence, self._house.clock.now())
+        return view
+
+    async def _finished(self, call: Call, view: View) -> Reply | None:
+        """Give a keyed call's outcome if it has one. Raises Problem conflict while its twin is in flight."""
+        try:
+            record = await self._house.state.read(view.task.id, f"rec:{call.id}")
+        except Unavailable as error:
+            raise Problem("state_unavailable", f"the journal could not be read ({error})", retry_after=1) from error
+        if record is not None:
+            return await self._replay(call, view.task, record)
+        if any(entry.call == call.id for entry in entries(view.head)):
+            raise _in_flight()
+        return None
 
     async def _replay(self, call: Call, task: Task, record: Item) -> Reply:
         asked = mark(self._house, task, call.asked)
@@ -101,7 +133,10 @@ class Gateway:
         headers = {"Buspass-Task": task.id, "Buspass-Call": call.id, "Buspass-Replayed": "true"}
         if outcome["problem"]:
             code, detail, extra = outcome["problem"]
-            raise Problem(code, detail, **extra)
+            problem = Problem(code, detail, **extra)
+            problem.call = call.id
+            problem.headers = headers | {"x-should-retry": "false"}  # the same key brings the same answer for ever
+            raise problem
         return Reply(status=200, document=outcome["document"], headers=headers)
 
     # ── 4-8 guard, plan, inspect, decide, hold ──────────────────────────────────────────────────────────────────
@@ -113,25 +148,37 @@ class Gateway:
         wait = house.workflow(claims.workflow).wait
         deadline = house.clock.now() + round(incoming.seconds * 1000)
         for _ in range(ROUNDS):
+            view = await self._swept(view)
             try:
-                version = await self._judge(call, view, watch)
+                judged = await self._judge(call, view, watch)
             except Problem:
-                if view.fresh:
-                    raise
-                view = await house.tasks.look(claims.task)  # nothing is refused on a copy
-                continue
+                if not view.fresh:
+                    view = await house.tasks.look(claims.task)  # nothing is refused on a copy
+                    continue
+                if call.keyed and (done := await self._finished(call, view)) is not None:
+                    return done  # its twin took what this one lacks
+                raise
             with watch("hold"):
-                result = await house.ledger.hold(call.claim(view, version, deadline), wait)
+                result = await house.ledger.hold(call.claim(view, judged.version, deadline), wait)
             if isinstance(result, Held):
                 house.tasks.saw(claims.task, result.head)
-                return Admitted(view=view, held=result)
+                level = _lower(view.task.payloads, incoming.log, judged.log)
+                return Admitted(view=view, held=result, level=level)
             if isinstance(result, Finished):
                 return await self._replay(call, view.task, result.record)
             view = self._moved(call, view, result)
         raise Problem("conflict", "the task's history changes faster than this call can be judged", retry_after=0.5)
 
-    async def _judge(self, call: Call, view: View, watch: Stopwatch) -> int | None:
+    async def _swept(self, view: View) -> View:
+        """The lazy sweep, at a call: what a lost host left running must not stand in this one's way."""
+        if not expired(view.head, self._house.clock.now(), 2 * SKEW):
+            return view
+        await self._house.ledger.sweep(view.task.id)
+        return await self._house.tasks.look(view.task.id)
+
+    async def _judge(self, call: Call, view: View, watch: Stopwatch) -> Judged:
         """Stations 4 to 7 on one view of the task."""
+        log: str | None = None
         with watch("guard"):
             version = call.guard(view)
         with watch("plan"):
@@ -145,13 +192,14 @@ class Gateway:
                     reasons = list(decision.deny)
                     raise Problem("denied", f"policy forbids this: {', '.join(reasons)}", reasons=reasons)
                 call.narrow(view, decision)
-        return version
+                log = decision.obligations.get("log")
+        return Judged(version=version, log="metadata" if log == "redacted" else log)  # redaction comes with inspection
 
     def _moved(self, call: Call, view: View, stale: Stale) -> View:
         """The hold met another head than the one judged: judge that one, unless it is this very call's."""
         opened = stale.head["open"]
         if isinstance(opened, Mapping) and call.id in opened:
-            raise Problem("conflict", "the same call is in flight; retry for its outcome", retry_after=1)
+            raise _in_flight()
         self._house.tasks.saw(view.task.id, stale.head)
         return replace(view, head=stale.head, fresh=True)
 
@@ -161,7 +209,7 @@ class Gateway:
         house = self._house
         now = house.clock.now()
         record: dict[str, Value] = {
-            "name": call.name if call else incoming.name,
+            "name": (call.name if call else incoming.name)[:128],
             "host": house.host.name,
             "at": now,
             "cause": call.cause if call else "",
@@ -173,7 +221,7 @@ class Gateway:
 
     # ── 9-11 dispatch, validate, settle ─────────────────────────────────────────────────────────────────────────
 
-    async def _carry_out(self, call: Call, admitted: Admitted, incoming: Incoming, watch: Stopwatch) -> Reply:
+    async def _carry_out(self, call: Call, admitted: Admitted, watch: Stopwatch) -> Reply:
         view, held = admitted.view, admitted.held
         try:
             with watch("dispatch"):
@@ -182,7 +230,7 @@ class Gateway:
             # whatever went wrong, a hold must not be left: it may have been sent, so it is charged in full
             ending = self._broken(held, error)
         with watch("settle"):
-            head = await self._settle(call, view, held, ending, incoming)
+            head = await self._settle(call, admitted, ending)
         headers = self._headers(call, view, ending, head) | {"Server-Timing": watch.header()}
         if ending.problem is not None:
             problem = ending.problem
@@ -200,9 +248,8 @@ class Gateway:
         last: Final = "unknown" if held.claim.kind == "action" else ""
         return Ending(outcome=Outcome(use=use, last=last), facts=facts, problem=problem)
 
-    async def _settle(self, call: Call, view: View, held: Held, ending: Ending, incoming: Incoming) -> Item:
-        house, task = self._house, view.task
-        level = _lower(task.payloads, incoming.log)
+    async def _settle(self, call: Call, admitted: Admitted, ending: Ending) -> Item:
+        house, task, held = self._house, admitted.view.task, admitted.held
         record: dict[str, Value] = {
             "kind": call.kind,
             "name": call.name,
@@ -214,17 +261,25 @@ class Gateway:
             "fence": held.claim.fence,
             "revision": house.settings.revision,
             **ending.facts,
-            **await log_payload(house, task, call.id, level, ending),
         }
+        # What can't be kept beside the record must not stop it: the call was made, and its hold must not be left.
+        with suppress(Problem):
+            record |= await log_payload(house, task, call.id, admitted.level, ending)
         if call.keyed:
-            await self._keep_outcome(call, task, ending)
+            with suppress(Problem):
+                await self._keep_outcome(call, task, ending)
         head = await house.ledger.settle(held, ending.outcome, record)
         house.tasks.saw(task.id, head)
-        if ending.facts.get("overrun"):
-            await self._suspend(task.id, "overrun")
-        elif int(str(head["entries"])) - int(str(head["sealed"])) >= SEAL_EVERY:
-            await house.sealer.seal(task.id)
+        with suppress(Problem):  # the answer is paid for; what is not sealed now is sealed at the next occasion
+            await self._conclude(task.id, head, ending)
         return head
+
+    async def _conclude(self, task: str, head: Item, ending: Ending) -> None:
+        """Suspend after an overrun; seal when it is time, and what ended after its task did."""
+        if ending.facts.get("overrun"):
+            await self._suspend(task, "overrun")
+        elif head["status"] != "open" or int(str(head["entries"])) - int(str(head["sealed"])) >= SEAL_EVERY:
+            await self._house.sealer.seal(task)
 
     async def _keep_outcome(self, call: Call, task: Task, ending: Ending) -> None:
         """Keep what a repetition of this key is to be given, before the record that says it is finished."""
@@ -242,6 +297,8 @@ class Gateway:
 
     async def _suspend(self, task: str, reason: str) -> None:
         house = self._house
+        if (await house.tasks.look(task)).head["status"] != "open":
+            return
         record: dict[str, Value] = {
             "kind": "lifecycle",
             "state": "suspended",
@@ -266,6 +323,10 @@ class Gateway:
         }
 
 
-def _lower(workflow: str, asked: str | None) -> str:
-    """A client may only lower what the workflow logs."""
-    return workflow if asked is None else min(workflow, asked, key=LEVELS.index)
+def _lower(*asked: str | None) -> str:
+    """Give the least of what workflow, client and policy want logged: each may only lower it."""
+    return min((level for level in asked if level is not None), key=LEVELS.index)
+
+
+def _in_flight() -> Problem:
+    return Problem("conflict", "the same call is in flight; retry for its outcome", retry_after=1)

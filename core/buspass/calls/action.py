@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, Final
 from urllib.parse import urlsplit
 
-from buspass.calls.call import SEND_WITHIN, Ending, Incoming, mark, policy_input
+from buspass.calls.call import Ending, Incoming, in_time, mark, policy_input
 from buspass.calls.house import House
 from buspass.config.settings import Step, Tool, Workflow
 from buspass.errors import Problem
@@ -16,11 +16,12 @@ from buspass.guard import check_route, check_standing
 from buspass.identity.tokens import TaskClaims
 from buspass.ledger import Claim, Held, Outcome
 from buspass.mediation.inspect import Finding
+from buspass.model import Principal
 from buspass.policy import document
 from buspass.policy.decide import Decision
-from buspass.ports.outbound import Ambiguous, NotSent, Response
+from buspass.ports.outbound import Ambiguous, NotSent, Request, Response
 from buspass.ports.state import Value
-from buspass.tasks import Licence, View, keyed, keyless
+from buspass.tasks import Licence, Task, View, keyed, keyless
 from buspass.tools import auth, call, catalog, http
 from buspass.tools.schema import parse_json
 
@@ -148,11 +149,20 @@ class Action:
 
     async def dispatch(self, view: View, held: Held) -> Ending:
         """Send once, and make of the answer a result or a problem."""
+        try:
+            request = await self._request(view, held)
+        except Problem as problem:  # no secret, no signature, no time: surely nothing was sent
+            return self._ended(Outcome(use={}, sent=False, last="failed"), problem=problem)
+        try:
+            response = await self._house.outbound.send(request)
+        except (NotSent, Ambiguous) as error:
+            unsent = isinstance(error, NotSent)
+            outcome = Outcome(use={} if unsent else ONE, sent=not unsent, last=http.outcome(self._tool, error))
+            return self._ended(outcome, problem=http.failure(self._tool, error))
+        return self._judged(response)
+
+    async def _request(self, view: View, held: Held) -> Request:
         house, tool = self._house, self._tool
-        now = house.clock.now()
-        if now > held.at + SEND_WITHIN:
-            late = Problem("deadline_exceeded", "the call waited too long to be sent; nothing was sent")
-            return self._ended(Outcome(use={}, sent=False, last="failed"), problem=late)
         headers = auth.headers(
             tool.auth,
             secret=await house.secret(tool.auth.secret) if tool.auth.secret else None,
@@ -160,14 +170,8 @@ class Action:
             traceparent=self._incoming.traceparent or traceparent(),
             idempotency_key=f"{view.task.id}.{self.id}",
         )
-        request = http.request(tool, self.arguments, headers=headers, deadline_s=(held.claim.deadline - now) / 1000)
-        try:
-            response = await house.outbound.send(request)
-        except (NotSent, Ambiguous) as error:
-            unsent = isinstance(error, NotSent)
-            outcome = Outcome(use={} if unsent else ONE, sent=not unsent, last=http.outcome(tool, error))
-            return self._ended(outcome, problem=http.failure(tool, error))
-        return self._judged(response)
+        seconds = in_time(held, house.clock.now())
+        return http.request(tool, self.arguments, headers=headers, deadline_s=seconds)
 
     def _judged(self, response: Response) -> Ending:
         last = http.outcome(self._tool, response)
@@ -176,8 +180,13 @@ class Action:
             facts = http.facts(self._tool, result)
         except Problem as problem:
             return self._ended(Outcome(use=ONE, last=last), problem=problem, status=response.status)
-        kept = json.dumps(facts) if self._tool.keep and facts else ""
+        kept = json.dumps(facts) if facts or self._timed() else ""
         return self._ended(Outcome(use=ONE, last=last, kept=kept), result=result, status=response.status)
+
+    def _timed(self) -> bool:
+        """Whether a step asks how long ago this tool answered: its time is then kept without a fact."""
+        afters = (after for step in self._workflow.route.values() for after in step.after)
+        return any(after.tool == self.name and after.within is not None for after in afters)
 
     def _ended(
         self, outcome: Outcome, *, result: Any = None, problem: Problem | None = None, status: int = 0
@@ -200,7 +209,7 @@ class Action:
         minted = await self._house.txn.mint(
             task=task.id,
             subject=task.subject,
-            principal=task.principal,
+            principal=acting(self._claims, task),
             audience=tool.auth.audience,
             tool=tool.name,
             method=tool.method,
@@ -209,6 +218,14 @@ class Action:
         )
         self._txn_jti = minted.jti
         return minted.token
+
+
+def acting(claims: TaskClaims, task: Task) -> Principal:
+    """Give the workload that holds the token: after a resume it may be another than the one that began the task."""
+    if claims.act == task.principal.name:
+        return task.principal
+    identity, _, agent = claims.act.partition(":")
+    return Principal(identity=identity, issuer="", agent=agent)
 
 
 def traceparent() -> str:

@@ -132,6 +132,16 @@ class Stopwatch:
         return ", ".join(f"{name};dur={seconds * 1000:.2f}" for name, seconds in self._spent.items())
 
 
+def in_time(held: Held, now: int) -> float:
+    """Give the seconds that a held call has left. Raises Problem deadline_exceeded once it may not be sent any more.
+
+    Asked right before every send, so that what a kill found in flight is drained when it said.
+    """
+    if now > held.at + SEND_WITHIN or now >= held.claim.deadline:
+        raise Problem("deadline_exceeded", "the call waited too long to be sent; nothing was sent")
+    return (held.claim.deadline - now) / 1000
+
+
 def claims_match(claims: TaskClaims, task: Task) -> None:
     """Refuse a token whose workflow is not its task's. Raises Problem unauthenticated."""
     if claims.workflow != task.workflow:

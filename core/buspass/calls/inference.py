@@ -7,7 +7,7 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
-from buspass.calls.call import SEND_WITHIN, Ending, Incoming, mark, policy_input
+from buspass.calls.call import Ending, Incoming, in_time, mark, policy_input
 from buspass.calls.house import House
 from buspass.config.settings import Model, Target
 from buspass.errors import Problem
@@ -68,7 +68,7 @@ class Inference:
                 errors=[{"path": "model", "message": "not granted", "allowed": list(granted.models)}],
             )
         outside = [name for name in self.ask.tools if name not in granted.tools]
-        if granted.tools and outside:
+        if outside and self._house.workflow(view.task.workflow).route:
             raise Problem(
                 "tool_not_granted",
                 f"tool {outside[0]!r} is not granted to this task; take its functions from GET /v1/tools",
@@ -148,14 +148,11 @@ class Inference:
         tried = 0
         current: Target | None = self._targets[0]
         while current is not None:
-            now = house.clock.now()
-            if now > held.at + SEND_WITHIN and not tried:
-                late = Problem("deadline_exceeded", "the call waited too long to be sent; nothing was sent")
-                return self._failed(late, "nothing", None, 0)
-            seconds = (held.claim.deadline - now) / 1000
             tried += 1
             try:
-                answer = await self._attempt(current, max(seconds, 0.001))
+                answer = await self._attempt(current, held)
+            except Problem as problem:  # it was not sent
+                return self._failed(problem, "nothing", current, tried)
             except Failure as failure:
                 step = attempts.after(
                     failure,
@@ -170,10 +167,12 @@ class Inference:
                 return self._answered(answer, current, tried, view, held)
         raise AssertionError("unreachable")  # pragma: no cover
 
-    async def _attempt(self, target: Target, seconds: float) -> Answer:
+    async def _attempt(self, target: Target, held: Held) -> Answer:
+        """Send once. Raises Failure, or Problem where nothing was sent: no secret, or too late for any target."""
         house = self._house
         provider = house.settings.providers[target.provider]
         secret = await house.secret(provider.auth.secret) if provider.auth.secret else None
+        seconds = in_time(held, house.clock.now())
         request = openai.request(provider, target, self.ask, self._bound, secret, seconds)
         try:
             response = await house.outbound.send(request)

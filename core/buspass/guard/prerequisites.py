@@ -16,6 +16,8 @@ from buspass.errors import Problem
 from buspass.model import Subject
 from buspass.ports.state import Item
 
+KEPT: Final = 16
+"""Calls of one tool whose kept facts count."""
 RETRY: Final = 0.5
 """Seconds after which a prerequisite that is still running may have ended."""
 
@@ -73,14 +75,19 @@ def _judge(
 
 
 def newest_first(head: Item, tool: str) -> list[dict[str, Any]]:
-    """Give the kept facts of a tool as `{facts, at, turn}`, newest call first (by turn: clocks may differ)."""
+    """Give the kept facts of a tool as `{facts, at, turn}`, newest call first (by turn: clocks may differ).
+
+    Those of its last KEPT calls alone: a call that keeps nothing leaves an old fact in its place, which must not
+    outlive the younger ones that would have contradicted it.
+    """
     kept = head["kept"] if isinstance(head["kept"], Mapping) else {}
     found = [
         {"facts": json.loads(str(entry["facts"])), "at": int(str(entry["at"])), "turn": int(str(entry["turn"]))}
         for name, entry in kept.items()
         if name.rpartition(":")[0] == tool and isinstance(entry, Mapping)
     ]
-    return sorted(found, key=lambda entry: -entry["turn"])
+    oldest = _number(head, "turns", tool) - KEPT
+    return sorted((entry for entry in found if entry["turn"] > oldest), key=lambda entry: -entry["turn"])
 
 
 def bound(value: Any, arguments: Mapping[str, Any], subject: Subject | None) -> Any:
