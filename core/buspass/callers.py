@@ -57,14 +57,23 @@ async def caller(house: House, token: str) -> Caller:
     return WorkloadCaller(principal=await house.oidc.workload(token))
 
 
-async def visible(house: House, who: Caller, task: str) -> View:
-    """Give the task if this caller may see it. Raises Problem not_found, fenced."""
+async def visible(house: House, who: Caller, task: str, *, killed: bool = False) -> View:
+    """Give the task if this caller may see it. Raises Problem not_found; for a task's token task_killed, fenced.
+
+    A kill makes all the task's tokens useless at once, but for one thing: `killed` says that the kill itself may be
+    repeated.
+    """
     hidden = Problem("not_found", "there is no such task that you may see")
     if isinstance(who, TaskCaller) and who.claims.task != task:
         raise hidden
     view = await house.tasks.look(task)
     if isinstance(who, WorkloadCaller) and who.principal.name != view.task.principal.name:
         raise hidden
+    if isinstance(who, TaskCaller):
+        if view.head["fence"] != who.claims.fence:
+            raise Problem("fenced", "another worker has resumed this task; this token's calls are over")
+        if view.head["status"] == "killed" and not killed:
+            raise Problem("task_killed", "the task was killed; start a new one if you still may")
     return view
 
 

@@ -18,17 +18,20 @@ from buspass.calls.call import policy_task
 from buspass.calls.house import House
 from buspass.config.settings import Workflow
 from buspass.errors import Problem
+from buspass.guard import check_standing
 from buspass.ledger import new_head
-from buspass.model import ACCOUNTS, MICRO, Principal, Subject
+from buspass.model import Principal, Subject
 from buspass.policy import document
 from buspass.policy.decide import Decision
 from buspass.ports.state import Item, Value
-from buspass.tasks import Grant, Task, View, segment
+from buspass.tasks import Task, View, segment
 from buspass.tasks.lifecycle import SEALING, Verb
+from buspass.terms import Terms, mapping, narrowed, only, terms_of
 
 METADATA_BYTES: Final = 4096
+NAME_CHARACTERS: Final = 256
+FIRST_FENCE: Final = 1
 START_FIELDS: Final = ("workflow", "on_behalf_of", "metadata", "budget")
-BUDGET_FIELDS: Final = (*ACCOUNTS, "wall")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,15 +41,6 @@ class Started:
     view: View
     token: str
     expires_in: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Terms:
-    """What a task begins with: grant, limits by account, seconds of life."""
-
-    grant: Grant
-    limits: Mapping[str, int]
-    wall: float
 
 
 class Lifecycle:
@@ -61,12 +55,12 @@ class Lifecycle:
         """Start a task for the workload that this OIDC token proves. Raises Problem."""
         house = self._house
         principal = await house.oidc.workload(token)
-        _only(body, START_FIELDS)
+        only(body, START_FIELDS)
         workflow = self._workflow(body.get("workflow"))
         _may(workflow, principal)
         subject = await self._subject(workflow, body.get("on_behalf_of"))
         metadata = _metadata(body.get("metadata"))
-        terms = _terms(workflow, _mapping(body.get("budget"), "budget"))
+        terms = terms_of(workflow, mapping(body.get("budget"), "budget"))
         now = house.clock.now()
         draft = Task(
             id=self._id(principal, key),
@@ -83,7 +77,7 @@ class Lifecycle:
             deadline=now + round(terms.wall * 1000),
             payloads=workflow.payloads,
         )
-        terms = _narrowed(terms, await self._ask("start", draft, "open"))
+        terms = narrowed(terms, await self._ask("start", draft, "open"))
         return await self._begin(workflow, draft, terms, body)
 
     async def _begin(self, workflow: Workflow, draft: Task, terms: Terms, body: Mapping[str, Any]) -> Started:
@@ -106,7 +100,10 @@ class Lifecycle:
         )
         opening = self._record("start", status="open", reason=f"{task.principal.name} for {asked['on_behalf_of']}")
         begun = await house.tasks.begin(task, head, opening)
-        return await self._token(await house.tasks.look(begun.id))
+        view = await house.tasks.look(begun.id)
+        if view.head["fence"] != FIRST_FENCE:  # a repeated key must not give back what a resume took away
+            raise Problem("fenced", "another worker has resumed the task that this Idempotency-Key started")
+        return await self._token(view, draft.principal)
 
     def _workflow(self, name: Any) -> Workflow:
         known = self._house.settings.workflows
@@ -119,7 +116,7 @@ class Lifecycle:
         if name not in known:
             raise Problem(
                 "not_found",
-                f"there is no workflow {name!r} here",
+                f"there is no workflow {name[:100]!r} here",
                 errors=[{"path": "workflow", "message": "unknown", "allowed": sorted(known)}],
             )
         return known[name]
@@ -148,7 +145,7 @@ class Lifecycle:
             )
         if set(behalf) == {"token"} and isinstance(behalf["token"], str):
             subject = await self._house.oidc.subject(behalf["token"])
-        elif set(behalf) == {"type", "id"} and all(isinstance(part, str) and part for part in behalf.values()):
+        elif set(behalf) == {"type", "id"} and all(map(_nameable, behalf.values())):
             if rule.proof != "asserted":
                 raise Problem(
                     "denied",
@@ -160,7 +157,7 @@ class Lifecycle:
         else:
             raise Problem(
                 "invalid_request",
-                "on_behalf_of is {token} or {type, id}, all strings",
+                f"on_behalf_of is {{token}} or {{type, id}}, printable strings of at most {NAME_CHARACTERS} characters",
                 errors=[{"path": "on_behalf_of", "message": "unknown shape", "allowed": ["token", "type, id"]}],
             )
         if subject.type not in rule.types:
@@ -183,10 +180,13 @@ class Lifecycle:
             _may(workflow, principal)
         except Problem as refusal:
             raise Problem("not_found", "there is no such task that you may resume") from refusal
-        await self._ask("resume", view.task, str(view.head["status"]))
+        view = await self.settle_overdue(view)
+        decision = await self._ask("resume", view.task, str(view.head["status"]))
+        if decision.grant is not None:
+            raise Problem("policy_unavailable", "the resume policy narrows the grant, which is not available yet")
         record = self._record("resume", status="open", reason=reason or f"by {principal.name}")
         await house.tasks.change(task, "resume", record)
-        return await self._token(await house.tasks.look(task))
+        return await self._token(await house.tasks.look(task), principal)
 
     async def renew(self, task_token: str, actor_token: str) -> Started:
         """Give a fresh token for the same task and fence, to the workload that it belongs to (RFC 8693)."""
@@ -194,22 +194,20 @@ class Lifecycle:
         claims = await house.tokens.verify(task_token)
         principal = await house.oidc.workload(actor_token)
         view = await house.tasks.look(claims.task)
-        if principal.name != view.task.principal.name:
-            raise Problem("denied", "this task is another workload's", reasons=["actor"])
-        if view.head["fence"] != claims.fence:
-            raise Problem("fenced", "another worker has resumed this task")
-        if view.head["status"] != "open":
-            raise Problem("task_not_open", f"the task is {view.head['status']}; only an open one's token is renewed")
-        return await self._token(view)
+        if principal.name != claims.act:
+            raise Problem("denied", "this task's token is another workload's", reasons=["actor"])
+        check_standing(view.head, claims.fence, house.clock.now())
+        return await self._token(view, principal)
 
-    async def _token(self, view: View) -> Started:
+    async def _token(self, view: View, principal: Principal) -> Started:
+        """Mint a token for the workload that acts from now on: after a resume not the one that started the task."""
         task = view.task
         minted = await self._house.tokens.mint(
             task=task.id,
             workflow=task.workflow,
             revision=task.revision,
             fence=int(str(view.head["fence"])),
-            principal=task.principal,
+            principal=principal,
             subject=task.subject,
             expires_at_ms=task.deadline,
             ttl_s=self._house.workflow(task.workflow).token_ttl,
@@ -221,7 +219,7 @@ class Lifecycle:
     async def change(self, who: Caller, task: str, verb: Verb, reason: str) -> Item:
         """Complete, suspend or kill; seal; give the head. Raises Problem."""
         house = self._house
-        await visible(house, who, task)
+        await self._expire(await visible(house, who, task, killed=verb == "kill"))
         record = self._record(verb, status=verb, reason=reason, by=_name(who))
         head = await house.tasks.change(task, verb, record, fence_of(who))
         if verb in SEALING:
@@ -231,18 +229,25 @@ class Lifecycle:
     async def settle_overdue(self, view: View) -> View:
         """The lazy sweep, at a read: end holds that nobody will settle, and a task whose time is over."""
         house, task = self._house, view.task.id
-        now = house.clock.now()
         swept = await house.ledger.sweep(task, view.head)
-        if view.head["status"] in {"open", "suspended"} and int(str(view.head["expires_at"])) <= now:
-            record = self._record("expire", status="expired", reason="its time is over")
-            try:
-                await house.tasks.change(task, "expire", record)
-            except Problem as problem:
-                if problem.code == "state_unavailable":
-                    raise
-            await house.sealer.seal(task)
-            swept += 1
-        return await house.tasks.look(task) if swept else view
+        expired = await self._expire(view)
+        if swept and not expired and view.head["status"] != "open":
+            await house.sealer.seal(task)  # what ended after its task did
+        return await house.tasks.look(task) if swept or expired else view
+
+    async def _expire(self, view: View) -> bool:
+        """End a task whose time is over; say whether it was."""
+        house, task = self._house, view.task.id
+        if view.head["status"] not in {"open", "suspended"} or int(str(view.head["expires_at"])) > house.clock.now():
+            return False
+        record = self._record("expire", status="expired", reason="its time is over")
+        try:
+            await house.tasks.change(task, "expire", record)
+        except Problem as problem:
+            if problem.code == "state_unavailable":
+                raise
+        await house.sealer.seal(task)
+        return True
 
     def _record(self, operation: str, *, status: str, reason: str, by: str = "") -> dict[str, Value]:
         return {
@@ -266,6 +271,11 @@ class Lifecycle:
         return decision
 
 
+def _nameable(part: Any) -> bool:
+    """Whether this may name a subject: it stands in tokens and records."""
+    return isinstance(part, str) and 0 < len(part) <= NAME_CHARACTERS and part.isprintable()
+
+
 def _may(workflow: Workflow, principal: Principal) -> None:
     for rule in workflow.agents:
         if fnmatchcase(principal.identity, rule.identity) and fnmatchcase(principal.agent, rule.agent):
@@ -273,86 +283,18 @@ def _may(workflow: Workflow, principal: Principal) -> None:
     raise Problem("denied", f"{principal.name} may not start {workflow.name!r}", reasons=["agent"])
 
 
-def _terms(workflow: Workflow, budget: Mapping[str, Any]) -> Terms:
-    grant = Grant(models=workflow.models, tools=tuple(workflow.route))
-    return _budgeted(Terms(grant=grant, limits=workflow.limits, wall=workflow.wall), budget)
-
-
-def _budgeted(terms: Terms, budget: Mapping[str, Any]) -> Terms:
-    """Narrow the limits. Raises Problem invalid_request for what is unknown, malformed or wider."""
-    _only(budget, BUDGET_FIELDS, "budget.")
-    limits, wall = dict(terms.limits), terms.wall
-    for name, value in budget.items():
-        amount = _amount(name, value)
-        now = round(wall * MICRO) if name == "wall" else limits.get(name, amount)
-        if amount > now:
-            most = now / MICRO if name in {"wall", "cost"} else now
-            raise Problem(
-                "invalid_request",
-                f"budget.{name} may only narrow the workflow's {most:g}",
-                errors=[{"path": f"budget.{name}", "message": "is wider", "allowed": most}],
-            )
-        if name == "wall":
-            wall = amount / MICRO
-        else:
-            limits[name] = amount
-    return Terms(grant=terms.grant, limits=limits, wall=wall)
-
-
-def _amount(name: str, value: Any) -> int:
-    """Give an account's integer; cost and wall in millionths (USD, seconds)."""
-    scaled = name in {"cost", "wall"}
-    if isinstance(value, bool) or not isinstance(value, int | float if scaled else int) or not 0 <= value < 2**40:
-        raise Problem(
-            "invalid_request",
-            f"budget.{name} must be a {'number' if scaled else 'whole number'} of at least 0",
-            errors=[{"path": f"budget.{name}", "message": "is no such number"}],
-        )
-    return round(value * MICRO) if scaled else int(value)
-
-
-def _narrowed(terms: Terms, decision: Decision) -> Terms:
-    """Apply policy's grant: it can only narrow, so what it adds is nothing."""
-    given = decision.grant
-    if given is None:
-        return terms
-    models = [name for name in terms.grant.models if name in given.get("models", terms.grant.models)]
-    tools = [name for name in terms.grant.tools if name in given.get("tools", terms.grant.tools)]
-    limits = dict(terms.limits)
-    for name, value in given.get("budget", {}).items():
-        if name in ACCOUNTS:
-            limits[name] = min(_amount(name, value), limits.get(name, _amount(name, value)))
-    wall = min(terms.wall, float(given.get("lifetime", terms.wall)))
-    return Terms(grant=Grant(models=tuple(models), tools=tuple(tools)), limits=limits, wall=wall)
-
-
 def _metadata(value: Any) -> Mapping[str, Any]:
-    metadata = _mapping(value, "metadata")
+    metadata = mapping(value, "metadata")
     for name, part in metadata.items():
         if not isinstance(part, str | int | float | bool):
             raise Problem(
                 "invalid_request",
-                f"metadata.{name} must be a string, a number or a boolean",
-                errors=[{"path": f"metadata.{name}", "message": "is no scalar"}],
+                f"metadata.{name[:100]} must be a string, a number or a boolean",
+                errors=[{"path": f"metadata.{name[:100]}", "message": "is no scalar"}],
             )
     if len(json.dumps(metadata).encode()) > METADATA_BYTES:
         raise Problem("invalid_request", f"metadata is larger than {METADATA_BYTES} bytes")
     return metadata
-
-
-def _mapping(value: Any, name: str) -> Mapping[str, Any]:
-    if value is None:
-        return {}
-    if not isinstance(value, Mapping):
-        raise Problem("invalid_request", f"{name} must be an object", errors=[{"path": name, "message": "no object"}])
-    return value
-
-
-def _only(body: Mapping[str, Any], known: tuple[str, ...], prefix: str = "") -> None:
-    unknown = [name for name in body if name not in known]
-    if unknown:
-        rows = [{"path": prefix + name, "message": "is not a field", "allowed": list(known)} for name in unknown]
-        raise Problem("unsupported", f"field {prefix + unknown[0]!r} is not supported", errors=rows)
 
 
 def _name(who: Caller) -> str:

@@ -13,6 +13,7 @@ from typing import Any, Final
 from buspass.callers import Caller, TaskCaller, WorkloadCaller, fence_of, visible
 from buspass.calls.house import House
 from buspass.errors import Problem
+from buspass.guard import check_standing
 from buspass.journal import Erased, timeline, verify
 from buspass.journal.seals import read_all
 from buspass.journal.timeline import moment
@@ -124,8 +125,7 @@ class Reading:
         if len(text) > THOUGHT_CHARACTERS or len(parent) > 128:
             raise Problem("invalid_request", f"text has at most {THOUGHT_CHARACTERS} characters, parent 128")
         view = await visible(house, who, task)
-        if view.head["status"] != "open":
-            raise Problem("task_not_open", f"the task is {view.head['status']}")
+        check_standing(view.head, fence, house.clock.now())
         call = keyless(house.clock, "t")
         record: dict[str, Value] = {
             "kind": "thought",
@@ -182,17 +182,20 @@ class Reading:
 
     async def checkpoint(self, who: Caller, task: str) -> tuple[str, bytes]:
         """Give the agent's own state, as (ETag, JSON)."""
-        house = self._house
-        view = await visible(house, who, task)
-        if not (etag := view.head.get("checkpoint")):
-            raise Problem("not_found", "this task has no checkpoint yet")
-        try:
-            data = await house.vault.get(house.task_key(view.task), f"{task}/checkpoint/{etag}")
-        except Erased:
-            data = None
-        if data is None:
-            raise Problem("not_found", "this task's checkpoint was erased")
-        return str(etag), data
+        etag = None
+        while True:
+            view = await visible(self._house, who, task)
+            before, etag = etag, view.head.get("checkpoint")
+            if not etag:
+                raise Problem("not_found", "this task has no checkpoint yet")
+            try:
+                data = await self._house.vault.get(self._house.task_key(view.task), f"{task}/checkpoint/{etag}")
+            except Erased:
+                data = None
+            if data is not None:
+                return str(etag), data
+            if before == etag:  # else it may have been replaced between two looks
+                raise Problem("not_found", "this task's checkpoint was erased")
 
     async def save(self, who: Caller, task: str, data: bytes, expected: str | None) -> str:
         """Keep the agent's state and give its ETag. `expected`: the ETag it must replace, "" for none."""
@@ -201,14 +204,19 @@ class Reading:
         if fence is None:
             raise Problem("denied", "only the task's own agent saves its checkpoint", reasons=["caller"])
         view = await visible(house, who, task)
-        if view.head["status"] not in {"open", "suspended"}:
-            raise Problem("task_not_open", f"the task is {view.head['status']}")
+        if view.head["status"] != "suspended":  # a worker that is parked may still say where it was
+            check_standing(view.head, fence, house.clock.now())
         etag = house.clock.random(12).hex()
         try:
             await house.vault.put(house.task_key(view.task), f"{task}/checkpoint/{etag}", data)
         except Erased as error:
             raise Problem("not_found", "this task was erased") from error
-        old = await house.tasks.point(task, fence, etag, expected)
+        try:
+            old = await house.tasks.point(task, fence, etag, expected)
+        except Problem as problem:
+            if problem.code != "state_unavailable":  # then it may be the one that is pointed at
+                await house.vault.delete(f"{task}/checkpoint/{etag}")
+            raise
         if old:
             await house.vault.delete(f"{task}/checkpoint/{old}")
         return etag
