@@ -127,7 +127,34 @@ ROUTES: Final[tuple[Endpoint, ...]] = (
     ),
     _row("GET", "/openapi.json", "describe", "Operation", "anyone", "This description", answers="Any"),
 )
-OPENAI_PATHS: Final = ("/v1/chat", "/v1/models", "/v1/responses", "/v1/embeddings", "/v1/completions", "/openai")
+OPENAI_PATHS: Final = (
+    "/openai",
+    *(
+        f"/v1/{name}"
+        for name in (
+            "assistants",
+            "audio",
+            "batches",
+            "chat",
+            "completions",
+            "containers",
+            "conversations",
+            "embeddings",
+            "files",
+            "fine_tuning",
+            "images",
+            "models",
+            "moderations",
+            "realtime",
+            "responses",
+            "threads",
+            "uploads",
+            "vector_stores",
+            "videos",
+        )
+    ),
+)
+"""Where a client is one of OpenAI's SDKs, which reads its own envelope."""
 
 
 def routed(house: House) -> ASGIApp:
@@ -150,7 +177,7 @@ def routed(house: House) -> ASGIApp:
         row: describe if row.handler == "describe" else getattr(sections[row.section], row.handler) for row in ROUTES
     }
     routes = [*_served(handlers), *_unserved(operation)]
-    return _front(Router(routes, default=_Any(guarded(operation.unknown, "problem")), redirect_slashes=False))
+    return _front(Router(routes, default=_Any(_unknown(operation)), redirect_slashes=False))
 
 
 def _served(handlers: Mapping[Endpoint, Handler]) -> Iterable[BaseRoute]:
@@ -170,6 +197,13 @@ def _by_method(methods: Mapping[str, Handler], envelope: Envelope) -> Handler:
             problem.headers = {"allow": allowed}
             return refusal(problem, envelope)
         return await handler(request)
+
+    return run
+
+
+def _unknown(operation: OperationRoutes) -> Handler:
+    async def run(request: Request) -> Response:
+        return await guarded(operation.unknown, _envelope(request.url.path))(request)
 
     return run
 

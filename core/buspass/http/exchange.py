@@ -15,6 +15,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
 from buspass.errors import Problem
+from buspass.ports.state import OutcomeUnknown, Unavailable
 from buspass.surfaces import openai_chat
 from buspass.tools.schema import parse_json
 
@@ -45,7 +46,7 @@ def bearer(request: Request) -> str:
 async def body(request: Request, most: int = BODY_BYTES) -> bytes:
     """Read the body, at most `most` bytes. Raises Problem request_too_large before more is taken in."""
     declared = request.headers.get("content-length", "")
-    if declared.isdigit() and int(declared) > most:
+    if declared.isascii() and declared.isdigit() and int(declared) > most:
         raise too_large(most)
     parts, size = [], 0
     try:
@@ -154,6 +155,10 @@ def guarded(handler: Handler, envelope: Envelope) -> Handler:
             if problem.status >= 500:
                 log.warning("%s %s: %s", request.method, request.url.path, problem)
             return refusal(problem, envelope)
+        except (Unavailable, OutcomeUnknown) as error:  # where a room had nothing to add
+            log.warning("%s %s: %s", request.method, request.url.path, error)
+            away = Problem("state_unavailable", "the task's state could not be reached; retry", retry_after=1)
+            return refusal(away, envelope)
         except Exception:  # the last line of defence: a stack trace goes to the log, never to a client
             log.exception("%s %s failed", request.method, request.url.path)
             return refusal(Problem("internal", "Buspass failed; its log says how"), envelope)

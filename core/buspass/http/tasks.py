@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from datetime import date
 from typing import Any, Final
 from urllib.parse import parse_qs
 
@@ -45,7 +47,7 @@ class TaskRoutes:
         if unknown := set(query) - {"status", "workflow", "limit", "cursor"}:
             raise Problem("invalid_request", f"unknown query parameter {min(unknown)!r}")
         limit = query.get("limit", "50")
-        if not limit.isdigit() or not 1 <= int(limit) <= 100:
+        if not re.fullmatch(r"[1-9][0-9]?|100", limit):
             raise Problem("invalid_request", "limit is a number from 1 to 100")
         status = query.get("status")
         if status is not None and status not in STATUSES:
@@ -167,10 +169,13 @@ async def _reason(request: Request) -> str:
 def _cursor(cursor: str | None) -> str:
     if not cursor:
         return ""
-    day, _, key = cursor.partition("/")
-    good = len(day) == 10 and day.replace("-", "").isdigit() and key.replace(".", "").replace("_", "").isalnum()
-    if not good or len(cursor) > 128:
-        raise Problem("invalid_request", "cursor is the next_cursor of an earlier page")
+    wrong = Problem("invalid_request", "cursor is the next_cursor of an earlier page")
+    if not re.fullmatch(r"2[0-9]{3}-[0-9]{2}-[0-9]{2}/[A-Za-z0-9._]{1,100}", cursor):
+        raise wrong
+    try:
+        date.fromisoformat(cursor[:10])
+    except ValueError:
+        raise wrong from None
     return cursor
 
 
