@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -187,8 +188,9 @@ class Ledger:
         if head is None or "open" not in head:
             head = await self._head(task)
         if expired(head, self._clock.now(), 2 * SKEW):  # the lazy sweep: whoever comes by ends what others left
-            await self.sweep(task, head)
-            head = await self._head(task)
+            with suppress(Problem):  # this call is settled whatever becomes of the others
+                await self.sweep(task, head)
+                head = await self._head(task)
         return head
 
     async def _settle_again(
