@@ -164,7 +164,10 @@ class Tasks:
             if isinstance(result, Applied):
                 self.saw(task, result.item or head)
                 return result.item or head
-            if result.index == 0:  # the record stands from a try whose second half was refused or lost
+            if result.index == 0:  # the record stands from a try whose second half was refused or lost: it may
+                # be counted already, and one more counted than written would look like a loss
+                add = {path: amount for path, amount in update.add.items() if path != ("entries",)}
+                update = Update(HEAD, update.require, add, update.set)
                 result = await self._apply(task, [update])
                 if isinstance(result, Applied):
                     self.saw(task, result.item or head)
@@ -176,22 +179,17 @@ class Tasks:
         """Add a record that moves no money (a thought): it is counted like any other."""
         head: Item | None = (await self.look(task)).head
         key = f"rec:{call}"
-        put: list[Operation] = [Put(key, self._stamp(task, key, record))]
+        put = Put(key, self._stamp(task, key, record))
         for _ in range(TRIES):
             if head is None:
                 raise Problem("not_found", "there is no such task in this trust domain")
-            if head["written"] == key:  # only the answer was lost
-                return
             if head["fence"] != fence:
                 raise Problem("fenced", "another worker has resumed this task")
             last = Equals(("written",), str(head["written"]))
             count = Update(HEAD, (last, Equals(("fence",), fence)), {("entries",): 1}, {("written",): key})
-            result = await self._apply(task, [*put, count])
-            if isinstance(result, Applied):
+            result = await self._apply(task, [put, count])
+            if isinstance(result, Applied) or result.index == 0:  # the latter: it stands, and may be counted already
                 return
-            if put and result.index == 0:
-                put = []
-                continue
             head = result.item
         raise Problem("conflict", "the task changes too fast right now; retry", retry_after=0.5)
 
