@@ -59,11 +59,22 @@ class Subject:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Image:
+    """A picture in a request: where it stands, and its bytes as base64. `detail` is the client's wish for its size."""
+
+    path: str
+    data: str
+    detail: str = "auto"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Ask:
     """A model request that passed its surface's allow-list.
 
-    `payload` is the surface's own body without what is ours (`model`, `metadata`, `stream`); `input_bytes` bounds its
-    text as UTF-8, tool schemas and response format included; `max_output` is the client's own limit, tokens a choice.
+    `payload` is the surface's own body without what is ours (`model`, `stream`, OpenAI's `metadata`); `input_bytes`
+    bounds its text as UTF-8, tool schemas and response format included, `images` left out; `max_output` is the client's
+    own limit, tokens a choice. `include_usage`: the client wants a chunk of usage at its stream's end. `caches`: the
+    longest cache the client asks the provider to write. `headers` go to a provider of the same wire format only.
     """
 
     surface: str
@@ -75,19 +86,29 @@ class Ask:
     input_bytes: int
     messages: int
     metadata: Mapping[str, str]
+    stream: bool = False
+    include_usage: bool = False
+    images: tuple[Image, ...] = ()
+    caches: Literal["no", "5m", "1h"] = "no"
+    headers: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Usage:
-    """Tokens that a provider says it used; `cached` is part of `input`, `reasoning` of `output`.
+    """Tokens that a provider says it used.
 
-    `known` is false where it did not say: that is not zero, the call is charged at its hold.
+    Parts of `input`: `cached` (read from a cache), `cache_write` (written to one), and of the latter `cache_write_1h`
+    (for an hour, which is dearer). Part of `output`: `reasoning`.
+    `known` is false where it did not say, or not to the end: the call is charged at its hold, for the counts are at
+    most what was said so far.
     """
 
     input: int = 0
     output: int = 0
     cached: int = 0
     reasoning: int = 0
+    cache_write: int = 0
+    cache_write_1h: int = 0
     known: bool = True
 
 
@@ -102,18 +123,23 @@ class Offer:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answer:
-    """A provider's answer. `text` is the visible thought of all choices, `finish` one reason a choice."""
+    """A provider's answer; `document` and `finish` (one reason a choice) are in the wire format of the asker's surface.
+
+    `text` is the visible thought of all choices, `thinking` what the model thought before it, as far as it is shown.
+    """
 
     document: Mapping[str, Any]
     usage: Usage
     text: str
     offers: tuple[Offer, ...]
     finish: tuple[str, ...]
+    thinking: str = ""
 
     def texts(self) -> tuple[tuple[str, str], ...]:
         """Every text of it with its position, for inspection."""
         arguments = ((f"tool_calls[{i}].arguments", offer.arguments_text) for i, offer in enumerate(self.offers))
-        return (("text", self.text), *arguments)
+        thinking = (("thinking", self.thinking),) if self.thinking else ()
+        return (("text", self.text), *thinking, *arguments)
 
 
 type FailureKind = Literal[

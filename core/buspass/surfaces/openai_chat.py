@@ -1,26 +1,24 @@
-"""OpenAI's chat completions as agents write them: the allow-list of a request, the answer, the list of models.
+"""OpenAI's chat completions as agents write them: the allow-list of a request, the answer, whole or as a stream.
 
-Source: platform.openai.com/docs/api-reference/chat. What is not in these tables is refused by name. Not streaming.
+Source: platform.openai.com/docs/api-reference/chat. What is not in these tables is refused by name.
 Knows no provider, no grant and no price: `model` is whatever alias the agent wrote.
 """
 
 from __future__ import annotations
 
-import json
-import unicodedata
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Final
 
 from buspass.errors import Problem
-from buspass.model import Answer, Ask
-from buspass.surfaces import fields
+from buspass.model import Answer, Ask, Image, Usage
+from buspass.surfaces import fields, framing, measure
 from buspass.surfaces.fields import Report, array, boolean, choice, either, integer, number, record, tagged, text
 
 NAME: Final = "openai.chat"
 MOST_OUTPUT: Final = 2**24
 """Tokens: above every model there is, and small enough that no product of it leaves an account's range."""
 MOST_CHOICES: Final = 8
-OURS: Final = frozenset({"model", "metadata", "stream"})
+OURS: Final = frozenset({"model", "metadata", "stream", "stream_options"})
 """Members that are for the gateway; a provider gets its own `model`, and no labels of somebody's spend."""
 
 FUNCTION_NAME: Final = text(pattern=r"[a-zA-Z0-9_-]{1,64}")
@@ -29,7 +27,15 @@ CALL_ID: Final = text(least=1, most=256)
 
 TEXT_PART: Final = record({"type": text(), "text": text()}, required=["text"])
 REFUSAL_PART: Final = record({"type": text(), "refusal": text()}, required=["refusal"])
+REMOTE: Final = "must be a data: URL: a provider that fetches for you goes where nobody looks"
+IMAGE_URL: Final = record(
+    {"url": measure.data_url(REMOTE), "detail": choice("auto", "low", "high", "original")}, required=["url"]
+)
+IMAGE_PART: Final = record({"type": text(), "image_url": IMAGE_URL}, required=["image_url"])
 CONTENT: Final = either(text(), array(tagged("type", {"text": TEXT_PART}, "content part"), least=1))
+SHOWN: Final = either(
+    text(), array(tagged("type", {"text": TEXT_PART, "image_url": IMAGE_PART}, "content part"), least=1)
+)
 SAID: Final = either(
     text(), array(tagged("type", {"text": TEXT_PART, "refusal": REFUSAL_PART}, "content part"), least=1)
 )
@@ -40,6 +46,7 @@ TOOL_CALL: Final = tagged(
     "tool call",
 )
 INSTRUCTION: Final = record({"role": text(), "content": CONTENT, "name": SPEAKER}, required=["content"])
+USER: Final = record({"role": text(), "content": SHOWN, "name": SPEAKER}, required=["content"])
 ASSISTANT: Final = record(
     {
         "role": text(),
@@ -59,7 +66,7 @@ RESULT: Final = record(
 )
 MESSAGE: Final = tagged(
     "role",
-    {"system": INSTRUCTION, "developer": INSTRUCTION, "user": INSTRUCTION, "assistant": ASSISTANT, "tool": RESULT},
+    {"system": INSTRUCTION, "developer": INSTRUCTION, "user": USER, "assistant": ASSISTANT, "tool": RESULT},
     "role",
 )
 TOOL: Final = tagged(
@@ -131,7 +138,8 @@ REQUEST: Final = record(
         "metadata": fields.mapping(text(most=512), most=16, name=64),
         "store": fields.never("must stay false: nothing is stored at a provider"),
         "service_tier": choice("auto", "default"),
-        "stream": fields.never("cannot be true: streaming is not available yet"),
+        "stream": boolean,
+        "stream_options": record({"include_usage": boolean, "include_obfuscation": fields.never("is not available")}),
     },
     required=["model", "messages"],
     refused={
@@ -139,22 +147,27 @@ REQUEST: Final = record(
         "function_call": "is OpenAI's old form: use tool_choice",
         "functions": "is OpenAI's old form: use tools",
         "prediction": "is not available: rejected predictions are billed without a bound",
-        "stream_options": "is not available: streaming is not available yet",
         "web_search_options": "is not available: the provider would run the search itself",
     },
 )
 
 
-def parse(body: Any) -> Ask:
-    """A request from its parsed JSON. Raises `unsupported` or `invalid_request` with a row for each thing wrong."""
+def parse(body: Any, *, streaming: bool = False) -> Ask:
+    """A request from its parsed JSON. Raises `unsupported` or `invalid_request` with a row for each thing wrong.
+
+    `streaming`: the host can carry a stream; where it can't, `stream: true` is refused.
+    """
     report = Report()
     fields.sound(body, report)
     report.close()
     clean = REQUEST(body, "", report)
+    if not streaming and isinstance(body, dict):
+        _refuse_stream(body, report)
     if not report.unsupported and not report.invalid:
         _agree(clean, report)
     report.close()
     payload = {name: value for name, value in clean.items() if name not in OURS}
+    images = tuple(_images(clean["messages"]))
     return Ask(
         surface=NAME,
         model=clean["model"],
@@ -162,18 +175,20 @@ def parse(body: Any) -> Ask:
         tools=_functions(clean),
         n=clean.get("n", 1),
         max_output=clean.get("max_completion_tokens", clean.get("max_tokens")),
-        input_bytes=_size(payload),
+        input_bytes=_size(payload, images),
         messages=len(clean["messages"]),
         metadata=clean.get("metadata", {}),
+        stream=clean.get("stream", False),
+        include_usage=clean.get("stream_options", {}).get("include_usage", False),
+        images=images,
     )
 
 
 def texts(ask: Ask) -> Iterator[tuple[str, str]]:
-    """Every string that reaches the model, with its path, as inspection wants them."""
+    """Every string that reaches the model, with its path, as inspection wants them; of pictures nothing."""
+    pictures = {f"{image.path}.image_url.url" for image in ask.images}
     for part in ("messages", "tools", "response_format"):
-        for path, leaf, _ in fields.leaves(ask.payload.get(part), part):
-            if isinstance(leaf, str):
-                yield path, leaf
+        yield from measure.strings(ask.payload.get(part), part, pictures)
 
 
 def render(answer: Answer, alias: str) -> dict[str, Any]:
@@ -183,15 +198,35 @@ def render(answer: Answer, alias: str) -> dict[str, Any]:
     choices = [_choice(each) for each in answer.document["choices"]]
     document |= {"object": "chat.completion", "model": alias, "choices": choices}
     if answer.usage.known:
-        used = answer.usage
-        document["usage"] = {
-            "prompt_tokens": used.input,
-            "completion_tokens": used.output,
-            "total_tokens": used.input + used.output,
-            "prompt_tokens_details": {"cached_tokens": used.cached},
-            "completion_tokens_details": {"reasoning_tokens": used.reasoning},
-        }
+        document["usage"] = _usage(answer.usage)
     return document
+
+
+def stream_event(event: Mapping[str, Any]) -> bytes:
+    """One chunk as it goes over the wire."""
+    return framing.frame(event)
+
+
+def stream_end(ask: Ask, answer: Answer, buspass: Mapping[str, Any]) -> bytes:
+    """What a decoder held back: each choice's finish, usage where it was asked for, `buspass` in the last; `[DONE]`."""
+    finishes = enumerate(answer.finish)
+    chunks: list[dict[str, Any]] = [
+        {"choices": [{"index": index, "delta": {}, "logprobs": None, "finish_reason": reason}]}
+        for index, reason in finishes
+    ]
+    if ask.include_usage and answer.usage.known:
+        chunks.append({"choices": [], "usage": _usage(answer.usage)})
+    chunks = chunks or [{"choices": []}]
+    chunks[-1]["buspass"] = dict(buspass)
+    given = answer.document
+    same = {"id": given.get("id", ""), "object": "chat.completion.chunk", "created": given.get("created", 0)}
+    return b"".join(framing.frame({**same, "model": ask.model, **chunk}) for chunk in chunks) + b"data: [DONE]\n\n"
+
+
+def stream_problem(found: Problem, buspass: Mapping[str, Any] | None = None) -> bytes:
+    """A problem in a stream that has begun: OpenAI's SDK raises on a chunk with `error`. No `[DONE]` follows."""
+    document = problem(found)[2]
+    return framing.frame(document if buspass is None else {**document, "buspass": dict(buspass)})
 
 
 def models(aliases: Iterable[str]) -> dict[str, Any]:
@@ -200,12 +235,21 @@ def models(aliases: Iterable[str]) -> dict[str, Any]:
     return {"object": "list", "data": rows}
 
 
+def _refuse_stream(body: Mapping[str, Any], report: Report) -> None:
+    if body.get("stream") is True:
+        report.refuse("stream", "cannot be true: streaming is not available yet", [False])
+    if body.get("stream_options") is not None:
+        report.refuse("stream_options", "is not available: streaming is not available yet", [None])
+
+
 def _agree(clean: Mapping[str, Any], report: Report) -> None:
     """What no field can say alone."""
     if "max_tokens" in clean and "max_completion_tokens" in clean:
         report.mend("max_tokens", "and max_completion_tokens exclude each other")
     if "top_logprobs" in clean and not clean.get("logprobs"):
         report.mend("top_logprobs", "needs logprobs: true")
+    if "stream_options" in clean and not clean.get("stream"):
+        report.mend("stream_options", "needs stream: true")
     names = _functions(clean)
     for index, name in enumerate(names):
         if name in names[:index]:
@@ -224,25 +268,37 @@ def _functions(clean: Mapping[str, Any]) -> tuple[str, ...]:
     return tuple(tool["function"]["name"] for tool in clean.get("tools", ()))
 
 
-def _size(payload: Mapping[str, Any]) -> int:
-    """Bytes that bound the text tokens: of messages each string, of schemas the JSON (its punctuation counts too).
+def _images(messages: Iterable[Mapping[str, Any]]) -> Iterator[Image]:
+    for index, message in enumerate(messages):
+        content = message.get("content")
+        for place, part in enumerate(content if isinstance(content, list) else ()):
+            if part["type"] == "image_url":
+                shown = part["image_url"]
+                data = shown["url"].partition(",")[2]
+                yield Image(path=f"messages[{index}].content[{place}]", data=data, detail=shown.get("detail", "auto"))
 
-    Some tokenizers write text in Unicode's NFC before they cut it, which can be longer: the larger of both counts.
-    """
-    strings = [leaf for _, leaf, _ in fields.leaves(payload["messages"], "messages") if isinstance(leaf, str)]
+
+def _size(payload: Mapping[str, Any], images: Iterable[Image]) -> int:
+    """Bytes that bound the text tokens: of messages each string, of schemas the JSON (its punctuation counts too)."""
+    pictures = {f"{image.path}.image_url.url" for image in images}
+    said = [string for _, string in measure.strings(payload["messages"], "messages", pictures)]
     schemas = [payload[part] for part in ("tools", "tool_choice", "response_format") if part in payload]
-    strings += [json.dumps(schema, ensure_ascii=False, separators=(",", ":")) for schema in schemas]
-    return sum(_octets(string) for string in strings)
-
-
-def _octets(string: str) -> int:
-    if string.isascii():
-        return len(string)
-    return max(len(string.encode()), len(unicodedata.normalize("NFC", string).encode()))
+    return measure.octets([*said, *map(measure.compact, schemas)])
 
 
 def _only(members: Mapping[str, Any], names: Iterable[str]) -> dict[str, Any]:
     return {name: members[name] for name in names if members.get(name) is not None}
+
+
+def _usage(used: Usage) -> dict[str, Any]:
+    written = {"cache_write_tokens": used.cache_write} if used.cache_write else {}
+    return {
+        "prompt_tokens": used.input,
+        "completion_tokens": used.output,
+        "total_tokens": used.input + used.output,
+        "prompt_tokens_details": {"cached_tokens": used.cached, **written},
+        "completion_tokens_details": {"reasoning_tokens": used.reasoning},
+    }
 
 
 def _choice(given: Mapping[str, Any]) -> dict[str, Any]:
@@ -276,19 +332,12 @@ def problem(found: Problem) -> tuple[int, dict[str, str], dict[str, Any]]:
 
     Its SDKs choose the exception by status, and retry 409, 429 and 5xx by themselves unless told not to.
     """
-    document = found.document()
-    rows = document.get("errors", [])
-    kind = ERROR_TYPES.get(found.status, "server_error" if found.status >= 500 else "invalid_request_error")
+    rows = found.errors
     error = {
-        "message": document.pop("detail"),
-        "type": kind,
+        "message": found.detail,
+        "type": ERROR_TYPES.get(found.status, "server_error" if found.status >= 500 else "invalid_request_error"),
         "param": rows[0]["path"] or None if rows else None,
-        "code": document.pop("code"),
+        "code": found.code,
     }
-    ours = {name: value for name, value in document.items() if name not in {"type", "title", "status"}}
-    headers = {"content-type": "application/json"}
-    if found.retryable:
-        headers["retry-after"] = str(max(1, -int(-(found.retry_after or 1) // 1)))
-    else:
-        headers["x-should-retry"] = "false"
-    return found.status, headers, {"error": ours | error}
+    headers = {"content-type": "application/json", **framing.retry_headers(found)}
+    return found.status, headers, {"error": framing.ours(found) | error}
