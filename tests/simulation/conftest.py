@@ -84,9 +84,9 @@ class Signer:
     """Stands for the domain's key: what it signed, it knows again."""
 
     algorithm = "ES256"
-    jwk = {"kid": "k1"}
 
     def __init__(self):
+        self.jwk = {"kid": "k1"}
         self.signed = set()
 
     async def sign(self, data):
@@ -154,7 +154,7 @@ class Process:
     """One host: its own ledger, sealer and copies of heads. When it dies, all its callers do."""
 
     def __init__(self, world):
-        self.dead = False
+        self.world, self.dead = world, False
         self.wire = Wire(world, self)
         self.ledger = Ledger(self.wire, world.clock, world.journal.stamp)
         self.tasks = Tasks(self.wire, world.clock, world.journal.stamp)
@@ -164,13 +164,19 @@ class Process:
     def start(self, work, *about):
         task = asyncio.get_running_loop().create_task(self._live(work, *about))
         self.running.add(task)
-        task.add_done_callback(self.running.discard)
+        task.add_done_callback(self._ended)
+
+    def _ended(self, task):
+        self.running.discard(task)
+        if not task.cancelled() and task.exception() is not None:
+            self.world.broken.append(repr(task.exception()))
 
     async def _live(self, work, *about):
         try:
             await work(self, *about)
         except Problem as problem:
-            assert problem.code in {"state_unavailable", "task_not_open", "conflict", "fenced"}, problem
+            if problem.code not in {"state_unavailable", "task_not_open", "conflict", "fenced"}:
+                raise
         except Crash:
             self.die()
 
@@ -197,7 +203,7 @@ class World:
         self.billed = Counter()
         self.executed = Counter()
         self.paid = 0
-        self.credits = 0
+        self.posted = 0
         self.broken = []
         self.seen = Counter()
 
@@ -232,12 +238,12 @@ class World:
         if claim.keyed and await host.wire.read(TASK, f"rec:{claim.call}") is not None:
             return
         await asyncio.sleep(self.random.choice((0.0, 0.01, 0.3)))  # so that a twin may come and go
-        credits = self.credits
+        posted = self.posted
         try:
             held = await host.ledger.hold(claim, self.random.choice((0.0, 0.2, 5.0)))
         except Problem as problem:
             self.seen[problem.code] += 1
-            if problem.code == "budget_exhausted" and credits == self.credits:
+            if problem.code == "budget_exhausted" and posted == self.posted:
                 self._really_gone(claim, problem.extra["limit"])
             await host.ledger.refuse(TASK, problem.code, problem.status, {"at": self.clock.now(), "host": "h"})
             return
@@ -340,13 +346,13 @@ class World:
         items = self.store._items[TASK]
         head, money = items["head"], balance(items["head"])
         records = {key: item for key, item in items.items() if key.startswith(("rec:", "credit:"))}
-        credits = {key for key in records if key.startswith("credit:")}
+        credited = {key for key in records if key.startswith("credit:")}
         posted = {f"credit:{call}" for call in head["late"]}
-        self.credits = len(posted)
+        self.posted = len(posted)
         summed = Counter()
         for key, record in records.items():
             entry = head["open"].get(key.removeprefix("rec:"))
-            if key not in credits - posted and (entry is None or entry["attempt"] != record.get("attempt")):
+            if key not in credited - posted and (entry is None or entry["attempt"] != record.get("attempt")):
                 summed.update(record.get("use", {}))
         for name in ACCOUNTS:
             self._law(money.spent[name] == summed[name], f"{name}: {money.spent[name]} spent, records {summed[name]}")
@@ -356,7 +362,7 @@ class World:
         self._law(all(times == 1 for times in self.executed.values()), "a key was executed twice")
         self._law(self.paid <= PAYMENTS, "a cap was passed")
         self._law(head["slots"] + len(head["open"]) == SLOTS, "slots")
-        self._law(head["entries"] <= len(records) - len(credits - posted), "more counted than written")
+        self._law(head["entries"] <= len(records) - len(credited - posted), "more counted than written")
 
     def _really_gone(self, claim, account):
         money = balance(self.store._items[TASK]["head"])
