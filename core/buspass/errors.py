@@ -31,7 +31,6 @@ CODES: Final[Mapping[str, Code]] = {
     "denied": Code(403, "Policy or the workflow forbids this"),
     "model_not_granted": Code(403, "The model is not in the task's grant"),
     "tool_not_granted": Code(403, "The tool is not in the task's grant"),
-    "method_not_allowed": Code(403, "The tool may not be called with this HTTP method"),
     "thought_required": Code(403, "No model of this task asked for this action"),
     "call_limit": Code(403, "The tool's max_calls is used up"),
     "task_killed": Code(403, "The task was killed"),

@@ -1,0 +1,1 @@
+"""The on-prem host: server, SQLite, files, keys and secrets."""

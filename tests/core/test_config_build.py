@@ -165,6 +165,46 @@ def problems(tmp_path, text, **where):
     return [line.removeprefix(f"{tmp_path}/buspass.yaml:") for line in caught.value.problems]
 
 
+SMALLEST_WORKFLOWS = {
+    "my-agent": Workflow(
+        name="my-agent",
+        agents=(AgentRule(identity="local", agent="*"),),
+        subject=None,
+        models=("openai/gpt-5-mini",),
+        route={},
+        limits={"cost": 500_000},
+        wall=1800.0,
+        depth=2,
+        wait=2.0,
+        token_ttl=3600.0,
+        require_thought=False,
+        payloads="metadata",
+        retain=2_592_000.0,
+        replay_ttl=86_400.0,
+    )
+}
+
+
+SMALLEST_MODELS = {
+    "openai/gpt-5-mini": Model(
+        alias="openai/gpt-5-mini",
+        targets=(
+            Target(
+                provider="openai",
+                model="gpt-5-mini",
+                weight=1,
+                price=Price(input=250_000, output=2_000_000, cached_input=25_000, version="bundled-2025-11"),
+            ),
+        ),
+        strategy="priority",
+        first_token=30.0,
+        total=120.0,
+        attempts=2,
+        max_output=4096,
+    )
+}
+
+
 def test_the_smallest_useful_file_means_this(tmp_path):
     found = settings(tmp_path, SMALLEST)
     data = "/home/me/.local/share/buspass"
@@ -194,43 +234,9 @@ def test_the_smallest_useful_file_means_this(tmp_path):
                 auth=Auth(kind="bearer", secret="OPENAI_API_KEY"),
             )
         },
-        models={
-            "openai/gpt-5-mini": Model(
-                alias="openai/gpt-5-mini",
-                targets=(
-                    Target(
-                        provider="openai",
-                        model="gpt-5-mini",
-                        weight=1,
-                        price=Price(input=250_000, output=2_000_000, cached_input=25_000, version="bundled-2025-11"),
-                    ),
-                ),
-                strategy="priority",
-                first_token=30.0,
-                total=120.0,
-                attempts=2,
-                max_output=4096,
-            )
-        },
+        models=SMALLEST_MODELS,
         tools={},
-        workflows={
-            "my-agent": Workflow(
-                name="my-agent",
-                agents=(AgentRule(identity="local", agent="*"),),
-                subject=None,
-                models=("openai/gpt-5-mini",),
-                route={},
-                limits={"cost": 500_000},
-                wall=1800.0,
-                depth=2,
-                wait=2.0,
-                token_ttl=3600.0,
-                require_thought=False,
-                payloads="metadata",
-                retain=2_592_000.0,
-                replay_ttl=86_400.0,
-            )
-        },
+        workflows=SMALLEST_WORKFLOWS,
         policy={},
         operators=(),
         plain_http=frozenset(),

@@ -166,7 +166,11 @@ WHO = Principal(identity="entra", issuer="https://i", agent="a", claims={"tenant
 NOW = 1_795_165_200_999
 
 
-def test_the_documents_have_the_manuals_shape_exactly():
+def test_the_document_of_a_start_has_the_manuals_shape_exactly():
+    _started()
+
+
+def _started():
     task = document.task(
         id="t1",
         workflow="w",
@@ -192,6 +196,11 @@ def test_the_documents_have_the_manuals_shape_exactly():
             "subject": {"type": "customer", "id": "C-1", "proof": "token"},
         },
     }
+    return task, started
+
+
+def test_the_document_of_a_tool_call_has_the_manuals_shape_exactly():
+    task, started = _started()
     call = document.action(
         tool="refund",
         method="POST",

@@ -1,0 +1,1 @@
+"""The console page. Nothing is served at /console/ in this release."""

@@ -12,7 +12,8 @@ from buspass.ledger.refusals import RUN_LIMIT
 __all__ = [
     "RUN_LIMIT",
     "Balance",
-    "Claim", "Finished",
+    "Claim",
+    "Finished",
     "Held",
     "Ledger",
     "Outcome",

@@ -1,0 +1,1 @@
+"""What users test with: contract suites, memory adapters, simulated providers, issuer and clock."""

@@ -18,7 +18,7 @@ from buspass.ports.blobs import BlobConflict, Blobs, BlobsUnavailable
 class BlobsContract:
     @pytest.fixture
     async def blobs(self) -> AsyncIterator[Blobs] | Blobs:
-        raise NotImplementedError("override the fixture `blobs`")
+        pytest.fail("override the fixture `blobs`")
 
     @pytest.fixture
     def root(self) -> str:

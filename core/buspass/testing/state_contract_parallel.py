@@ -43,7 +43,7 @@ class ParallelContract:
 
     @pytest.fixture
     async def state(self) -> AsyncIterator[State] | State:
-        raise NotImplementedError("override the fixture `state`")
+        pytest.fail("override the fixture `state`")
 
     @pytest.fixture
     def partition(self) -> str:
