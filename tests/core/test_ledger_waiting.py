@@ -1,0 +1,158 @@
+"""Who waits for money that calls in flight hold, in which order, and what they are told at the end."""
+
+import asyncio
+
+import pytest
+
+from buspass.errors import Problem
+from buspass.ledger import Claim, Held, Ledger, Outcome, new_head
+from buspass.testing.clock import FakeClock
+from buspass.testing.state_memory import MemoryState
+
+
+class Books:
+    def __init__(self, **limits):
+        self.clock, self.state = FakeClock(), MemoryState()
+        self.ledger, self.other = self.process(), self.process()
+        head = new_head(limits=limits, expires_at=self.clock.now() + 600_000, max_calls={})
+        self.state._items["t"] = {"head": head}
+        self.order = []
+
+    def process(self):
+        return Ledger(self.state, self.clock, lambda task, key, record: dict(record))
+
+    @property
+    def head(self):
+        return self.state._items["t"]["head"]
+
+    async def hold(self, call, wait=5.0, ledger=None, **amounts):
+        claim = Claim(
+            task="t",
+            call=call,
+            kind="inference",
+            name="m",
+            amounts=amounts,
+            fence=1,
+            deadline=self.clock.now() + 20_000,
+        )
+        held = await (ledger or self.ledger).hold(claim, wait)
+        self.order.append(call)
+        return held
+
+    async def settle(self, held, ledger=None, **use):
+        await (ledger or self.ledger).settle(held, Outcome(use=use), {})
+
+
+async def turns():
+    for _ in range(20):
+        await asyncio.sleep(0)
+
+
+async def test_first_come_first_served_even_where_a_later_one_would_fit():
+    books = Books(tokens=100)
+    held = await books.hold("first", tokens=90)
+    waiting = []
+    for call, tokens in (("b", 80), ("c", 10), ("d", 10)):
+        waiting.append(asyncio.create_task(books.hold(call, tokens=tokens)))
+        await turns()
+    assert books.order == ["first"]  # 10 are there, but b was here before c
+    await books.settle(held, tokens=0)
+    await asyncio.gather(*waiting)
+    assert books.order == ["first", "b", "c", "d"]
+
+
+async def test_a_settle_here_wakes_at_once(monkeypatch):
+    monkeypatch.setattr("buspass.ledger.waiting.LOOK_AGAIN", 60)
+    books = Books(tokens=100)
+    held = await books.hold("a", tokens=100)
+    waiting = asyncio.create_task(books.hold("b", wait=30, tokens=100))
+    await turns()
+    await books.settle(held, tokens=0)
+    await asyncio.wait_for(waiting, 1)
+
+
+async def test_a_hold_given_back_wakes_too(monkeypatch):
+    monkeypatch.setattr("buspass.ledger.waiting.LOOK_AGAIN", 60)
+    books = Books(tokens=100)
+    held = await books.hold("a", tokens=100)
+    waiting = asyncio.create_task(books.hold("b", wait=30, tokens=100))
+    await turns()
+    await books.ledger.give_back(held)
+    await asyncio.wait_for(waiting, 1)
+
+
+async def test_a_settle_in_another_process_is_seen_soon():
+    books = Books(tokens=100)
+    held = await books.hold("a", ledger=books.other, tokens=100)
+    waiting = asyncio.create_task(books.hold("b", tokens=100))
+    await turns()
+    await books.settle(held, books.other, tokens=0)
+    await asyncio.wait_for(waiting, 0.5)
+
+
+async def test_what_did_not_come_free_in_time_is_held_not_gone():
+    books = Books(tokens=100, cost=2_000_000)
+    await books.hold("a", tokens=100)
+    with pytest.raises(Problem, match="100 tokens is needed") as refused:
+        await books.hold("b", wait=0.02, tokens=100)
+    assert (refused.value.code, refused.value.retry_after) == ("budget_held", 1)
+    with pytest.raises(Problem, match="budget_held"):
+        await books.hold("c", wait=0, tokens=100)
+
+
+async def test_money_is_gone_when_no_call_in_flight_could_bring_it_back():
+    books = Books(tokens=100, cost=2_000_000)
+    held = await books.hold("a", tokens=60)
+    with pytest.raises(Problem, match="101 tokens and the task has 40 tokens left") as refused:
+        await books.hold("b", tokens=101)
+    assert refused.value.extra == {"limit": "tokens", "needed": 101, "left": 40}
+    waiting = asyncio.create_task(books.hold("c", tokens=60))
+    await turns()
+    await books.settle(held, tokens=60)  # spent after all: now it is gone, and nobody waits on
+    with pytest.raises(Problem, match="budget_exhausted"):
+        await asyncio.wait_for(waiting, 1)
+    with pytest.raises(Problem, match=r"\$3.000000 and the task has \$2.000000 left") as refused:
+        await books.hold("d", cost=3_000_000)
+    assert refused.value.extra == {"limit": "cost", "needed": 3.0, "left": 2.0}
+
+
+async def test_one_account_that_is_gone_decides_though_another_is_only_held():
+    books = Books(tokens=100, calls=10)
+    await books.hold("a", tokens=100)
+    with pytest.raises(Problem, match="budget_exhausted"):
+        await books.hold("b", tokens=100, calls=11)
+
+
+async def test_sixty_four_calls_are_in_flight_at_most():
+    books = Books()
+    holds = [await books.hold(f"c{n}", calls=1) for n in range(64)]
+    with pytest.raises(Problem, match="too_many_in_flight"):
+        await books.hold("next", wait=0.02, calls=1)
+    waiting = asyncio.create_task(books.hold("next", calls=1))
+    await turns()
+    await books.settle(holds[0], calls=1)
+    assert isinstance(await asyncio.wait_for(waiting, 1), Held)
+
+
+async def test_who_gives_up_lets_the_next_one_look():
+    books = Books(tokens=100)
+    held = await books.hold("a", tokens=90)
+    first = asyncio.create_task(books.hold("b", tokens=100))
+    second = asyncio.create_task(books.hold("c", tokens=10))
+    await turns()
+    first.cancel()
+    assert isinstance(await asyncio.wait_for(second, 1), Held)
+    await books.settle(held, tokens=0)
+    assert not books.ledger._lines.busy("t")
+
+
+async def test_who_never_came_first_is_told_when_their_time_is_over():
+    books = Books(tokens=100)
+    await books.hold("a", tokens=100)
+    first = asyncio.create_task(books.hold("b", wait=5, tokens=100))
+    await turns()
+    with pytest.raises(Problem, match="budget_held"):
+        await books.hold("c", wait=0.02, tokens=1)
+    first.cancel()
+    await turns()
+    assert not books.ledger._lines.busy("t")
