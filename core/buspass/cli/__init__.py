@@ -55,23 +55,23 @@ def main(argv: Sequence[str] | None = None) -> int:
         _say(f"not available yet: buspass {words[0]}; see buspass --help for what is")
         return USAGE
     try:
-        return _run(words)
+        code = _run(words)
+        sys.stdout.flush()  # here and not at exit, where nobody could catch that the reader is gone
     except KeyboardInterrupt:
         return INTERRUPTED
     except BrokenPipeError:
         # the reader, `head` say, has seen enough; Python must not complain when it flushes at exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return FAILED
+    return code
 
 
 def _run(words: list[str]) -> int:
     try:
         arguments = parser().parse_args(words)
+        code: int = arguments.run(arguments)
     except SystemExit as done:  # argparse has said what is wrong, or has helped
         return done.code if isinstance(done.code, int) else OK
-    try:
-        code: int = arguments.run(arguments)
-        sys.stdout.flush()
     except Stop as stop:
         return _failed(str(stop), stop.status)
     except ConfigError as error:

@@ -11,6 +11,8 @@ from typing import Any, Final
 
 WIDTH: Final = 100
 """Columns that a table or timeline takes at most."""
+LEAST: Final = 6
+"""Characters that a column keeps, however little room there is."""
 
 
 def printable(text: Any) -> str:
@@ -37,7 +39,7 @@ def table(titles: Sequence[str], rows: Sequence[Sequence[str]], flexible: Sequen
     widths = [max(len(row[column]) for row in cells) for column in range(len(titles))]
     while sum(widths) + 2 * (len(widths) - 1) > WIDTH:
         widest = max(flexible, key=lambda column: widths[column])
-        if widths[widest] <= len(titles[widest]):
+        if widths[widest] <= LEAST:
             break
         widths[widest] -= 1
     return [_line(row, widths) for row in cells]

@@ -5,36 +5,45 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Final
 
 from buspass.cli.printable import printable
-from buspass.cli.stop import FAILED, OK, USAGE, Stop
+from buspass.cli.stop import FAILED, OK, Stop
+from buspass.cli.stop import USAGE as WRONG
+
+USAGE: Final = "buspass trace [--json] ID\n       buspass trace verify [--json] ID"
 
 
 def add(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add the verb to the command line."""
     parser = subparsers.add_parser(
         "trace",
-        usage="buspass trace [--json] ID\n       buspass trace verify [--json] ID",
+        usage=USAGE,
         help="what a task thought and did, in order, and what it cost",
         description="Shows a task's journal: each thought, below it the actions that it caused, at which host, what "
         "each cost and what was left. `verify` proves that the journal is whole (exit code 1: it is not).",
     )
-    parser.add_argument("words", nargs="+", metavar="[verify] ID", help="the task; `buspass task list` shows them")
+    parser.add_argument(
+        "words", nargs=argparse.REMAINDER, metavar="[verify] ID", help="the task; `buspass task list` shows them"
+    )
     parser.add_argument("--json", action="store_true", help="answer for machines")
     parser.set_defaults(run=run)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Show or verify a journal. Raises Stop."""
-    match arguments.words:
-        case ["verify"]:
-            raise Stop("which task? buspass trace verify ID", USAGE)
+    # argparse takes positional words only where they stand together, and `trace verify --json ID` is as good
+    rest = argparse.ArgumentParser(prog="buspass trace", usage=USAGE)
+    rest.add_argument("--json", action="store_true", default=arguments.json)
+    options, words = rest.parse_known_args(arguments.words)
+    match words:
+        case [] | ["verify"]:
+            raise Stop(f"which task? {' '.join(['buspass trace', *words])} ID", WRONG)
         case ["verify", task]:
-            return _verify(task, as_json=arguments.json)
+            return _verify(task, as_json=options.json)
         case [task]:
-            return _show(task, as_json=arguments.json)
-    raise Stop(f"one task at a time: buspass trace {printable(arguments.words[-1])}", USAGE)
+            return _show(task, as_json=options.json)
+    raise Stop(f"one task at a time, and no other option than --json: {' '.join(words)}", WRONG)
 
 
 def _show(task: str, *, as_json: bool) -> int:

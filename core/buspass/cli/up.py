@@ -7,7 +7,6 @@ no server.
 from __future__ import annotations
 
 import argparse
-import asyncio
 import errno
 import importlib
 import os
@@ -54,6 +53,8 @@ def _port(text: str) -> int:
 
 def run(arguments: argparse.Namespace) -> int:
     """Serve. Raises Stop, ConfigError."""
+    import asyncio  # noqa: PLC0415 - help needs no loop
+
     bind, port = _address(arguments)
     environ = _environment(arguments, bind)
     os.umask(0o077)  # keys, stores and sockets: whatever is made here is its owner's alone
