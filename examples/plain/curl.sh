@@ -13,10 +13,12 @@ it, arg = json.load(sys.stdin), sys.argv[-1]
 part = eval(sys.argv[1])
 print(part if isinstance(part, str) else json.dumps(part))' "$@"; }
 
-# call TOKEN METHOD URL [BODY]: prints the answer; a refusal is printed too, and ends the agent
+# call TOKEN METHOD URL [BODY]: prints the answer; a refusal goes to standard error, and ends the agent
 call() {
-    curl --silent --show-error --noproxy 127.0.0.1 --fail-with-body --request "$2" "$3" \
-        --header "Authorization: Bearer $1" --header 'Content-Type: application/json' ${4:+--data "$4"}
+    said=$(curl --silent --show-error --noproxy 127.0.0.1 --fail-with-body --request "$2" "$3" \
+        --header "Authorization: Bearer $1" --header 'Content-Type: application/json' ${4:+--data "$4"}) ||
+        { echo "$said" >&2; return 1; }
+    printf %s "$said"
 }
 
 # 1. Prove who you are, once. What comes back is a task with a token of its own and a budget.
@@ -27,7 +29,8 @@ base=$(printf %s "$started" | field 'it["base_url"]')
 echo "task    $task"
 
 # 2. What may this task use?
-echo "models  $(call "$token" GET "$base/models" | field '", ".join(model["id"] for model in it["data"])')"
+models=$(call "$token" GET "$base/models")
+echo "models  $(printf %s "$models" | field '", ".join(model["id"] for model in it["data"])')"
 tools=$(call "$token" GET "$base/tools")
 echo "tools   $(printf %s "$tools" | field '", ".join(tool["function"]["name"] for tool in it["data"])')"
 
@@ -42,7 +45,8 @@ asked='it["choices"][0]["message"]["tool_calls"][0]'
 name=$(printf %s "$answer" | field "$asked"'["function"]["name"]')
 body=$(printf %s "$answer" | field '{"arguments": json.loads('"$asked"'["function"]["arguments"]), "tool_call_id": '"$asked"'["id"]}')
 url=$(printf %s "$tools" | field 'next(tool["url"] for tool in it["data"] if tool["function"]["name"] == arg)' "$name")
-echo "action  $name $(call "$token" POST "$url" "$body" | field 'it["result"]')"
+acted=$(call "$token" POST "$url" "$body")
+echo "action  $name $(printf %s "$acted" | field 'it["result"]')"
 
 # 5. End the task. The answer is the bill.
 ended=$(call "$token" POST "$base/tasks/$task/complete" '{"reason": "the stock is known"}')
