@@ -1,18 +1,21 @@
 """What one attempt may use at most, and what tokens cost. Integers only: tokens, pico-dollars a token, micro-dollars.
 
 Source of the byte bound: a byte-level tokenizer makes at most one token of a byte. What a provider adds around the text
-(chat template, tool preamble) is not in the text: OVERHEADS bounds it, per wire format, as data. Knows no budget.
+(chat template, tool preamble) is not in the text: OVERHEADS bounds it, per wire format, as data; pictures have formulas
+of their own (`images`). Knows no budget.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 from buspass.config.settings import Price, Target
 from buspass.errors import Problem
 from buspass.model import Ask, Usage
+from buspass.providers import images, to_anthropic, to_openai
+from buspass.providers.decoding import CHAT, MESSAGES
 
 PICO: Final = 1_000_000
 """Pico-dollars in a micro-dollar."""
@@ -31,17 +34,29 @@ OVERHEADS: Final[Mapping[str, Overhead]] = {
     # OpenAI's cookbook counts 3 to prime the answer, 4 a message and 12 a function; vLLM's templates open a request
     # with tools by a paragraph of instructions (Qwen3's is the longest of the bundled ones, some 150 tokens).
     "openai": Overhead(request=256, message=16, tool=32),
+    # Anthropic's pricing page counts up to some 800 for its tool preamble; an output format adds a prompt of its own.
+    "anthropic": Overhead(request=2048, message=16, tool=64),
 }
-TEXTUAL: Final = frozenset({"text", "refusal"})
+TEXTUAL: Final = frozenset({"text", "refusal", "thinking", "redacted_thinking", "tool_use", "tool_result"})
+WRITE_5M: Final = (5, 4)
+WRITE_1H: Final = (2, 1)
+"""What a token written to a provider's cache costs, as a fraction of a plain input token's price.
+
+Source: platform.claude.com/docs/en/build-with-claude/prompt-caching, "pricing".
+"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Bound:
-    """The most that one attempt can use. `max_output` is the limit a choice that must be sent for that to hold."""
+    """The most that one attempt can use. `max_output` is the limit a choice that must be sent for that to hold.
+
+    `caches`: the longest cache that the input may be written to, which makes it dearer.
+    """
 
     input_tokens: int
     output_tokens: int
     max_output: int
+    caches: Literal["no", "5m", "1h"] = "no"
 
     @property
     def tokens(self) -> int:
@@ -53,27 +68,55 @@ def bound(
 ) -> Bound:
     """Bounds one attempt at `target`. `at_most` is policy's `max_tokens`: it narrows what client and alias allow.
 
-    Raises `unbounded` for content that no formula covers.
+    Raises `unbounded` for content that no formula covers, `unsupported` and `invalid_request` for an ask that this
+    wire format can't say: another target may.
     """
     overhead = OVERHEADS.get(api)
     if overhead is None:
         raise Problem("unbounded", f"no bound is known for targets that speak '{api}', such as {target.model}")
-    _only_text(ask.payload.get("messages", ()))
+    check(ask, api)
+    shown = _shown(ask, target, api)
     most = max_output_default if ask.max_output is None else ask.max_output
     most = most if at_most is None else min(most, at_most)
     if most < 1:
         raise Problem("unbounded", "the answer has no limit: send max_completion_tokens of at least 1")
     around = overhead.request + overhead.message * ask.messages + overhead.tool * len(ask.tools)
-    return Bound(input_tokens=ask.input_bytes + around, output_tokens=ask.n * most, max_output=most)
+    return Bound(
+        input_tokens=ask.input_bytes + shown + around,
+        output_tokens=ask.n * most,
+        max_output=most,
+        caches=ask.caches,
+    )
+
+
+def check(ask: Ask, api: str) -> None:
+    """Raises `unsupported` or `invalid_request` for an ask that this wire format can't say."""
+    if ask.surface == CHAT and api == "anthropic":
+        to_anthropic.check(ask.payload)
+    if ask.surface == MESSAGES and api == "openai":
+        to_openai.check(ask.payload)
 
 
 def cost(price: Price | None, usage: Usage) -> int:
-    """Micro-dollars, rounded up once for the whole call; cached input at its own price; without a price 0."""
+    """Micro-dollars, rounded up once for the whole call; what a cache gave or took at its own price; without one 0."""
     if price is None:
         return 0
     cached = min(usage.cached, usage.input)
-    pico = (usage.input - cached) * price.input + cached * price.cached_input + usage.output * price.output
+    written = min(usage.cache_write, usage.input - cached)
+    long = min(usage.cache_write_1h, written)
+    pico = (usage.input - cached - written) * price.input + cached * price.cached_input + usage.output * price.output
+    pico += (written - long) * _share(price, WRITE_5M) + long * _share(price, WRITE_1H)
     return -(-pico // PICO)
+
+
+def _share(price: Price, share: tuple[int, int]) -> int:
+    return -(-price.input * share[0] // share[1])
+
+
+def _dearest(price: Price, most: Bound) -> int:
+    """Pico-dollars that one token of input costs at most."""
+    written = {"no": 0, "5m": _share(price, WRITE_5M), "1h": _share(price, WRITE_1H)}[most.caches]
+    return max(price.input, price.cached_input, written)
 
 
 def ceiling(targets: Iterable[Target], most: Bound, *, limited: bool) -> int:
@@ -89,19 +132,35 @@ def ceiling(targets: Iterable[Target], most: Bound, *, limited: bool) -> int:
                 name = f"{target.provider}/{target.model}"
                 raise Problem("unpriced", f"'{name}' has no price: add it to prices: in buspass.yaml", target=name)
             continue
-        pico = most.input_tokens * max(price.input, price.cached_input) + most.output_tokens * price.output
+        pico = most.input_tokens * _dearest(price, most) + most.output_tokens * price.output
         dearest = max(dearest, -(-pico // PICO))
     return dearest
 
 
-def _only_text(messages: Iterable[Mapping[str, Any]]) -> None:
-    for index, message in enumerate(messages):
-        content = message.get("content")
-        for place, part in enumerate(content if isinstance(content, list) else ()):
-            if part.get("type") not in TEXTUAL:
-                path = f"messages[{index}].content[{place}]"
-                raise Problem(
-                    "unbounded",
-                    f"'{path}' is not text, and no formula bounds its tokens",
-                    errors=[{"path": path, "message": "has no bound", "allowed": sorted(TEXTUAL)}],
-                )
+def _shown(ask: Ask, target: Target, api: str) -> int:
+    """Tokens of the pictures. Raises `unbounded` for one that no formula covers, and for parts that are no text."""
+    pictures = {image.path: image for image in ask.images}
+    total = 0
+    for path, kind in _parts(ask.payload.get("messages", ()), "messages"):
+        if kind in TEXTUAL:
+            continue
+        found = images.tokens(api, target.model, pictures[path]) if path in pictures else None
+        if found is None:
+            raise Problem(
+                "unbounded",
+                f"'{path}' is not text, and no formula bounds its tokens at {target.provider}/{target.model}",
+                errors=[{"path": path, "message": "has no bound", "allowed": sorted(TEXTUAL)}],
+            )
+        total += found
+    return total
+
+
+def _parts(holders: Iterable[Mapping[str, Any]], path: str) -> Iterator[tuple[str, Any]]:
+    """Every content part with its path and type, those within tool results too."""
+    for index, holder in enumerate(holders):
+        content = holder.get("content")
+        parts = content if isinstance(content, list) else []
+        at = f"{path}[{index}].content"
+        yield from ((f"{at}[{place}]", part.get("type")) for place, part in enumerate(parts))
+        if any(isinstance(part.get("content"), list) for part in parts):
+            yield from _parts(parts, at)

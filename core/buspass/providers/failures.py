@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, Final
 
 from buspass.model import Failure
@@ -18,6 +18,8 @@ LONGEST_MESSAGE: Final = 500
 LONGEST_WAIT: Final = 3600.0
 UNFINISHED: Final = frozenset({408, 499})
 """4xx that proxies also send after the model began to work: timed out, client gone."""
+SHED: Final = frozenset({429})
+"""Turned away at the door: no work was done. A wire format may have more of them."""
 REQUEST_AT_FAULT: Final = frozenset({400, 413, 415, 422, 431})
 
 SECRETS: Final = re.compile(
@@ -39,16 +41,24 @@ def unsent(error: NotSent | Ambiguous) -> Failure:
             return Failure("broken", billed="unknown", retryable=False)
 
 
-def refused(response: Response) -> Failure:
+def refused(response: Response, *, shed: Collection[int] = SHED) -> Failure:
     """A status that is not 2xx. 3xx counts as our own mistake: redirects are not followed, a key would go with them."""
     status, wait = response.status, retry_after(response.headers)
+    if status in shed:
+        return Failure("throttled", billed="no", retryable=True, status=status, retry_after=wait)
     if status >= 500 or status in UNFINISHED or status < 200:
         return Failure("failed", billed="unknown", retryable=False, status=status, retry_after=wait)
-    if status == 429:
-        return Failure("throttled", billed="no", retryable=True, status=status, retry_after=wait)
     if status in REQUEST_AT_FAULT:
         return Failure("rejected", billed="no", retryable=False, status=status, message=message(response.body))
     return Failure("forbidden", billed="no", retryable=True, status=status)
+
+
+def told(document: Mapping[str, Any]) -> Failure:
+    """An error that comes in a stream, after a 200: the model may have worked by then."""
+    error = document.get("error")
+    kind = error.get("type") if isinstance(error, dict) else None
+    busy = kind in {"overloaded_error", "rate_limit_error", "rate_limit_exceeded"}
+    return Failure("throttled" if busy else "failed", billed="unknown", retryable=False, status=200)
 
 
 def malformed(response: Response) -> Failure:

@@ -1,142 +1,109 @@
 """The wire format of OpenAI and of all who speak it (vLLM, Ollama, …): request out, answer in, no I/O.
 
 Source: platform.openai.com/docs/api-reference/chat. Knows how a provider counts and fails; knows no agent, no budget,
-and of a credential only where it goes.
+and of a credential only where it goes. An ask of another surface is translated by `to_openai`.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping, Sequence
-from typing import Any, Final, NoReturn
+from collections.abc import Mapping
+from typing import Any, Final
 
 from buspass.config.settings import Provider, Target
-from buspass.model import Answer, Ask, Offer, Usage
+from buspass.model import Answer, Ask, Failure
 from buspass.ports.outbound import Request, Response
-from buspass.providers import failures
+from buspass.providers import failures, to_openai
 from buspass.providers.bounds import Bound
+from buspass.providers.decoding import CHAT, StreamDecoder, told
+from buspass.providers.document import count, credential_headers, dumps, items, loads, member, optional, string
+from buspass.providers.openai_stream import EXTRA, Decoder
+from buspass.providers.openai_usage import usage
+from buspass.providers.parts import Block, Choice, Head
+
+__all__ = ["API", "answer", "decoder", "refused", "request", "usage"]
 
 API: Final = "openai"
 PATH: Final = "/chat/completions"
 
 
 def request(
-    provider: Provider, target: Target, ask: Ask, most: Bound, credential: str | None, timeout: float
+    provider: Provider,
+    target: Target,
+    ask: Ask,
+    most: Bound,
+    credential: str | None,
+    timeout: float,
+    *,
+    idle: float = 60.0,
 ) -> Request:
-    """One attempt. The bounded output is always sent, in the member that the client used, else in the current one."""
-    limit = "max_tokens" if "max_tokens" in ask.payload else "max_completion_tokens"
-    body = {"model": target.model, **ask.payload, limit: most.max_output}
+    """One attempt. The bounded output is always sent, in the member that the client used, else in the current one.
+
+    A stream is always asked for its usage, whatever the client wants to see of it. `idle` is in seconds. Raises
+    `unsupported` for what this wire format lacks.
+    """
+    payload = ask.payload if ask.surface == CHAT else to_openai.body(ask.payload)
+    limit = "max_tokens" if "max_tokens" in payload else "max_completion_tokens"
+    body = {"model": target.model, **payload, limit: most.max_output}
+    if ask.stream:
+        body |= {"stream": True, "stream_options": {"include_usage": True}}
+    accept = "text/event-stream" if ask.stream else "application/json"
     return Request(
         method="POST",
         url=provider.base_url + PATH,
-        headers={"content-type": "application/json", "accept": "application/json", **_auth(provider, credential)},
-        body=json.dumps(body, ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode(),
+        headers={"content-type": "application/json", "accept": accept, **credential_headers(provider, credential)},
+        body=dumps(body),
         timeout=timeout,
+        idle=idle,
     )
 
 
-def answer(response: Response) -> Answer:
-    """The answer in a response. Raises `Failure` where there is none; missing usage is no failure, but not zero."""
+def answer(response: Response, ask: Ask | None = None) -> Answer:
+    """The answer in a whole response, in the shape of the ask's surface (without one, in this format's own).
+
+    Raises `Failure` where there is none; missing usage is no failure, but not zero.
+    """
     if not 200 <= response.status < 300:
-        raise failures.refused(response)
+        raise refused(response)
     try:
-        document = _loads(response.body)
-        messages = [_message(choice) for choice in _list(document, "choices", least=1)]
-        offers = tuple(_offer(call) for message in messages for call in _list(message, "tool_calls"))
+        document = loads(response.body.decode())
+        choices = [_choice(choice) for choice in items(document, "choices", least=1)]
     except (ValueError, RecursionError) as error:
         raise failures.malformed(response) from error
-    said = [message[part] for message in messages for part in ("content", "refusal") if message.get(part)]
-    return Answer(
-        document=document,
-        usage=usage(document.get("usage")),
-        text="\n\n".join(said),
-        offers=offers,
-        finish=tuple(choice["finish_reason"] for choice in document["choices"]),
-    )
+    own = ask is None or ask.surface == CHAT
+    surface = CHAT if ask is None else ask.surface
+    return told(surface, _head(document), choices, usage(document.get("usage")), document if own else None)
 
 
-def usage(said: Any) -> Usage:
-    """Usage as the provider counts it. Tokens in `total_tokens` beyond both parts are output: some hide thought there.
-
-    Anything but two counts is unknown; details that make no sense are taken as 0, the dearer reading.
-    """
-    if not isinstance(said, dict):
-        return Usage(known=False)
-    given, made = _count(said, "prompt_tokens"), _count(said, "completion_tokens")
-    if given is None or made is None:
-        return Usage(known=False)
-    made = max(made, (_count(said, "total_tokens") or 0) - given)
-    cached = _count(said.get("prompt_tokens_details"), "cached_tokens") or 0
-    reasoning = _count(said.get("completion_tokens_details"), "reasoning_tokens") or 0
-    return Usage(input=given, output=made, cached=cached if cached <= given else 0, reasoning=min(reasoning, made))
+def refused(response: Response) -> Failure:
+    """What a status that is not 2xx means."""
+    return failures.refused(response)
 
 
-def _auth(provider: Provider, credential: str | None) -> dict[str, str]:
-    match provider.auth.kind:
-        case "bearer":
-            return {"authorization": f"Bearer {credential}"}
-        case "header":
-            return {provider.auth.header.lower(): credential or ""}
-        case _:
-            return {}
+def decoder(ask: Ask) -> StreamDecoder:
+    """For the body of a 2xx answer to a request with `stream`."""
+    return Decoder(ask)
 
 
-def _loads(body: bytes) -> dict[str, Any]:
-    text = body.decode()
-    document = json.loads(text, parse_constant=_no_constant)
-    if "\\ud" in text or "\\uD" in text:
-        document = _mended(document)
-    if not isinstance(document, dict):
-        raise ValueError("not an object")  # noqa: TRY004 - one kind of error for all that is not the wire format
-    return document
+def _head(document: Mapping[str, Any]) -> Head:
+    extra = {name: document[name] for name in EXTRA if isinstance(document.get(name), str)}
+    name = document.get("id")
+    return Head(id=name if isinstance(name, str) else "", created=count(document, "created") or 0, extra=extra)
 
 
-def _no_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is not JSON")
-
-
-def _mended(value: Any) -> Any:
-    """Half surrogate pairs (a cut emoji) become U+FFFD: nothing behind us could write them as UTF-8."""
-    if isinstance(value, str):
-        return value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-    if isinstance(value, list):
-        return [_mended(each) for each in value]
-    if isinstance(value, dict):
-        return {_mended(name): _mended(each) for name, each in value.items()}
-    return value
-
-
-def _message(choice: Any) -> Mapping[str, Any]:
-    message = choice.get("message") if isinstance(choice, dict) else None
-    if not isinstance(message, dict) or not isinstance(choice.get("finish_reason"), str):
-        raise ValueError("a choice without message or finish_reason")  # noqa: TRY004 - see _loads
-    if _count(choice, "index") is None:
+def _choice(said: Any) -> Choice:
+    message = member(said, "message")
+    if count(said, "index") is None:
         raise ValueError("a choice without index")
-    if any(not isinstance(message.get(part), (str, type(None))) for part in ("content", "refusal")):
-        raise ValueError("content that is not text")
-    return message
+    blocks = [
+        Block(kind="text", text=optional(message, "content"), closed=True),
+        Block(kind="refusal", text=optional(message, "refusal"), closed=True),
+        *(_call(call) for call in items(message, "tool_calls")),
+    ]
+    told_ones = [block for block in blocks if block.kind == "tool" or block.text]
+    return Choice(blocks=told_ones, finish=string(said, "finish_reason"))
 
 
-def _offer(call: Any) -> Offer:
-    function = call.get("function") if isinstance(call, dict) else None
-    if not isinstance(function, dict):
-        raise ValueError("a tool call that is not a function")  # noqa: TRY004 - see _loads
-    parts = (call.get("id"), function.get("name"), function.get("arguments"))
-    if not all(isinstance(part, str) for part in parts) or not call["id"] or not function["name"]:
-        raise ValueError("a tool call without id, name or arguments")
-    return Offer(id=call["id"], name=function["name"], arguments_text=function["arguments"])
-
-
-def _list(holder: Mapping[str, Any], name: str, *, least: int = 0) -> Sequence[Any]:
-    found = holder.get(name)
-    found = [] if found is None else found
-    if not isinstance(found, list) or len(found) < least:
-        raise ValueError(f"{name} is not a list of at least {least}")
-    return found
-
-
-def _count(holder: Any, name: str) -> int | None:
-    """A count, or None where there is none that an account could hold."""
-    found = holder.get(name) if isinstance(holder, dict) else None
-    good = isinstance(found, int) and not isinstance(found, bool) and 0 <= found < 2**40
-    return found if good else None
+def _call(call: Any) -> Block:
+    function = member(call, "function")
+    name, arguments = string(function, "name", least=1), string(function, "arguments")
+    return Block(kind="tool", id=string(call, "id", least=1), name=name, text=arguments, closed=True)

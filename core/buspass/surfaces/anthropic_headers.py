@@ -1,0 +1,80 @@
+"""Anthropic's own request headers: which API version and which betas pass, and why others are refused by name.
+
+Source: platform.claude.com/docs/en/api/versioning and /beta-headers. Knows no body and no provider.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+from buspass.errors import Problem
+from buspass.surfaces.fields import ROWS, row
+
+VERSIONS: Final = ("2023-06-01",)
+DEARER: Final = "is billed at prices that buspass.yaml does not have"
+PROVIDER_SIDE: Final = "has the provider act or keep state by itself"
+
+PASS: Final = frozenset(
+    {
+        "claude-code-20250219",
+        "context-management-2025-06-27",
+        "effort-2025-11-24",
+        "extended-cache-ttl-2025-04-11",
+        "fine-grained-tool-streaming-2025-05-14",
+        "interleaved-thinking-2025-05-14",
+        "max-tokens-3-5-sonnet-2024-07-15",
+        "messages-2023-12-15",
+        "model-context-window-exceeded-2025-08-26",
+        "output-128k-2025-02-19",
+        "prompt-caching-2024-07-31",
+        "prompt-caching-scope-2026-01-05",
+        "structured-outputs-2025-11-13",
+        "structured-outputs-2025-12-15",
+        "token-counting-2024-11-01",
+        "token-efficient-tools-2025-02-19",
+    }
+)
+"""Betas that change how a model answers and nothing about who acts or what a token costs."""
+
+REFUSED: Final[Mapping[str, str]] = {
+    "advisor-tool-2026-03-01": PROVIDER_SIDE,
+    "code-execution-2025-05-22": PROVIDER_SIDE,
+    "compact-2026-01-12": "runs a second inference that nobody bounds",
+    "compact-2026-09-04": "runs a second inference that nobody bounds",
+    "context-1m-2025-08-07": DEARER,
+    "fast-mode-2026-02-01": DEARER,
+    "files-api-2025-04-14": PROVIDER_SIDE,
+    "managed-agents-2026-04-01": PROVIDER_SIDE,
+    "mcp-client-2025-04-04": PROVIDER_SIDE,
+    "mcp-client-2025-11-20": PROVIDER_SIDE,
+    "mcp-client-2026-09-15": PROVIDER_SIDE,
+    "message-batches-2024-09-24": PROVIDER_SIDE,
+    "message-threads-2026-08-12": PROVIDER_SIDE,
+    "oauth-2025-04-20": "belongs to Anthropic's own sign-in: use a task token or a key",
+    "output-300k-2026-03-24": "is for batches, which are not available",
+    "pdfs-2024-09-25": "is for documents, whose tokens no formula bounds",
+    "server-side-fallback-2026-06-01": "lets the provider choose another model than the one that was granted",
+    "server-side-fallback-2026-07-01": "lets the provider choose another model than the one that was granted",
+    "skills-2025-10-02": PROVIDER_SIDE,
+}
+"""Why; a beta in neither table is refused as unknown here."""
+
+
+def passing(headers: Mapping[str, str]) -> dict[str, str]:
+    """The headers that go on to an Anthropic provider, from a request's (names in lower case).
+
+    Raises `unsupported` naming each beta and version that does not pass. `anthropic-version` may be absent.
+    """
+    rows: list[dict[str, Any]] = []
+    version = headers.get("anthropic-version", VERSIONS[0]).strip()
+    if version not in VERSIONS:
+        rows.append(row("anthropic-version", f"{version[:64]!r} is not a version that is spoken here", VERSIONS))
+    betas = [beta for each in headers.get("anthropic-beta", "").split(",") if (beta := each.strip())]
+    for beta in betas:
+        if beta not in PASS:
+            why = REFUSED.get(beta, "is not a beta that is known here")
+            rows.append(row("anthropic-beta", f"{beta[:64]!r} {why}", sorted(PASS)))
+    if rows:
+        raise Problem("unsupported", f"{rows[0]['path']}: {rows[0]['message']}", errors=rows[:ROWS])
+    return {"anthropic-beta": ",".join(dict.fromkeys(betas))} if betas else {}

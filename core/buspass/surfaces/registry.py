@@ -1,0 +1,31 @@
+"""The surfaces by the name that an `Ask` carries. Knows of each only what all of them can do."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, Final, Protocol
+
+from buspass.errors import Problem
+from buspass.model import Answer, Ask
+from buspass.surfaces import anthropic_messages, openai_chat
+
+
+class Surface(Protocol):
+    """What a surface does once a request is parsed; each module's docstrings say how."""
+
+    def texts(self, ask: Ask) -> Iterator[tuple[str, str]]: ...
+
+    def render(self, answer: Answer, alias: str) -> dict[str, Any]: ...
+
+    def models(self, aliases: Iterable[str]) -> dict[str, Any]: ...
+
+    def problem(self, found: Problem) -> tuple[int, dict[str, str], dict[str, Any]]: ...
+
+    def stream_event(self, event: Mapping[str, Any]) -> bytes: ...
+
+    def stream_end(self, ask: Ask, answer: Answer, buspass: Mapping[str, Any]) -> bytes: ...
+
+    def stream_problem(self, found: Problem, buspass: Mapping[str, Any] | None = None) -> bytes: ...
+
+
+SURFACES: Final[Mapping[str, Surface]] = {openai_chat.NAME: openai_chat, anthropic_messages.NAME: anthropic_messages}
