@@ -156,10 +156,16 @@ def test_ctrl_c_is_130_without_a_word(buspass, monkeypatch):
     assert buspass("check", "x.yaml") == (130, "", "")
 
 
-def test_a_reader_that_has_seen_enough_is_no_failure_of_ours():
-    command = f"{sys.executable} -m buspass --help | true"
-    done = subprocess.run(["sh", "-c", command], text=True, capture_output=True, timeout=30)
-    assert (done.returncode, done.stderr) == (0, "")
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_a_reader_that_has_seen_enough_gets_no_stack(tmp_path, unbuffered):
+    (tmp_path / "buspass.yaml").write_text("version: 1\nworkflows: {a: {models: [openai/gpt-5-mini]}}\n")
+    read, write = os.pipe()
+    os.close(read)
+    command = [sys.executable, "-m", "buspass", "check", "buspass.yaml", "--json"]
+    environ = {**os.environ, "PYTHONUNBUFFERED": unbuffered}
+    done = subprocess.run(command, env=environ, stdout=write, stderr=subprocess.PIPE, text=True, timeout=30)
+    os.close(write)
+    assert (done.returncode, done.stderr) == (1, "")
 
 
 # ── up, without a gateway ───────────────────────────────────────────────────────────────────────────────────────────
