@@ -151,11 +151,17 @@ async def test_a_grant_at_resume_is_not_ignored(policed: Domain) -> None:
 
 @pytest.mark.parametrize(
     "grant",
-    ["all", {"models": "plan"}, {"tools": 7}, {"budget": "none"}, {"budget": {"depth": 1}}, {"lifetime": "1h"}, {"x": 1}],
+    [
+        "all",
+        {"models": "plan"},
+        {"tools": 7},
+        {"budget": "none"},
+        {"budget": {"depth": 1}},
+        {"lifetime": "1h"},
+        {"x": 1},
+    ],
 )
 async def test_a_grant_that_cant_be_understood_starts_nothing(policed: Domain, grant: Any) -> None:
-
-
 
     answer = await start(policed, "garbled", metadata={"grant": str(grant)})
     assert (answer.status_code, code(answer)) == (503, "policy_unavailable")
