@@ -41,7 +41,7 @@ def inference(seconds, **members):
 
 
 def lines(*rows, **task):
-    return render({"task": TASK | task, "records": list(rows)})[1:-1]
+    return render({"task": TASK | task, "records": list(rows)})[2:-1]
 
 
 def test_a_thought_its_action_and_a_refusal_stand_together():
@@ -60,7 +60,8 @@ def test_a_thought_its_action_and_a_refusal_stand_together():
         }
     )
     assert shown == [
-        "t_abc  return-exception  completed  workloads:coordinator for customer:C-1042",
+        "t_abc  return-exception  completed",
+        "for customer:C-1042 by workloads:coordinator",
         "   0.000s  azure  ▶ start: for C-1042",
         "   0.500s  azure  ● “I look first.”",
         "                    plan → sim/p-1  40 ms  $0.001234  left $0.498766",
@@ -123,6 +124,7 @@ def test_long_arguments_give_way_to_status_and_time():
             row("action", 1, name="refund", arguments=arguments, status="succeeded", cause="i1"),
         )
         assert shown[-1].endswith("…  succeeded  12 ms")
+        assert len(shown[-1]) == 100
 
 
 def test_nothing_is_wider_than_a_hundred_columns():
@@ -172,7 +174,7 @@ def test_a_credit_and_a_kind_of_tomorrow_are_shown_too():
 
 
 def test_a_task_that_did_nothing_has_a_title_and_a_bill():
-    assert len(render({"task": TASK | {"subject": None}, "records": []})) == 2
+    assert len(render({"task": TASK | {"subject": None}, "records": []})) == 3
 
 
 @pytest.mark.parametrize(

@@ -34,13 +34,13 @@ def render(trace: Mapping[str, Any]) -> list[str]:
     task, rows = trace["task"], trace["records"]
     width = max((len(cut(row.get("host") or "", HOST)) for row in rows), default=0)
     began = _time(task["created_at"])
-    lines = [_title(task)]
+    lines = _title(task)
     for row, depth in _order(rows):
         lead = f"{_time(row['at']) - began:>{_CLOCK - 1}.3f}s  {cut(row.get('host') or '', HOST):<{width}}  "
         blank = " " * len(lead)
         indent = " " * (STEP * min(depth, DEPTH))
         room = WIDTH - len(lead) - len(indent)
-        first, *rest = _said(row, caused=depth > 0)
+        first, *rest = _said(row, room, caused=depth > 0)
         lines.append((lead + indent + cut(first, room)).rstrip())
         lines += [(blank + indent + cut(line, room)).rstrip() for line in rest]
     return [*lines, *_bill(task)]
@@ -65,8 +65,8 @@ def _order(rows: Sequence[Row]) -> Iterator[tuple[Row, int]]:
         waiting += [(effect, depth + 1) for effect in reversed(below.get(place, []))]
 
 
-def _said(row: Row, *, caused: bool) -> list[str]:
-    """Give a row's own lines."""
+def _said(row: Row, room: int, *, caused: bool) -> list[str]:
+    """Give a row's own lines; `room` is how many columns they have."""
     match row["kind"]:
         case "inference":
             return [f"● {_thought(row)}", f"  {_facts(row)}", *_failure(row)]
@@ -74,7 +74,7 @@ def _said(row: Row, *, caused: bool) -> list[str]:
             return [f"○ {_thought(row)}"]
         case "action":
             corner = "└ " if caused else "▪ "
-            return [f"{corner}{_call(row)}", *_failure(row)]
+            return [corner + _call(row, room - len(corner)), *_failure(row)]
         case "refusal":
             return [f"✗ {row.get('name') or 'a call'} refused: {row.get('code')}", f"  {row.get('detail') or ''}"]
         case "lifecycle":
@@ -114,7 +114,7 @@ def _left(row: Row) -> str:
     return next((f"  left {amount:,} {account}" for account, amount in left.items()), "")
 
 
-def _call(row: Row) -> str:
+def _call(row: Row, room: int) -> str:
     """An action; its arguments give way where the line is too long, its status and time don't."""
     tail = f"  {row.get('status') or row.get('state')}  {row['ms']} ms"
     if row.get("cost"):
@@ -124,8 +124,7 @@ def _call(row: Row) -> str:
     else:
         arguments = "(arguments erased)" if row.get("erased") else "(arguments not logged)"
     name = f"{row.get('name')} "
-    room = WIDTH - _CLOCK - HOST - 4 - STEP - 2 - len(name) - len(tail)
-    return f"{name}{cut(arguments, max(room, 8))}{tail}"
+    return f"{name}{cut(arguments, max(room - len(name) - len(tail), 8))}{tail}"
 
 
 def _failure(row: Row) -> list[str]:
@@ -134,11 +133,11 @@ def _failure(row: Row) -> list[str]:
     return [f"  ✗ {row['code']}: {row.get('detail') or ''}"]
 
 
-def _title(task: Row) -> str:
+def _title(task: Row) -> list[str]:
     principal, subject = task["principal"], task["subject"]
-    behalf = f" for {subject['type']}:{subject['id']}" if subject else ""
-    agent = f"{principal['identity']}:{principal['agent']}"
-    return cut(f"{task['id']}  {task['workflow']}  {task['status']}  {agent}{behalf}", WIDTH)
+    behalf = f"for {subject['type']}:{subject['id']} " if subject else ""
+    agent = f"by {principal['identity']}:{principal['agent']}"
+    return [cut(line, WIDTH) for line in (f"{task['id']}  {task['workflow']}  {task['status']}", behalf + agent)]
 
 
 def _counted(number: int, what: str) -> str:
