@@ -119,7 +119,7 @@ BAD: list[tuple[dict[str, Any], int, str | None]] = [
     ({"tools": []}, 400, "empty_array"),
     ({"tools": [{**TOOL, "url": "http://127.0.0.1"}]}, 400, "unknown_parameter"),
     ({"tool_choice": "auto"}, 400, None),
-    ({"stream": True}, 400, "unsupported_value"),
+    ({"stream_options": {"include_usage": True}}, 400, None),
     ({"max_tokens": 1, "max_completion_tokens": 1}, 400, None),
     ({"max_tokens": 0}, 400, "invalid_value"),
     ({"n": True}, 400, "invalid_value"),

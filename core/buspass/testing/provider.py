@@ -1,4 +1,4 @@
-"""A model provider that speaks OpenAI's chat completions format over HTTP, with a mind that you plug in.
+"""A model provider that speaks OpenAI's chat completions format over HTTP, whole and streaming, with a mind of yours.
 
 Owns routes, the bearer key, the request log, faults on demand; `provider_wire` owns the format. Refuses
 to know what the mind thinks, or who asks.
@@ -13,22 +13,17 @@ import time
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 from starlette.applications import Starlette
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
+from buspass.testing.provider_stream import IN_STREAM, WHOLE, Fault, chunks, frame, paced
 from buspass.testing.provider_wire import Mind, Refused, completion, parse, text_of
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Fault:
-    """What goes wrong with one request. `seconds`: of a slow answer, or in Retry-After. `cut`: mid-body."""
-
-    kind: Literal["rate_limited", "error", "slow", "invalid_json", "html", "cut"]
-    seconds: float = 1
+__all__ = ["Exchange", "Fault", "Provider", "echo"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,14 +41,22 @@ def echo(request: Mapping[str, Any]) -> Mapping[str, Any]:
     return {"content": text_of(request["messages"][-1].get("content"))}
 
 
+SERVER_ERROR: Mapping[str, Any] = {
+    "error": {"message": "The server had an error.", "type": "server_error", "param": None, "code": None}
+}
+
+
 class Provider:
     """The provider as an ASGI application (`app`); `faults` are used up one per chat request, in order.
 
-    `models`: what it serves. `requests`: the log, oldest first, without the bearer.
+    `models`: what it serves. `requests`: the log, oldest first, without the bearer. `pace`: seconds between the events
+    of a stream.
     """
 
-    def __init__(self, key: str, *, models: tuple[str, ...] = ("planner-1",), mind: Mind = echo) -> None:
-        self.key, self.models, self.mind = key, models, mind
+    def __init__(
+        self, key: str, *, models: tuple[str, ...] = ("planner-1",), mind: Mind = echo, pace: float = 0
+    ) -> None:
+        self.key, self.models, self.mind, self.pace = key, models, mind, pace
         self.faults: deque[Fault] = deque()
         self.requests: list[Exchange] = []
         self.app = Starlette(
@@ -80,8 +83,9 @@ class Provider:
 
     async def _answer(self, body: dict[str, Any]) -> Response:
         fault = self.faults.popleft() if self.faults else None
-        if fault is not None:
-            if fault.kind == "slow":
+        in_stream = bool(body.get("stream")) and fault is not None and fault.kind in IN_STREAM
+        if fault is not None and not in_stream:
+            if WHOLE.get(fault.kind, fault.kind) == "slow":
                 await asyncio.sleep(fault.seconds)
             else:
                 return _broken(fault)
@@ -91,7 +95,12 @@ class Provider:
                 f"The model `{body['model']}` does not exist or you do not have access to it.",
                 code="model_not_found",
             )
-        return JSONResponse(completion(body, self.mind), headers={"openai-processing-ms": "1"})
+        document, headers = completion(body, self.mind), {"openai-processing-ms": "1"}
+        if not body.get("stream"):
+            return JSONResponse(document, headers=headers)
+        frames = chunks(document, usage=bool((body.get("stream_options") or {}).get("include_usage")))
+        told = paced(frames, pace=self.pace, fault=fault if in_stream else None, error=frame(SERVER_ERROR))
+        return StreamingResponse(told, media_type="text/event-stream", headers=headers)
 
     async def _models(self, request: Request) -> Response:
         try:
@@ -111,11 +120,13 @@ class Provider:
 
 
 def _broken(fault: Fault) -> Response:
-    match fault.kind:
+    match WHOLE.get(fault.kind, fault.kind):
         case "rate_limited":
             refused = Refused(429, "Rate limit reached.", code="rate_limit_exceeded", kind="requests").response()
             refused.headers["retry-after"] = f"{fault.seconds:g}"
             return refused
+        case "overloaded":
+            return Refused(529, "The engine is currently overloaded.", kind="overloaded_error").response()
         case "invalid_json":
             return Response('{"id": "chatcmpl-', 200, media_type="application/json")
         case "cut":  # fewer bytes than announced: the server closes the connection

@@ -4,7 +4,7 @@ Refuses to know HTTP servers, and what a mind thinks.
 Source: https://platform.openai.com/docs/api-reference/chat and the types of the official `openai` package.
 
 Usage by a declared rule: a token is four UTF-8 bytes, rounded up. Input counts the compact JSON of `messages`
-and `tools`; output counts content, function names and arguments. So bytes always bound the tokens.
+and `tools`; output counts content, function names and arguments. So bytes always bound the tokens. A picture counts 64.
 """
 
 from __future__ import annotations
@@ -109,6 +109,23 @@ def tokens(data: bytes) -> int:
     return -(-len(data) // 4)
 
 
+PICTURE = 64
+"""Tokens of a picture: below every real formula's answer."""
+
+
+def _without_pictures(value: Any) -> tuple[Any, int]:
+    """A value with the data of its pictures taken out, and how many there were."""
+    if isinstance(value, str):
+        return ("", 1) if value.startswith("data:image/") else (value, 0)
+    if isinstance(value, list):
+        kept = [_without_pictures(each) for each in value]
+        return [each for each, _ in kept], sum(n for _, n in kept)
+    if isinstance(value, dict):
+        held = {name: _without_pictures(each) for name, each in value.items()}
+        return {name: each for name, (each, _) in held.items()}, sum(n for _, n in held.values())
+    return value, 0
+
+
 def completion(body: Mapping[str, Any], mind: Mind) -> dict[str, Any]:
     """The chat completion object that a mind's message becomes, cut at the request's output limit."""
     limit = body.get("max_completion_tokens") or body.get("max_tokens")
@@ -117,8 +134,8 @@ def completion(body: Mapping[str, Any], mind: Mind) -> dict[str, Any]:
         message, reason, used = _choice(mind(body), limit)
         output += used
         choices.append({"index": index, "message": message, "finish_reason": reason, "logprobs": None})
-    seen = {"messages": body["messages"], "tools": body.get("tools") or []}
-    prompt = tokens(json.dumps(seen, separators=(",", ":"), ensure_ascii=False).encode())
+    seen, pictures = _without_pictures({"messages": body["messages"], "tools": body.get("tools") or []})
+    prompt = tokens(json.dumps(seen, separators=(",", ":"), ensure_ascii=False).encode()) + PICTURE * pictures
     return {
         "id": f"chatcmpl-{secrets.token_hex(12)}",
         "object": "chat.completion",
@@ -193,8 +210,8 @@ def parse(raw: bytes) -> dict[str, Any]:
 
 
 def _check_values(body: Mapping[str, Any]) -> None:
-    if body.get("stream"):
-        raise Refused(400, "This provider does not stream.", code="unsupported_value", param="stream")
+    if body.get("stream_options") is not None and not body.get("stream"):
+        raise Refused(400, "'stream_options' is only allowed when 'stream' is enabled.", param="stream_options")
     if body.get("max_tokens") is not None and body.get("max_completion_tokens") is not None:
         raise Refused(400, "Setting 'max_tokens' and 'max_completion_tokens' at the same time is not supported.")
     for name in ("max_tokens", "max_completion_tokens", "n"):
