@@ -91,6 +91,8 @@ class Services:
         self.log = []
         self.plans = {}
         """Of an order: approved, and seconds that a check and a payment of it take."""
+        self.gates = {}
+        """Of an order: a threading.Event that its check waits for."""
         self.app = Starlette(
             routes=[
                 Route("/items/{id:path}", self.item),
@@ -118,6 +120,8 @@ class Services:
         order = (await request.json())["order"]
         approved, seconds, _ = self.plans.get(order, (not order.startswith("no"), 0, 0))
         self.log.append(("asked", order))
+        if order in self.gates:
+            await asyncio.to_thread(self.gates[order].wait, 10)
         await asyncio.sleep(seconds)
         self.log.append(("yes" if approved else "no", order))
         return JSONResponse({"approved": approved, "order": order})

@@ -4,7 +4,7 @@ import json
 import re
 import threading
 import time
-from contextlib import closing
+from contextlib import closing, contextmanager
 from fnmatch import fnmatchcase
 from http.client import HTTPConnection
 from itertools import permutations
@@ -54,28 +54,33 @@ class Player:
         time.sleep(row.get("wait", 0))
         if "fault" in row:
             self.domain.around.provider.faults.append(Fault(kind=row["fault"]))
-        beside = self.beside(row)
-        answer = self.send(row)
-        if beside:
-            beside.join()
+        with self.beside(row):
+            answer = self.send(row)
         for name, path in row.get("keep", {}).items():
             value = at(answer.json, path)
             self.kept |= {name: value, f"{name}_tail": value.removeprefix("t_")}
         return answer
 
+    @contextmanager
     def beside(self, row):
-        """Have another request of the same caller in flight, at a service that takes its time."""
+        """Have another request of the same caller in flight all the while, at a service that waits for us."""
         if "while" not in row:
-            return None
+            yield
+            return
         services = self.domain.around.services
-        asked = ("asked", row["while"]["json"]["arguments"]["order"])
-        services.plans[asked[1]] = (True, 0.3, 0)
-        before = services.log.count(asked)
+        order = row["while"]["json"]["arguments"]["order"]
+        gate = services.gates[order] = threading.Event()
+        before = services.log.count(("asked", order))
         thread = threading.Thread(target=self.send, args=({"as": row["as"], **row["while"]},))
         thread.start()
-        while services.log.count(asked) == before:
-            time.sleep(0.01)
-        return thread
+        try:
+            while services.log.count(("asked", order)) == before:
+                assert thread.is_alive(), f"{row['name']}: the other request was never in flight"
+                time.sleep(0.005)
+            yield
+        finally:
+            gate.set()
+            thread.join()
 
     def send(self, row):
         method, path = self.filled(row["send"]).split(" ", 1)
@@ -271,6 +276,16 @@ def test_a_header_that_may_stand_once_is_nobodys_when_it_stands_twice(domain, ho
     for order in ((token, "another"), ("another", token)):
         pairs = [("Authorization", f"Bearer {each}") for each in order]
         assert hosts.exchange(domain.urls[host], "GET", "/v1/models", pairs).status == 401
+
+
+@pytest.mark.parametrize("host", hosts.HOSTS)
+def test_dots_in_a_path_open_no_more_than_what_they_stand_for(domain, host):
+    """A front may resolve them, as Azure's does, or leave them, and then there is nothing at that path."""
+    _, token = domain.start(host, "work")
+    for path in ("/v1/tasks/../models", "/v1/tasks/%2e%2e/models"):
+        assert domain.send(host, "GET", path).status in {401, 404}
+        answer = domain.send(host, "GET", path, token)
+        assert answer.status == 404 or answer.json == domain.send(host, "GET", "/v1/models", token).json
 
 
 @pytest.mark.parametrize("host", hosts.HOSTS)
