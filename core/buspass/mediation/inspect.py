@@ -1,19 +1,20 @@
-"""Station 6 and 10: what stands in the texts of a request and of an answer. Finds; changes and decides nothing.
-
-No detector is configured in this release, so nothing is found. `logging.payloads: redacted` and `personal_data` would
-promise more: for that reason configuration refuses both as not available.
-"""
+"""Station 6 and 10: what stands in the texts of a request and of an answer. Finds; changes and decides nothing."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Final
+
+from buspass.mediation.scanner import Part, parts
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Finding:
-    """`count` occurrences of a class (`credit_card`, `email`, …) at one position, a path into request or answer."""
+    """`count` occurrences of a class (`credit_card`, `email`, …) at one position, a path into request or answer.
+
+    It never holds a value: findings are journalled and shown to policy.
+    """
 
     class_: str
     position: str
@@ -24,20 +25,22 @@ class Finding:
         return {"class": self.class_, "position": self.position, "count": self.count}
 
 
-type Detector = Callable[[str], Mapping[str, int]]
-"""How often which class stands in a text; classes that do not occur are absent."""
+def inspect(
+    texts: Iterable[tuple[str, str]], classes: Iterable[str] = (), region: str | None = None
+) -> tuple[Finding, ...]:
+    """What of `classes` stands in `texts`, pairs of position and text. Without classes the texts are not read.
 
-CONFIGURED: Final[tuple[Detector, ...]] = ()
-"""None in this release."""
-
-
-def inspect(texts: Iterable[tuple[str, str]], detectors: tuple[Detector, ...] = CONFIGURED) -> tuple[Finding, ...]:
-    """What the detectors find in `texts`, pairs of position and text. Without detectors the texts are not read."""
-    if not detectors:
+    `region` (ISO 3166) adds telephone numbers as they are written there. ValueError for an unknown class.
+    """
+    looked_for = tuple(classes)
+    if not looked_for:
         return ()
-    return tuple(
-        Finding(class_=class_, position=position, count=count)
-        for position, text in texts
-        for detector in detectors
-        for class_, count in detector(text).items()
+    return tuple(finding for position, text in texts for finding in counted(position, parts(text, looked_for, region)))
+
+
+def counted(position: str, found: Iterable[Part]) -> tuple[Finding, ...]:
+    """The findings among the parts of one text; placeholders and continuations are none."""
+    counts: Mapping[str, int] = Counter(
+        part.class_ for part in found if part.class_ and part.class_ != "placeholder" and not part.more
     )
+    return tuple(Finding(class_=class_, position=position, count=count) for class_, count in counts.items())

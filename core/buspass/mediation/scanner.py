@@ -1,0 +1,177 @@
+"""Inspection of one text that comes in pieces, or whole: both are read alike, so both give the same parts.
+
+Owns the window and what is held back: at most WINDOW characters of text that might still become a match. A value is
+found if it is no longer than half a window. Knows no plan: it says what each part of the text is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from functools import cache
+from typing import Final
+
+from buspass.mediation.classes import CLASSES, known
+from buspass.mediation.patterns import Span, blanked, compiled, encodable, readable
+from buspass.mediation.segments import end_of, start_of
+
+WINDOW: Final = 512
+HORIZON: Final = WINDOW // 2
+CONTEXT: Final = 8
+"""Characters before a window that tell whether a match at its start stands alone."""
+
+PLACEHOLDER: Final = "<(?:" + "|".join(name.upper() for name in CLASSES) + ")_[0-9]{8}>"
+TAIL: Final = r"[A-Za-z0-9+/=_.~%-]+"
+PEM_END: Final = r"-----END [A-Z ]{1,40}-----"
+PEM_KEPT: Final = 64
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Part:
+    """A piece of the text. `class_` is None for plain text, "placeholder" for what looks like one of ours.
+
+    `more` marks the continuation of a secret longer than a window (a private key's body): no finding of its own.
+    """
+
+    text: str
+    class_: str | None = None
+    more: bool = False
+
+
+@cache
+def _trigger(classes: tuple[str, ...]) -> str:
+    return "|".join(dict.fromkeys([*(CLASSES[name].trigger for name in classes), "<[A-Z]"]))
+
+
+def find(text: str, classes: tuple[str, ...], region: str | None) -> list[tuple[int, int, str]]:
+    """Start, end and class of what stands in a segment, in the order of the text; none overlaps another."""
+    text = readable(text)
+    found = [(*match.span(), "placeholder") for match in compiled(PLACEHOLDER).finditer(text)]
+    for name in classes:
+        text = blanked(text, sorted((start, end) for start, end, _ in found)) if found else text
+        found += [(start, end, name) for start, end in _disjoint(CLASSES[name].find(text, region))]
+        found.sort()
+    return found
+
+
+def _disjoint(spans: list[Span]) -> Iterator[Span]:
+    """Overlapping matches of one class are one."""
+    last: Span | None = None
+    for start, end in sorted(spans):
+        if last and start < last[1]:
+            last = (last[0], max(last[1], end))
+            continue
+        if last:
+            yield last
+        last = (start, end)
+    if last:
+        yield last
+
+
+class Scanner:
+    """One text, fed in pieces of any size. The parts' texts, joined, are the text."""
+
+    def __init__(self, classes: Iterable[str], region: str | None = None) -> None:
+        self._classes = known(tuple(classes))
+        self._region = region
+        self._text = ""
+        self._at = 0  # what stands before is given out
+        self._inside = False  # `_at` lies within a segment, not before one
+        self._begun = False  # `_at` is known to be where a segment begins
+        self._tail: str | None = None  # the pattern that ends a secret under way
+
+    def feed(self, text: str) -> list[Part]:
+        """The parts that nothing to come can change."""
+        self._text += text
+        return self._advance(ended=False)
+
+    def flush(self) -> list[Part]:
+        """The rest: the text ends here."""
+        return self._advance(ended=True)
+
+    @property
+    def held(self) -> int:
+        """How many characters are held back."""
+        return len(self._text) - self._at
+
+    def _advance(self, *, ended: bool) -> list[Part]:
+        parts = list(self._parts(ended=ended))
+        keep = max(0, self._at - CONTEXT)
+        self._text, self._at = self._text[keep:], self._at - keep
+        return parts
+
+    def _parts(self, *, ended: bool) -> Iterator[Part]:
+        text = self._text
+        hits = (hit.span()[0] for hit in compiled(_trigger(self._classes)).finditer(encodable(text)))
+        hit = next(hits, None)
+        while self._at < len(text):
+            if self._tail:
+                yield from self._swallow(ended=ended)
+                if self._tail:
+                    return
+                continue
+            if not self._inside and not self._begun:
+                while hit is not None and hit < self._at:
+                    hit = next(hits, None)
+                if hit is None and ended:
+                    yield self._give(len(text))
+                    return
+                begin = start_of(text, len(text) if hit is None else hit, self._at)
+                if begin > self._at:
+                    yield self._give(begin)
+                self._begun = begin < len(text)
+            end = end_of(text, self._at, self._at + WINDOW + 1)
+            if end is None and len(text) - self._at <= WINDOW:
+                if not ended:
+                    return
+                end = len(text)
+            yield from self._window(end)
+
+    def _window(self, end: int | None) -> Iterator[Part]:
+        """The segment up to `end`, or the first half of a window of a segment that is longer."""
+        horizon = self._at + HORIZON if end is None else end
+        offset = max(0, self._at - CONTEXT) if self._inside else self._at
+        window = encodable(self._text[offset : self._at + WINDOW if end is None else end])
+        self._inside, self._begun = end is None, False
+        for start, stop, class_ in self._found(window):
+            if not self._at <= start + offset < horizon:
+                continue
+            if start + offset > self._at:
+                yield self._give(start + offset)
+            yield self._give(stop + offset, class_)
+            if class_ == "secret":  # it may go on beyond the window; what follows it is read anew
+                self._tail, self._inside = PEM_END if "-----BEGIN" in window[start:stop] else TAIL, True
+                return
+        if self._at < horizon:
+            yield self._give(horizon)
+
+    def _found(self, window: str) -> list[tuple[int, int, str]]:
+        if compiled(_trigger(self._classes)).search(window) is None:
+            return []
+        return find(window, self._classes, self._region)
+
+    def _swallow(self, *, ended: bool) -> Iterator[Part]:
+        """What still belongs to the secret before: the rest of its word, or of the private key."""
+        rest = encodable(self._text[self._at :])
+        match = compiled(self._tail or TAIL).search(rest) if self._tail == PEM_END else compiled(TAIL).match(rest)
+        size = match.span()[1] if match else 0
+        if self._tail == PEM_END and match is None:
+            size = len(rest) if ended else max(0, len(rest) - PEM_KEPT)
+            done = ended
+        else:
+            done = ended or size < len(rest) or self._tail == PEM_END
+        if size:
+            yield self._give(self._at + size, "secret", more=True)
+        if done:
+            self._tail = None
+
+    def _give(self, end: int, class_: str | None = None, *, more: bool = False) -> Part:
+        part = Part(text=self._text[self._at : end], class_=class_, more=more)
+        self._at = end
+        return part
+
+
+def parts(text: str, classes: Iterable[str], region: str | None = None) -> list[Part]:
+    """A whole text in parts."""
+    scanner = Scanner(classes, region)
+    return [*scanner.feed(text), *scanner.flush()]

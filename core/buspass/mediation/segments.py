@@ -1,0 +1,69 @@
+"""Where a text may be cut: into segments that no finding crosses, decided from left to right.
+
+A word closes its segment unless something may follow it in the same value: another group of digits, the value behind
+`password:`, `-----BEGIN PRIVATE KEY-----`. Whether it does is seen from the word alone. For that reason a stream cut
+here is inspected exactly like the whole text. Line breaks and scripts written without spaces close at each character.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from buspass.mediation.patterns import compiled, encodable
+
+GAPS: Final = frozenset(" \t\u00a0\u2007\u2009\u202f")
+OPEN: Final = (
+    r"[0-9]|[:=]$|(?i:pass|pwd|secret|token|key|bearer|basic|auth)"
+    r"|^[^a-z\x{00C0}-\x{052F}\x{1E00}-\x{1FFF}]*$"
+)
+
+
+def _breaks(char: str) -> bool:
+    """Control characters, line breaks, and all beyond Latin, Greek, Cyrillic and typographic dashes and quotes."""
+    if " " <= char <= "~" or "\u00a0" <= char <= "\u052f" or char == "\t":
+        return False
+    return not ("\u1e00" <= char <= "\u1fff" or "\u2007" <= char <= "\u2027" or char == "\u202f")
+
+
+def _open(word: str) -> bool:
+    return compiled(OPEN).search(encodable(word)) is not None
+
+
+def start_of(text: str, at: int, floor: int) -> int:
+    """Where the segment begins that `at` lies in, or that a text ending at `at` may still continue. ≥ `floor`."""
+    start = _word_start(text, at, floor)
+    while True:
+        gap = start
+        while gap > floor and text[gap - 1] in GAPS:
+            gap -= 1
+        word = _word_start(text, gap, floor)
+        if gap in {start, word} or not _open(text[word:gap]):
+            return start
+        start = word
+
+
+def _word_start(text: str, at: int, floor: int) -> int:
+    while at > floor and text[at - 1] not in GAPS and not _breaks(text[at - 1]):
+        at -= 1
+    return at
+
+
+def end_of(text: str, at: int, stop: int) -> int | None:
+    """Where the segment ends that begins at `at`; None if that is not seen before `stop` or the text's end."""
+    stop = min(stop, len(text))
+    while True:
+        word = at
+        while at < stop and text[at] not in GAPS and not _breaks(text[at]):
+            at += 1
+        if at == stop:
+            return None
+        if _breaks(text[at]) or at == word or not _open(text[word:at]):
+            return at
+        after = at
+        while after < stop and text[after] in GAPS:
+            after += 1
+        if after == stop:
+            return None
+        if _breaks(text[after]):
+            return at
+        at = after
