@@ -1,0 +1,124 @@
+"""What becomes of findings: a plan per class, applied to JSON values. Makes no plan: configuration and policy do."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Final, Literal, get_args
+
+from buspass.mediation.classes import CLASSES, known
+from buspass.mediation.credentials import labelled
+from buspass.mediation.inspect import Finding, counted
+from buspass.mediation.placeholders import Placeholders
+from buspass.mediation.scanner import Part, parts
+
+type Action = Literal["placeholder", "mask", "block", "allow"]
+ACTIONS: Final[tuple[str, ...]] = get_args(Action.__value__)
+LONG_NUMBER: Final = 10**11
+"""JSON numbers from twelve digits on are read as text: a card number need not be a string."""
+
+
+class ContentBlocked(Exception):  # noqa: N818 - the problem `content_blocked` before it has a client
+    """A class whose action is `block` was found. `findings` are those; nothing in them or the message is a value."""
+
+    def __init__(self, findings: Iterable[Finding]) -> None:
+        self.findings = tuple(findings)
+        super().__init__("; ".join(f"{finding.class_} at {finding.position}" for finding in self.findings))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """Action per class; a class that is not named is not looked for, but `secret` is blocked unless it is named.
+
+    `placeholders` is needed by the action `placeholder` and by `restore`, which puts values back into the text.
+    `region` (ISO 3166) adds telephone numbers as they are written there. ValueError for what can't be done.
+    """
+
+    actions: Mapping[str, Action]
+    placeholders: Placeholders | None = None
+    restore: bool = False
+    region: str | None = None
+
+    def __post_init__(self) -> None:
+        known(tuple(self.actions))
+        unknown = set(self.actions.values()) - set(ACTIONS)
+        if unknown:
+            raise ValueError(f"no such action: {sorted(unknown)}; there are {', '.join(ACTIONS)}")
+        if self.placeholders is None and (self.restore or "placeholder" in self.actions.values()):
+            raise ValueError("placeholders are needed to make or restore them")
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        return known(("secret", *self.actions))
+
+    def action(self, class_: str) -> Action:
+        return self.actions.get(class_, "block" if class_ == "secret" else "allow")
+
+    def blocked(self, findings: Iterable[Finding]) -> tuple[Finding, ...]:
+        """Those among `findings` that forbid the call."""
+        return tuple(finding for finding in findings if self.action(finding.class_) == "block")
+
+    def apply(self, part: Part) -> str:
+        """The text in place of a part. What is blocked is left out: whoever asked for it is told otherwise."""
+        if part.class_ is None:
+            return part.text
+        if part.class_ == "placeholder":
+            return self.placeholders.value(part.text) if self.restore and self.placeholders else part.text
+        action = self.action(part.class_)
+        if action == "allow":
+            return part.text
+        if part.more or action == "block":
+            return ""
+        if action == "mask" or self.placeholders is None:
+            return CLASSES[part.class_].mask(part.text)
+        return self.placeholders.make(part.class_, part.text)
+
+
+def rewrite(value: Any, plan: Plan, at: str = "") -> tuple[Any, tuple[Finding, ...]]:
+    """A JSON value with the plan applied to every string in it, and what was found where.
+
+    Positions are paths (`messages[0].content`) below `at`. Names of members are looked into and reported, not changed;
+    one in which something is found is `<name>` in paths. A number of twelve digits or more in which something is found
+    becomes a string. `value` is not changed. ContentBlocked if anything is found that the plan blocks.
+    """
+    findings: list[Finding] = []
+    changed = _rewritten(value, plan, at, findings)
+    blocked = plan.blocked(findings)
+    if blocked:
+        raise ContentBlocked(blocked)
+    return changed, tuple(findings)
+
+
+def _rewritten(value: Any, plan: Plan, at: str, findings: list[Finding]) -> Any:
+    match value:
+        case str():
+            return _text(value, plan, at, findings)
+        case dict():
+            return {name: _member(name, part, plan, at, findings) for name, part in value.items()}
+        case list():
+            return [_rewritten(part, plan, f"{at}[{index}]", findings) for index, part in enumerate(value)]
+        case int() if abs(value) >= LONG_NUMBER:
+            changed = _text(str(value), plan, at, findings)
+            return value if changed == str(value) else changed
+        case _:
+            return value
+
+
+def _text(text: str, plan: Plan, at: str, findings: list[Finding]) -> str:
+    found = parts(text, plan.classes, plan.region)
+    findings += counted(at, found)
+    return "".join(map(plan.apply, found))
+
+
+def _member(name: str, value: Any, plan: Plan, at: str, findings: list[Finding]) -> Any:
+    inside = counted(_below(at, "<name>"), parts(name, plan.classes, plan.region))
+    findings += inside
+    position = _below(at, "<name>" if inside else name)
+    if isinstance(value, str) and labelled(name, value):
+        findings.append(Finding(class_="secret", position=position, count=1))
+        return plan.apply(Part(text=value, class_="secret"))
+    return _rewritten(value, plan, position, findings)
+
+
+def _below(at: str, name: str) -> str:
+    return f"{at}.{name}" if at else name
