@@ -25,7 +25,9 @@ __all__ = ["API", "answer", "decoder", "refused", "request", "usage"]
 
 API: Final = "anthropic"
 PATH: Final = "/v1/messages"
-VERSION: Final = "2023-06-01"
+VERSION: Final = "2026-10-21"
+WITH_SAMPLING: Final = "2023-06-01"
+"""The last version that takes `temperature` and `top_p`, where a translated request has them."""
 SHED: Final = failures.SHED | {529}
 """529 is Anthropic's own "overloaded": the request was not taken in."""
 NO_CREDIT: Final = "Your credit balance is too low"
@@ -51,13 +53,14 @@ def request(
     body = {"model": target.model, **payload, "max_tokens": most.max_output}
     if ask.stream:
         body["stream"] = True
+    version = {"anthropic-version": WITH_SAMPLING if {"temperature", "top_p"} & body.keys() else VERSION}
     return Request(
         method="POST",
         url=provider.base_url.removesuffix("/v1") + PATH,
         headers={
             "content-type": "application/json",
             "accept": "text/event-stream" if ask.stream else "application/json",
-            "anthropic-version": VERSION,
+            **version,
             **(ask.headers if own else {}),
             **credential_headers(provider, credential),
         },

@@ -11,7 +11,10 @@ from typing import Any, Final
 from buspass.errors import Problem
 from buspass.surfaces.fields import ROWS, row
 
-VERSIONS: Final = ("2023-06-01",)
+VERSIONS: Final = ("2023-06-01", "2026-10-21")
+"""Oldest first. The differences that matter here: see SAMPLING."""
+SAMPLING: Final = frozenset({"temperature", "top_p", "top_k"})
+"""Fields that are gone since 2026-10-21, even at their defaults. Source: platform.claude.com/docs/en/api/versioning."""
 DEARER: Final = "is billed at prices that buspass.yaml does not have"
 PROVIDER_SIDE: Final = "has the provider act or keep state by itself"
 
@@ -64,7 +67,7 @@ REFUSED: Final[Mapping[str, str]] = {
 def passing(headers: Mapping[str, str]) -> dict[str, str]:
     """The headers that go on to an Anthropic provider, from a request's (names in lower case).
 
-    Raises `unsupported` naming each beta and version that does not pass. `anthropic-version` may be absent.
+    Raises `unsupported` naming each beta and version that does not pass. Without `anthropic-version` it is the oldest.
     """
     rows: list[dict[str, Any]] = []
     version = headers.get("anthropic-version", VERSIONS[0]).strip()
@@ -77,4 +80,5 @@ def passing(headers: Mapping[str, str]) -> dict[str, str]:
             rows.append(row("anthropic-beta", f"{beta[:64]!r} {why}", sorted(PASS)))
     if rows:
         raise Problem("unsupported", f"{rows[0]['path']}: {rows[0]['message']}", errors=rows[:ROWS])
-    return {"anthropic-beta": ",".join(dict.fromkeys(betas))} if betas else {}
+    passed = {"anthropic-version": version}
+    return passed | ({"anthropic-beta": ",".join(dict.fromkeys(betas))} if betas else {})

@@ -14,7 +14,7 @@ from buspass.errors import Problem
 from buspass.model import Answer, Ask, Image, Usage
 from buspass.surfaces import fields, framing, measure
 from buspass.surfaces.anthropic_fields import COUNT, REQUEST
-from buspass.surfaces.anthropic_headers import passing
+from buspass.surfaces.anthropic_headers import SAMPLING, VERSIONS, passing
 from buspass.surfaces.fields import Check, Report
 
 NAME: Final = "anthropic.messages"
@@ -38,14 +38,13 @@ def parse(body: Any, *, headers: Mapping[str, str] | None = None, streaming: boo
     where it can't, `stream: true` is refused.
     """
     passed = passing(headers or {})
-    clean = _judged(REQUEST, body, streaming=streaming)
-    return _ask(clean, passed)
+    return _ask(_judged(REQUEST, body, passed, streaming=streaming), passed)
 
 
 def parse_count(body: Any, *, headers: Mapping[str, str] | None = None) -> Ask:
     """A request of `/v1/messages/count_tokens`: what makes the input and nothing else. Raises as `parse` does."""
     passed = passing(headers or {})
-    return _ask(_judged(COUNT, body, streaming=False), passed)
+    return _ask(_judged(COUNT, body, passed, streaming=False), passed)
 
 
 def render_count(tokens: int) -> dict[str, Any]:
@@ -138,13 +137,16 @@ def problem(found: Problem) -> tuple[int, dict[str, str], dict[str, Any]]:
     return found.status, headers, {"type": "error", "error": framing.ours(found) | error}
 
 
-def _judged(check: Check, body: Any, *, streaming: bool) -> dict[str, Any]:
+def _judged(check: Check, body: Any, passed: Mapping[str, str], *, streaming: bool) -> dict[str, Any]:
     report = Report()
     fields.sound(body, report)
     report.close()
     clean: dict[str, Any] = check(body, "", report)
     if not streaming and isinstance(body, dict) and body.get("stream") is True:
         report.refuse("stream", "cannot be true: streaming is not available yet", [False])
+    if passed["anthropic-version"] != VERSIONS[0]:
+        for name in sorted(SAMPLING & clean.keys()) if isinstance(clean, dict) else ():
+            report.refuse(name, f"is gone from API version {passed['anthropic-version']}")
     if not report.unsupported and not report.invalid:
         _agree(clean, report)
     report.close()

@@ -61,7 +61,7 @@ class AnthropicProvider:
         body: Any = None
         try:
             self._authenticate(request)
-            body = parse(raw)
+            body = parse(raw, sampling=request.headers["anthropic-version"] == "2023-06-01")
             answer = await self._answer(body)
         except Refused as refused:
             answer = refused.response()
@@ -121,7 +121,7 @@ class AnthropicProvider:
         key = request.headers.get("x-api-key") or bearer
         if not hmac.compare_digest(key.encode(), self.key.encode()):
             raise Refused(401, "authentication_error", "invalid x-api-key")
-        if "anthropic-version" not in request.headers:
+        if request.headers.get("anthropic-version") not in {"2023-06-01", "2026-10-21"}:
             raise Refused(400, "invalid_request_error", "anthropic-version: header is required")
 
 

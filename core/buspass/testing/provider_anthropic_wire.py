@@ -138,8 +138,14 @@ def _marks(body: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
     yield from (holder["cache_control"] for holder in holders if holder.get("cache_control"))
 
 
-def parse(raw: bytes, *, counting: bool = False) -> dict[str, Any]:
-    """A request's body, as strictly judged as the real API does. Raises `Refused`."""
+SAMPLING = {"temperature", "top_p", "top_k"}
+
+
+def parse(raw: bytes, *, counting: bool = False, sampling: bool = False) -> dict[str, Any]:
+    """A request's body, as strictly judged as the real API does. Raises `Refused`.
+
+    `sampling`: the API's version still knows the parameters of that.
+    """
     try:
         body = json.loads(raw)
     except ValueError:
@@ -147,7 +153,7 @@ def parse(raw: bytes, *, counting: bool = False) -> dict[str, Any]:
     if not isinstance(body, dict):
         raise _invalid("The request body must be an object")
     for name in body:
-        if name not in (PROMPT if counting else FIELDS):
+        if name not in (PROMPT if counting else FIELDS if sampling else FIELDS - SAMPLING):
             raise _invalid(f"{name}: Extra inputs are not permitted")
     for name in ("model", "messages") if counting else ("model", "messages", "max_tokens"):
         if name not in body:
