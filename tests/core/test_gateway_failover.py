@@ -175,8 +175,8 @@ async def test_nothing_is_sent_later_than_five_seconds_after_its_hold(
         assert set((await spent(agent)).values()) == {0}
 
 
-@pytest.mark.parametrize("tool", ["item", "brief"])
-async def test_an_action_that_its_host_could_not_send_in_time_is_not_sent(
+@pytest.mark.parametrize("tool", ["item", "brief", "quick"])
+async def test_a_call_that_its_host_could_not_send_in_time_is_not_sent(
     domain: Domain, monkeypatch: pytest.MonkeyPatch, tool: str
 ) -> None:
     clock = domain.clock
@@ -187,11 +187,12 @@ async def test_an_action_that_its_host_could_not_send_in_time_is_not_sent(
 
     async def slow(*claim: Any) -> Any:
         held = await hold(*claim)
-        clock.advance(6 if tool == "item" else 0.2)
+        clock.advance(6 if tool == "item" else 0.3)
         return held
 
     monkeypatch.setattr(house.ledger, "hold", slow)
-    answer = await agent.call(tool, {"id": "1"} if tool == "item" else {})
+    arguments = {"id": "1"} if tool == "item" else {}
+    answer = await (agent.chat(model="quick") if tool == "quick" else agent.call(tool, arguments))
     assert (answer.status_code, code(answer)) == (504, "deadline_exceeded")
     assert not domain.outbound.exchanges
     monkeypatch.undo()

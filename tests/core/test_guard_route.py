@@ -16,6 +16,7 @@ from buspass.config.settings import After, Step
 from buspass.errors import Problem
 from buspass.guard import check_route, check_standing, newest_first
 from buspass.model import Subject
+from buspass.ports.state import Applied
 from buspass.testing.clock import FakeClock
 from buspass.testing.house import Domain
 
@@ -317,3 +318,47 @@ async def test_the_refund_rule_under_pressure(domain: Domain, service: Any) -> N
         outcomes |= {"paid" if answer.status_code == 200 else code(answer) for answer in answers}
     assert not wrong
     assert outcomes == {"paid", "prerequisite_missing", "prerequisite_in_flight"}, "each way was met"
+
+
+async def test_a_second_check_races_the_payment_that_the_first_one_allowed(
+    domain: Domain, service: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A payment's hold commits only while no check runs and the newest word on its order is yes."""
+    random = Random(5)
+    store: Any = domain.state.inner
+    apply, judged = store.apply, []
+
+    async def watched(partition: str, operations: Any) -> Any:
+        answer = await apply(partition, operations)
+        entered = [value for part in operations if part.key == "head" for value in getattr(part, "set", {}).values()]
+        if isinstance(answer, Applied) and any(isinstance(e, dict) and e.get("name") == "pay" for e in entered):
+            head: Any = answer.item
+            newest = newest_first(head, "check")[0]["facts"]
+            judged.append((head["running"].get("check", 0), newest["approved"]))
+        return answer
+
+    async def check(body: Any) -> Response:
+        for _ in range(random.randrange(10)):
+            await asyncio.sleep(0)
+        return JSONResponse({"approved": random.random() < 0.7, "order": body["order"]})
+
+    monkeypatch.setattr(store, "apply", watched)
+    service.hooks["/checks"] = check
+
+    async def later(call: Any) -> httpx.Response:
+        for _ in range(random.randrange(20)):
+            await asyncio.sleep(0)
+        answer: httpx.Response = await call
+        return answer
+
+    async def attempt(number: int) -> None:
+        agent = await domain.agent()
+        there = await domain.at("aws", agent)
+        order = {"order": f"o-{number}"}
+        assert (await there.call("check", order)).status_code == 200
+        await asyncio.gather(later(there.call("check", order)), later(agent.call("pay", {**order, "amount": 1})))
+
+    for batch in range(20):
+        await asyncio.gather(*(attempt(15 * batch + n) for n in range(15)))
+    assert set(judged) == {(0, True)}
+    assert len(judged) == len(service.got("/pay")) > 50

@@ -202,15 +202,22 @@ async def test_a_thought_is_noted_under_its_parent(domain: Domain) -> None:
     assert first.status_code == 201
     second = await agent.post("thoughts", text="two", parent=first.json()["id"])
     rows = [row for row in (await agent.get("/trace")).json()["records"] if row["kind"] == "thought"]
-    told = {row["id"]: (row["thought"], row["cause"] if "cause" in row else None) for row in rows}
+    told = {row["id"]: (row["thought"], row.get("cause")) for row in rows}
     assert told == {first.json()["id"]: ("one", None), second.json()["id"]: ("two", first.json()["id"])}
     assert set((await agent.get()).json()["budget"]["spent"].values()) == {0}
 
 
 @pytest.mark.parametrize(
     "body",
-    [{}, {"text": ""}, {"text": 7}, {"text": "x", "parent": 7}, {"text": "x", "more": 1}, {"text": "x" * 20_001}]
-    + [{"text": "x", "parent": "p" * 129}],
+    [
+        {},
+        {"text": ""},
+        {"text": 7},
+        {"text": "x", "parent": 7},
+        {"text": "x", "more": 1},
+        {"text": "x" * 20_001},
+        {"text": "x", "parent": "p" * 129},
+    ],
 )
 async def test_a_bad_thought_is_refused(domain: Domain, body: dict[str, Any]) -> None:
     agent = await domain.agent()
