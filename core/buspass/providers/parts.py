@@ -52,9 +52,9 @@ class Choice:
         return "".join(block.said() for block in self.blocks if block.kind == "thinking")
 
     def offers(self) -> tuple[Offer, ...]:
-        """The tool calls that are whole: half a call licenses nothing."""
+        """The tool calls that are whole: half a call licenses nothing. No arguments at all are an empty object."""
         whole = [block for block in self.blocks if block.kind == "tool" and block.closed]
-        return tuple(Offer(id=block.id, name=block.name, arguments_text=block.said()) for block in whole)
+        return tuple(Offer(id=block.id, name=block.name, arguments_text=block.said() or "{}") for block in whole)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
