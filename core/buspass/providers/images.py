@@ -26,7 +26,7 @@ def size(image: Image) -> Size | None:
     encoded = image.data[: HEAD // 3 * 4]
     try:
         head = binascii.a2b_base64(encoded[: len(encoded) // 4 * 4])
-    except binascii.Error:
+    except ValueError:  # no base64, or no ASCII
         return None
     for magic, read in FORMATS:
         if magic.match(head):
