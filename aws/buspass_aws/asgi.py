@@ -111,7 +111,7 @@ def _body(event: Mapping[str, Any]) -> bytes:
 
 def to_payload(answer: Answer) -> dict[str, Any]:
     """The payload of an answer; one that Lambda could not carry becomes a 502 problem in its place."""
-    headers, cookies = _split(answer.headers)
+    headers, cookies = split(answer.headers)
     text = _text(answer.body, headers)
     payload = {"statusCode": answer.status, "headers": headers, "cookies": cookies, **_encoded(answer.body, text)}
     if text is not None and not _fits(payload, answer.body):
@@ -136,7 +136,7 @@ def problem(code: str, detail: str) -> Answer:
     )
 
 
-def _split(pairs: Sequence[tuple[bytes, bytes]]) -> tuple[dict[str, str], list[str]]:
+def split(pairs: Sequence[tuple[bytes, bytes]]) -> tuple[dict[str, str], list[str]]:
     """Headers by name, repeated ones comma-joined (RFC 9110 §5.3); Set-Cookie, which can't be joined, apart."""
     headers: dict[str, str] = {}
     cookies: list[str] = []

@@ -1,7 +1,7 @@
 """One invocation after another on one event loop: what surrounds the application on Lambda.
 
-Owns the loop that outlives an invocation, the start of the application, the deadline, the access log line and the
-metrics. Refuses to know what an event looks like (`asgi`) and what the application does.
+Owns the loop that outlives an invocation, the start of the application and the deadline. Refuses to know what an event
+looks like (`asgi`), what is logged (`access_log`) and what the application does.
 """
 
 from __future__ import annotations
@@ -12,12 +12,10 @@ import time
 from collections.abc import Awaitable, Callable, Mapping
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
-from aws_lambda_powertools import Logger, Metrics
-from aws_lambda_powertools.metrics import MetricUnit
-
 from buspass.http import buffered
 from buspass.model import Limits
 from buspass_aws import asgi
+from buspass_aws.access_log import AccessLog
 
 if TYPE_CHECKING:
     from aws_lambda_powertools.utilities.typing import LambdaContext
@@ -49,14 +47,12 @@ class Handler:
     """What the Lambda runtime calls. The application starts with it, in the init phase, once per instance."""
 
     def __init__(self, start: Start, environ: Mapping[str, str]) -> None:
-        # Powertools names its logger after the service: as core's own begin, so that their lines go the same way.
-        self._logger = Logger(service="buspass")
-        self._metrics = Metrics(namespace=environ.get("POWERTOOLS_METRICS_NAMESPACE", "Buspass"), service="buspass")
+        self._log = AccessLog(environ)
         # The event holds tokens: POWERTOOLS_LOGGER_LOG_EVENT must not be able to log it.
-        correlated = self._logger.inject_lambda_context(
+        correlated = self._log.logger.inject_lambda_context(
             self._invoke, log_event=False, correlation_id_path="requestContext.requestId"
         )
-        self._measured = self._metrics.log_metrics(correlated, capture_cold_start_metric=True)
+        self._measured = self._log.metrics.log_metrics(correlated, capture_cold_start_metric=True)
         self._loop = asyncio.new_event_loop()
         try:
             self._application = self._loop.run_until_complete(start(environ, LIMITS))
@@ -80,7 +76,7 @@ class Handler:
         request = asgi.to_request(event, deadline=max(left - RESERVE, left / 2))
         answer = self._loop.run_until_complete(self._answer(request, left - RESERVE / 2))
         payload = asgi.to_payload(answer)
-        self._record(request, payload["statusCode"], (time.perf_counter() - began) * 1000)
+        self._log.record(request, payload["statusCode"], (time.perf_counter() - began) * 1000)
         return payload
 
     async def _answer(self, request: asgi.Request, seconds: float) -> buffered.Answer:
@@ -91,22 +87,8 @@ class Handler:
         except TimeoutError:
             return asgi.problem("deadline_exceeded", "the function's time-out left no time to go on")
         except Exception:  # the last line of defence: whatever it was, it is logged and the caller told so
-            self._logger.exception("the application failed")
+            self._log.logger.exception("the application failed")
             return asgi.problem("internal", "the gateway failed; its log says why")
-
-    def _record(self, request: asgi.Request, status: int, elapsed: float) -> None:
-        """Log and count: never the body, a header or the query, which may hold what is secret."""
-        self._metrics.add_metric(name="Requests", unit=MetricUnit.Count, value=1)
-        self._metrics.add_metric(name="ServerErrors", unit=MetricUnit.Count, value=int(status >= 500))
-        self._metrics.add_metric(name="Latency", unit=MetricUnit.Milliseconds, value=elapsed)
-        self._logger.info(
-            "request",
-            method=request.scope["method"],
-            path=request.scope["path"],
-            status=status,
-            latency_ms=round(elapsed, 3),
-            request_bytes=len(request.body),
-        )
 
 
 def make_handler(start: Start, environ: Mapping[str, str] = os.environ) -> Handler:

@@ -1,18 +1,19 @@
 """The HTTP front of a Lambda function: what a Function URL makes of a request, and of what the function answers.
 
-Owns payload format 2.0 from the service's side, the size limits and the service's own error answers. Refuses to know
-how a function is run: it hands an event over and gets an outcome.
+Owns payload format 2.0 from the service's side, the head of a streamed answer, the size limits and the service's own
+error answers. Refuses to know how a function is run: it hands an event over and gets an outcome.
 Source: https://docs.aws.amazon.com/lambda/latest/dg/urls-invocation.html
 """
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import binascii
 import json
 import time
 import uuid
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Final, Literal
@@ -24,12 +25,53 @@ PAYLOAD_BYTES: Final = 6 * 1024 * 1024
 _TEXT: Final = ("text/", "application/json", "application/javascript", "application/xml", "application/x-www-form")
 
 
+_DELIMITER: Final = bytes(8)
+"""Between the head of a streamed answer and its body."""
+_AHEAD: Final = 8
+"""Chunks that a function may be ahead of its client."""
+
+
+class BrokenStream(Exception):  # noqa: N818 - says what happened
+    """A streamed answer broke off. The message is the error's type."""
+
+
+class AnswerStream:
+    """A streamed answer on its way from a function to its client."""
+
+    def __init__(self) -> None:
+        self._chunks: asyncio.Queue[bytes | None] = asyncio.Queue()
+        self._taken = asyncio.Event()
+        self._broken: str | None = None
+
+    async def put(self, chunk: bytes) -> None:
+        """Pass a chunk on; waits while the client is behind."""
+        while self._chunks.qsize() >= _AHEAD:
+            self._taken.clear()
+            await self._taken.wait()
+        self._chunks.put_nowait(chunk)
+
+    def end(self, *, broken: str = "") -> None:
+        """Say that nothing more comes, and with `broken` that something is missing. Only the first end counts."""
+        if self._broken is None:
+            self._broken = broken
+            self._chunks.put_nowait(None)
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        """Give each chunk as it comes. Raises BrokenStream."""
+        while (chunk := await self._chunks.get()) is not None:
+            self._taken.set()
+            yield chunk
+        if self._broken:
+            raise BrokenStream(self._broken)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
-    """How an invocation ended. `payload`: the function's JSON, or its error's, in bytes."""
+    """How an invocation ended. `payload`: the function's JSON, or its error's, in bytes; `stream` in its place."""
 
-    kind: Literal["response", "error", "timeout"]
+    kind: Literal["response", "stream", "error", "timeout"]
     payload: bytes
+    stream: AnswerStream | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,19 +90,45 @@ class FunctionUrl:
     async def __call__(self, scope: Mapping[str, Any], receive: Any, send: Any) -> None:
         body = await _read(receive)
         reply = _message(413, "Request Entity Too Large") if body is None else await self._reply(scope, body)
+        if isinstance(reply, AnswerStream):
+            await _relay(reply, send)
+            return
         headers = [(b"content-length", str(len(reply.body)).encode()), *reply.headers]
         await send({"type": "http.response.start", "status": reply.status, "headers": headers})
         await send({"type": "http.response.body", "body": reply.body})
 
-    async def _reply(self, scope: Mapping[str, Any], body: bytes) -> _Reply:
+    async def _reply(self, scope: Mapping[str, Any], body: bytes) -> _Reply | AnswerStream:
         event = json.dumps(to_event(scope, body), ensure_ascii=False).encode("utf-8")
         if len(event) > PAYLOAD_BYTES:
             return _message(413, "Request Entity Too Large")
         outcome = await self._invoke(event)
+        if outcome.stream is not None:
+            return outcome.stream
         if outcome.kind != "response":
             # The service shows a caller nothing of a function's error or time-out.
             return _Reply(status=502, headers=[(b"content-type", b"application/json")], body=b"Internal Server Error")
         return from_payload(outcome.payload)
+
+
+async def _relay(stream: AnswerStream, send: Any) -> None:
+    """Send a streamed answer on as it comes, to its end even where nobody listens any more: the function isn't told.
+
+    Raises BrokenStream in mid-answer, which leaves the client without its end.
+    """
+    chunks = aiter(stream)
+    received = b""
+    try:
+        while _DELIMITER not in received:
+            received += await anext(chunks)
+        head, _, first = received.partition(_DELIMITER)
+        start = from_payload(head)
+    except (BrokenStream, StopAsyncIteration):
+        start, first = _message(502, "Internal Server Error"), b""
+    await send({"type": "http.response.start", "status": start.status, "headers": start.headers})
+    await send({"type": "http.response.body", "body": first or start.body, "more_body": True})
+    async for chunk in chunks:
+        await send({"type": "http.response.body", "body": chunk, "more_body": True})
+    await send({"type": "http.response.body", "body": b""})
 
 
 async def _read(receive: Callable[[], Awaitable[Mapping[str, Any]]]) -> bytes | None:

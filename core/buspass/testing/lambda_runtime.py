@@ -1,11 +1,12 @@
 """A Lambda service on loopback: a Function URL in front, real runtime clients behind, a Runtime API between them.
 
-Owns the execution environments: each has its own Runtime API and its own `awslambdaric` process, which serves one
-invocation at a time; one that crashes or overruns is replaced. Refuses to know HTTP requests (`function_url`) and the
-handler that it runs.
+Owns the execution environments: each has its own Runtime API and its own process, `awslambdaric` or the streaming
+`buspass_aws.runtime`, which serves one invocation at a time; one that crashes or overruns is replaced. Refuses to know
+HTTP requests (`function_url`), the Runtime API's bytes (`runtime_wire`) and the handler that it runs.
 Source: https://docs.aws.amazon.com/lambda/latest/dg/runtimes-api.html
 
     python -m buspass.testing.lambda_runtime --port 8701 --instances 2 --env BUSPASS_HOST=aws --env BUSPASS_CONFIG
+    python -m buspass.testing.lambda_runtime --streaming --port 8701 …
 """
 
 from __future__ import annotations
@@ -24,10 +25,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-from buspass.testing.function_url import FunctionUrl, Outcome
+from buspass.testing.function_url import AnswerStream, FunctionUrl, Outcome
 from buspass.testing.loopback import serve
+from buspass.testing.runtime_wire import Head, read_body, read_chunks, read_head, response
 
 ANSWER_BYTES: Final = 6 * 1024 * 1024 + 100
+STREAM_BYTES: Final = 200 * 1024 * 1024
+"""The longest streamed answer; more of it is cut off."""
+STREAMING_HANDLER: Final = "buspass.http.start"
 _VERSION: Final = "/2018-06-01/runtime/"
 _INHERITED: Final = (
     "PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "VIRTUAL_ENV", "PYTHONPATH", "PYTHONSAFEPATH",
@@ -41,9 +46,13 @@ class InitError(Exception):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Function:
-    """What is run, and how. `timeout` in seconds, `memory` in MB, which is told, not enforced."""
+    """What is run, and how. `timeout` in seconds, `memory` in MB, which is told, not enforced.
+
+    `streaming`: by `buspass_aws.runtime`, for which the handler is an application's start, in place of `awslambdaric`.
+    """
 
     handler: str = "buspass_aws.handler.handler"
+    streaming: bool = False
     task_root: Path = field(default_factory=Path.cwd)
     environ: Mapping[str, str] = field(default_factory=dict)
     name: str = "buspass"
@@ -54,6 +63,12 @@ class Function:
     @property
     def arn(self) -> str:
         return f"arn:aws:lambda:{self.region}:000000000000:function:{self.name}"
+
+    @property
+    def command(self) -> list[str]:
+        """What an instance executes."""
+        runtime = ["buspass_aws.runtime"] if self.streaming else ["awslambdaric", self.handler]
+        return [sys.executable, "-m", *runtime]
 
     def environment(self, runtime_api: str) -> dict[str, str]:
         """The variables of an instance: the service's own over the function's over a few of this process."""
@@ -103,6 +118,7 @@ class _Instance:
         self._queue = queue
         self._connections: set[asyncio.Task[None]] = set()
         self._current: _Invocation | None = None
+        self._stream: AnswerStream | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._process: asyncio.subprocess.Process | None = None
         self._failure = b""
@@ -135,7 +151,7 @@ class _Instance:
         self._failure = b""
         # A function's standard output is its log: ours holds the listening line alone.
         self._process = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "awslambdaric", self._function.handler,
+            *self._function.command,
             cwd=self._function.task_root,
             env=self._function.environment(address),
             stdout=sys.stderr.fileno(),
@@ -147,13 +163,17 @@ class _Instance:
         self._end(Outcome(kind="error", payload=_error("Runtime.ExitError", f"exited with status {code}")))
 
     async def stop(self) -> None:
-        """End the process: by SIGTERM, then the loss of its Runtime API, then SIGKILL after two seconds."""
+        """End the process: by SIGTERM, then SIGKILL after two seconds.
+
+        `awslambdaric` hears no SIGTERM while it polls: it loses its Runtime API at once.
+        """
         self._stopping.set()
         process = self._process
         if process is None or process.returncode is not None:
             return
         process.send_signal(signal.SIGTERM)
-        self._drop_connections()
+        if not self._function.streaming:
+            self._drop_connections()
         try:
             await asyncio.wait_for(process.wait(), 2)
         except TimeoutError:
@@ -168,8 +188,11 @@ class _Instance:
         assert task is not None
         self._connections.add(task)
         try:
-            while request := await _read(reader):
-                writer.write(await self._route(*request))
+            while head := await read_head(reader):
+                if head.streamed:
+                    writer.write(await self._pass_on(head, reader))
+                else:
+                    writer.write(await self._route(head.method, head.path, await read_body(reader, head)))
                 await writer.drain()
         except (ConnectionError, asyncio.IncompleteReadError):
             pass  # the process went away: whoever waits for it sees that
@@ -184,22 +207,22 @@ class _Instance:
             case "POST", ["invocation", name, "response"] if len(body) > ANSWER_BYTES:
                 text = f"Exceeded maximum allowed payload size ({ANSWER_BYTES} bytes)."
                 error = _error("RequestEntityTooLarge", text)
-                return self._finish(name, Outcome(kind="error", payload=error)) and _response(413, error)
+                return self._finish(name, Outcome(kind="error", payload=error)) and response(413, error)
             case "POST", ["invocation", name, "response"]:
                 return self._finish(name, Outcome(kind="response", payload=body))
             case "POST", ["invocation", name, "error"]:
                 return self._finish(name, Outcome(kind="error", payload=body))
             case "POST", ["init", "error"]:
                 self._failure = body
-                return _response(202, b'{"status":"OK"}')
-        return _response(404, _error("NotFound", path))
+                return response(202, b'{"status":"OK"}')
+        return response(404, _error("NotFound", path))
 
     async def _next(self) -> bytes:
         self.polled.set()
         invocation = self._current = await self._queue.get()
         timeout = self._function.timeout
         self._timer = asyncio.get_running_loop().call_later(timeout, self._overrun, timeout)
-        return _response(
+        return response(
             200,
             invocation.event,
             {
@@ -210,11 +233,30 @@ class _Instance:
             },
         )
 
+    async def _pass_on(self, head: Head, reader: asyncio.StreamReader) -> bytes:
+        """Hand a streamed answer on by the chunk, at the pace of who takes it. One that is too long is cut off."""
+        name = head.path.removeprefix(_VERSION).split("/")[1]
+        if self._current is None or self._current.id != name:
+            raise ConnectionAbortedError(name)
+        stream = self._stream = AnswerStream()
+        self._current.end(Outcome(kind="stream", payload=b"", stream=stream))
+        trailers: dict[str, str] = {}
+        size = 0
+        async for chunk in read_chunks(reader, trailers):
+            size += len(chunk)
+            if size > STREAM_BYTES:
+                stream.end(broken=f"longer than {STREAM_BYTES} bytes")
+                raise ConnectionAbortedError(name)
+            await stream.put(chunk)
+        stream.end(broken=trailers.get("lambda-runtime-function-error-type", ""))
+        self._end(Outcome(kind="stream", payload=b"", stream=stream))
+        return response(202, b'{"status":"OK"}')
+
     def _finish(self, invocation: str, outcome: Outcome) -> bytes:
         if self._current is None or self._current.id != invocation:
-            return _response(400, _error("InvalidRequestID", "Invalid request ID"))
+            return response(400, _error("InvalidRequestID", "Invalid request ID"))
         self._end(outcome)
-        return _response(202, b'{"status":"OK"}')
+        return response(202, b'{"status":"OK"}')
 
     def _overrun(self, timeout: float) -> None:
         text = f"Task timed out after {timeout:.2f} seconds"
@@ -226,41 +268,11 @@ class _Instance:
         if self._timer is not None:
             self._timer.cancel()
         invocation, self._current, self._timer = self._current, None, None
+        stream, self._stream = self._stream, None
+        if stream is not None:
+            stream.end(broken=outcome.kind)  # of no effect on one that has ended
         if invocation is not None:
             invocation.end(outcome)
-
-
-async def _read(reader: asyncio.StreamReader) -> tuple[str, str, bytes] | None:
-    """One HTTP/1.1 request of a runtime client, or None where it closed the connection between two."""
-    try:
-        head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1")
-    except asyncio.IncompleteReadError as error:
-        if error.partial:
-            raise
-        return None
-    line, *rest = head.splitlines()
-    method, path, _ = line.split(" ", 2)
-    headers = {name.lower(): value.strip() for name, _, value in (row.partition(":") for row in rest if row)}
-    if headers.get("transfer-encoding", "").lower() == "chunked":
-        return method, path, await _read_chunks(reader)
-    return method, path, await reader.readexactly(int(headers.get("content-length", "0")))
-
-
-async def _read_chunks(reader: asyncio.StreamReader) -> bytes:
-    chunks: list[bytes] = []
-    while size := int((await reader.readline()).split(b";")[0], 16):
-        chunks.append(await reader.readexactly(size))
-        await reader.readline()
-    while (await reader.readline()).strip():
-        pass  # trailers
-    return b"".join(chunks)
-
-
-def _response(status: int, body: bytes, headers: Mapping[str, str] | None = None) -> bytes:
-    reasons = {200: "OK", 202: "Accepted", 400: "Bad Request", 404: "Not Found", 413: "Payload Too Large"}
-    rows = {"Content-Type": "application/json", "Content-Length": str(len(body)), **(headers or {})}
-    head = "".join(f"{name}: {value}\r\n" for name, value in rows.items())
-    return f"HTTP/1.1 {status} {reasons[status]}\r\n{head}\r\n".encode("latin-1") + body
 
 
 class LambdaRuntime:
@@ -322,13 +334,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--port", type=int, default=0, help="0 takes a free one")
     parser.add_argument("--instances", type=int, default=2)
-    parser.add_argument("--handler", default=defaults.handler)
+    parser.add_argument("--streaming", action="store_true", help="answers as they come: InvokeMode RESPONSE_STREAM")
+    parser.add_argument("--handler", help="by default the gateway's, for either mode")
     parser.add_argument("--task-root", type=Path, default=defaults.task_root)
     parser.add_argument("--timeout", type=float, default=defaults.timeout, help="seconds")
     parser.add_argument("--env", type=_variable, action="append", default=[], metavar="NAME[=VALUE]")
     options = parser.parse_args(arguments)
     function = Function(
-        handler=options.handler,
+        handler=options.handler or (STREAMING_HANDLER if options.streaming else defaults.handler),
+        streaming=options.streaming,
         task_root=options.task_root.resolve(),
         environ=dict(options.env),
         timeout=options.timeout,
