@@ -1,8 +1,8 @@
 """The function app around the application: one function that takes every route.
 
-Owns the application's start, once, on the worker's own loop, and the last line of defence. Refuses to know what a
-request looks like (`asgi`) and what the application does. Not reachable here: `/admin` and `/runtime`, which the
-Functions host keeps for itself.
+Owns the application's start, once, on the worker's own loop, and the last line of defence. Refuses to know how requests
+arrive (`http_stream`), what the platform writes into them (`asgi`) and what the application does. Not reachable here:
+`/admin` and `/runtime`, which the Functions host keeps for itself.
 """
 
 from __future__ import annotations
@@ -19,14 +19,16 @@ import azure.functions as func
 from buspass.errors import Problem
 from buspass.model import Limits
 from buspass_azure import asgi
+from buspass_azure.http_stream import Answered, Exchange
 
 LIMITS: Final = Limits(
     request_bytes=20 * 1024 * 1024,
     response_bytes=100 * 1024 * 1024,
-    first_byte=225.0,  # buffered: the first byte leaves with the last
-    total=225.0,
+    first_byte=225.0,
+    total=590.0,
 )
-"""Bytes and seconds. The load balancer hangs up after 230 seconds; five are kept back to get the answer out."""
+"""Bytes and seconds. The load balancer hangs up after 230 silent seconds. An invocation lasts as long as its answer;
+when one outlives `functionTimeout` of host.json (600 s), the host kills the worker with all that it does."""
 
 
 class Application(Protocol):
@@ -51,15 +53,18 @@ class Worker:
         self._starting = asyncio.Lock()
         self._application: Application | None = None
 
-    async def __call__(self, request: func.HttpRequest) -> func.HttpResponse:
-        """Answer a request; a fault of one call is a problem (RFC 9457), never a failed invocation."""
+    async def __call__(self, exchange: Exchange) -> Answered:
+        """Answer a request. A fault of one call is a problem (RFC 9457); once an answer has begun it is cut instead."""
         try:
-            return await asgi.call(await self._started(), request)
-        except Exception:  # noqa: BLE001 - the last line of defence: whatever it was, it is logged and the caller told so
+            application = await self._started()
+            await application(asgi.to_scope(exchange.scope), exchange.receive, exchange.send)
+        except Exception:
+            # The last line of defence: whatever it was, it is logged and the caller told so.
             _log.exception("the application failed")
-            document = Problem("internal", "the gateway failed; its log says why").document()
-            headers = [(b"content-type", b"application/problem+json")]
-            return asgi.to_response(document["status"], headers, json.dumps(document).encode("utf-8"))
+            if exchange.begun:
+                raise
+            await _send_problem(exchange, "internal", "the gateway failed; its log says why")
+        return Answered()
 
     async def close(self) -> None:
         """Close the application, if it ever started. The Functions host itself never does."""
@@ -74,13 +79,21 @@ class Worker:
         return self._application
 
 
+async def _send_problem(exchange: Exchange, code: str, detail: str) -> None:
+    document = Problem(code, detail).document()
+    body = json.dumps(document).encode("utf-8")
+    headers = [(b"content-type", b"application/problem+json"), (b"content-length", str(len(body)).encode())]
+    await exchange.send({"type": "http.response.start", "status": document["status"], "headers": headers})
+    await exchange.send({"type": "http.response.body", "body": body})
+
+
 def make_function_app(start: Start, environ: Mapping[str, str] = os.environ) -> func.FunctionApp:
     """A function app that serves an application on every path and method. It authenticates by itself: anonymous."""
     worker = Worker(start, environ)
     app = func.FunctionApp(http_auth_level=func.AuthLevel.ANONYMOUS)
 
     @app.route(route="{*path}")
-    async def gateway(req: func.HttpRequest) -> func.HttpResponse:
+    async def gateway(req: Exchange) -> Answered:
         return await worker(req)
 
     return app

@@ -1,8 +1,8 @@
 """A Functions host on loopback: an HTTP front, and behind it the real Python runtime library of Azure Functions.
 
-Owns what the host does between the two: routes of the functions that the runtime has indexed, methods, the 230
-seconds, and requests and answers as the runtime's typed data. Refuses to know the function app. Needs Python 3.13
-and `azure-functions-runtime`.
+Owns the routes of the functions that the runtime has indexed, methods, and an invocation for each request that is
+forwarded (`local_proxy`) to the worker's own HTTP server, which the runtime runs in this process. Refuses to know the
+function app. Needs Python 3.13 and `azure-functions-runtime`.
 
     python -m buspass_azure.local_host --app azure --port 8702
 """
@@ -18,24 +18,18 @@ import sys
 import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from http.cookies import SimpleCookie
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Final
-from urllib.parse import parse_qsl, quote, unquote
 
-from azure_functions_runtime import handle_event, native_invocation
-from azure_functions_runtime.bindings.datumdef import Datum
+from azure_functions_runtime import handle_event
 from azure_functions_runtime.utils import threadpool
 
 from buspass.testing.loopback import serve
+from buspass_azure.local_proxy import SILENT_SECONDS, Forwarder, kestrel_path, to_headers, to_target
 
 REQUEST_BYTES: Final = 100 * 1024 * 1024
 """What the Functions host takes."""
-ANSWER_SECONDS: Final = 230.0
-"""When Azure's load balancer gives up; the function itself goes on."""
-
-type Headers = list[tuple[bytes, bytes]]
 
 
 class IndexingError(Exception):
@@ -44,6 +38,10 @@ class IndexingError(Exception):
 
 class _Message(SimpleNamespace):
     """A protocol message: the runtime makes them by keyword and reads them by attribute, as it does protobuf's."""
+
+    def WhichOneof(self, group: str) -> str | None:  # noqa: ARG002, N802 - protobuf's own name
+        """The one field that is set."""
+        return next(iter(vars(self)), None)
 
 
 class _StatusResult(_Message):
@@ -89,11 +87,12 @@ def _pattern(template: str) -> re.Pattern[str]:
 class FunctionsHost:
     """An ASGI 3 application in front of one function app. The runtime is global: one host per process."""
 
-    def __init__(self, directory: Path, *, seconds: float = ANSWER_SECONDS) -> None:
+    def __init__(self, directory: Path, *, seconds: float = SILENT_SECONDS) -> None:
         self._directory = directory.resolve()
         self._seconds = seconds
         self._functions: list[HttpFunction] = []
-        self._running: set[asyncio.Task[Any]] = set()
+        self._forwarder: Forwarder | None = None
+        self._running: set[asyncio.Task[None]] = set()
 
     async def start(self) -> None:
         """Import and index the function app on this loop. Raises IndexingError."""
@@ -110,6 +109,9 @@ class FunctionsHost:
         answer = await handle_event.worker_init_request(request)
         if answer.result.status != _StatusResult.Success:
             raise IndexingError(answer.result.exception.message)
+        if "HttpUri" not in answer.capabilities:
+            raise IndexingError("the function app registers no HTTP streams (buspass_azure.http_stream)")
+        self._forwarder = Forwarder(answer.capabilities["HttpUri"], seconds=self._seconds)
         threadpool.start_threadpool_executor()
         metadata = await handle_event.functions_metadata_request(None)
         for function in metadata.function_metadata_results or ():
@@ -119,40 +121,78 @@ class FunctionsHost:
         # As ASP.NET does: a literal route goes before one that takes everything.
         self._functions.sort(key=lambda function: function.catch_all)
 
+    async def close(self) -> None:
+        """Let go of the connections to the worker's server."""
+        if self._forwarder is not None:
+            await self._forwarder.close()
+        threadpool.stop_threadpool_executor()
+
     async def __call__(self, scope: Mapping[str, Any], receive: Any, send: Any) -> None:
         body = await _read(receive)
-        status, headers, answer = (413, [], b"") if body is None else await self._answer(scope, body)
-        headers = [pair for pair in headers if pair[0].lower() != b"content-length"]
-        headers.append((b"content-length", str(len(answer)).encode()))
-        await send({"type": "http.response.start", "status": status, "headers": headers})
-        await send({"type": "http.response.body", "body": answer})
-
-    async def _answer(self, scope: Mapping[str, Any], body: bytes) -> tuple[int, Headers, bytes]:
-        path = _kestrel_path(scope["raw_path"].decode("latin-1"))
+        path = kestrel_path(scope["raw_path"].decode("latin-1"))
         routes = [(function, match) for function in self._functions if (match := function.pattern.fullmatch(path[1:]))]
-        if not routes:
-            return 404, [], b""
-        for function, match in routes:
-            if not function.methods or scope["method"] in function.methods:
-                return await self._invoke(function, to_datum(scope, path, match.groupdict(""), body))
-        return 405, [], b""
-
-    async def _invoke(self, function: HttpFunction, request: Any) -> tuple[int, Headers, bytes]:
-        invocation = asyncio.create_task(
-            native_invocation.invocation_request_native(
-                str(uuid.uuid4()), function.id, [(function.parameter, request)], {}
-            )
+        allowed = [route for route in routes if not route[0].methods or scope["method"] in route[0].methods]
+        if body is None or not allowed:
+            status = 413 if body is None else 405 if routes else 404
+            await send({"type": "http.response.start", "status": status, "headers": [(b"content-length", b"0")]})
+            await send({"type": "http.response.body", "body": b""})
+            return
+        function, match = allowed[0]
+        await self._forward(
+            scope, to_target(path, scope["query_string"]), body, function, match.groupdict(""), receive, send
         )
+
+    async def _forward(
+        self,
+        scope: Mapping[str, Any],
+        target: str,
+        body: bytes,
+        function: HttpFunction,
+        parameters: Mapping[str, str],
+        receive: Any,
+        send: Any,
+    ) -> None:
+        """Invoke and forward at the same time, as the host does. A client that goes away ends the forwarding alone."""
+        assert self._forwarder is not None
+        identity = str(uuid.uuid4())
+        invocation = asyncio.create_task(_invoke(identity, function, parameters))
         self._running.add(invocation)
         invocation.add_done_callback(self._running.discard)
-        done, _ = await asyncio.wait({invocation}, timeout=self._seconds)
-        if not done:
-            return 502, [(b"content-type", b"text/plain")], b"The service did not answer in time."
-        succeeded, answer, _outputs, error, trace = invocation.result()
-        if not succeeded:
-            sys.stderr.write(f"{error}\n{trace}\n")
-            return 500, [], b""
-        return from_datum(answer)
+        headers = to_headers(scope, identity)
+        forwarding = asyncio.create_task(self._forwarder.forward(scope["method"], target, headers, body, send))
+        leaving = asyncio.create_task(_gone(receive))
+        try:
+            await asyncio.wait({forwarding, leaving}, return_when=asyncio.FIRST_COMPLETED)
+            if forwarding.done():
+                await forwarding
+        finally:
+            leaving.cancel()
+            forwarding.cancel()
+
+
+async def _gone(receive: Any) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+async def _invoke(identity: str, function: HttpFunction, parameters: Mapping[str, str]) -> None:
+    """Ask the worker for an invocation. With HTTP streams its message carries the route's parameters alone."""
+    http = _Message(method="", url="", headers={}, query={}, params=dict(parameters), body=_Message())
+    trigger = _Message(data=_Message(http=http))
+    trigger.name = function.parameter
+    request = _Message(
+        invocation_request=_Message(
+            invocation_id=identity,
+            function_id=function.id,
+            input_data=[trigger],
+            trigger_metadata={},
+            trace_context=_Message(trace_parent="", trace_state="", attributes={}),
+            retry_context=_Message(retry_count=0, max_retry_count=0, exception=None),
+        )
+    )
+    answer = await handle_event.invocation_request(_Message(request=request))
+    if answer.result.status != _StatusResult.Success:
+        sys.stderr.write(f"invocation {identity} failed: {answer.result.exception.message}\n")
 
 
 def _http_functions(metadata: Any, prefix: str) -> list[HttpFunction]:
@@ -187,90 +227,14 @@ async def _read(receive: Any) -> bytes | None:
             return b"".join(chunks) if size <= REQUEST_BYTES else None
 
 
-def _kestrel_path(raw: str) -> str:
-    """The path as ASP.NET hands it on: decoded, but for an encoded slash, as one text."""
-    return "%2F".join(unquote(part) for part in re.split("%2[Ff]", raw))
-
-
-def _url_path(path: str) -> str:
-    """And as it writes it into a URL again: encoded anew, where what looks encoded is left."""
-    kept = "/!$&'()*+,;=:@-._~"
-    return "".join(
-        part if re.fullmatch("%[0-9A-Fa-f]{2}", part) else quote(part, safe=kept)
-        for part in re.split("(%[0-9A-Fa-f]{2})", path)
-    )
-
-
-def to_datum(scope: Mapping[str, Any], path: str, parameters: Mapping[str, str], body: bytes) -> Any:
-    """A request as the runtime's typed data: names in lower case, repeated headers and query values joined."""
-    headers: dict[str, str] = {}
-    for raw_name, raw_value in scope["headers"]:
-        name, value = raw_name.decode("latin-1").lower(), raw_value.decode("latin-1")
-        separator = "; " if name == "cookie" else ","
-        headers[name] = f"{headers[name]}{separator}{value}" if name in headers else value
-    client = scope.get("client") or ("127.0.0.1", 0)
-    earlier = f"{headers['x-forwarded-for']}, " if "x-forwarded-for" in headers else ""
-    headers |= {"x-forwarded-for": f"{earlier}{client[0]}:{client[1]}", "x-forwarded-proto": scope["scheme"]}
-    raw_query = scope["query_string"].decode("latin-1")
-    query: dict[str, str] = {}
-    for name, value in parse_qsl(raw_query, keep_blank_values=True):
-        query[name] = f"{query[name]},{value}" if name in query else value
-    host = headers.get("host", "127.0.0.1")
-    url = f"{scope['scheme']}://{host}{_url_path(path)}" + (f"?{raw_query}" if raw_query else "")
-    return Datum(
-        {
-            "method": Datum(scope["method"], "string"),
-            "url": Datum(url, "string"),
-            "headers": _strings(headers),
-            "query": _strings(query),
-            "params": _strings(parameters),
-            "body": Datum(body, "bytes"),
-        },
-        "http",
-    )
-
-
-def _strings(values: Mapping[str, str]) -> dict[str, Any]:
-    return {name: Datum(value, "string") for name, value in values.items()}
-
-
-def from_datum(answer: Any) -> tuple[int, Headers, bytes]:
-    """Status, headers and body of what the runtime returned; no HTTP answer at all is a 200 or 204 of the host."""
-    if answer is None:
-        return 204, [], b""
-    if answer.type != "http":
-        body = answer.value if isinstance(answer.value, bytes) else str(answer.value).encode("utf-8")
-        return 200, [(b"content-type", b"text/plain; charset=utf-8")], body
-    value = answer.value
-    headers = [(name.encode("latin-1"), item.value.encode("latin-1")) for name, item in value["headers"].items()]
-    for cookie in value.get("cookies") or ():
-        headers.extend((b"set-cookie", text.encode("latin-1")) for text in _cookies(cookie))
-    body = value["body"].value
-    return int(value["status_code"].value), headers, body
-
-
-def _cookies(cookie: SimpleCookie) -> list[str]:
-    """ASP.NET writes a cookie itself, from its parts, in this order, and gives it a path if it has none."""
-    written = []
-    for name, morsel in cookie.items():
-        parts = [f"{name}={quote(morsel.value, safe='')}"]
-        parts += [f"{key}={morsel[key]}" for key in ("expires", "max-age", "domain") if morsel[key]]
-        parts.append(f"path={morsel['path'] or '/'}")
-        parts += ["secure"] if morsel["secure"] else []
-        parts += [f"samesite={morsel['samesite'].lower()}"] if morsel["samesite"] else []
-        parts += ["httponly"] if morsel["httponly"] else []
-        written.append("; ".join(parts))
-    return written
-
-
 async def run(directory: Path, *, port: int) -> None:
     """Serve a function app at 127.0.0.1 until SIGTERM or SIGINT. Raises IndexingError."""
     host = FunctionsHost(directory)
-    await host.start()
     try:
+        await host.start()
         await serve(host, port=port)
     finally:
-        threadpool.stop_threadpool_executor()
+        await host.close()
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

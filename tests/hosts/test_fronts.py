@@ -8,9 +8,9 @@ import time
 import httpx
 import pytest
 
-# What a platform adds to a request, or tells of itself; everything else must be the same.
+# What a platform adds to a request, tells of itself or keeps to one hop; everything else must be the same.
 PLATFORM = {
-    "host", "x-amzn-trace-id", "x-forwarded-for", "x-forwarded-port", "x-forwarded-proto",
+    "connection", "host", "x-amzn-trace-id", "x-forwarded-for", "x-forwarded-port", "x-forwarded-proto",
 }  # fmt: skip
 
 REQUESTS = [
@@ -56,7 +56,7 @@ def test_every_host_hands_back_the_same_answer(fronts, path):
 def test_repeated_headers_arrive_with_every_value(front):
     response = httpx.get(front + "/v1/x", headers=[("X-A", "1"), ("X-A", "2")])
     values = ",".join(value for name, value in response.json()["headers"] if name == "x-a")
-    assert values == "1,2"
+    assert values.replace(", ", ",") == "1,2"
 
 
 def test_each_cookie_comes_back_by_itself(front):

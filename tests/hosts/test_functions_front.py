@@ -1,12 +1,13 @@
 """The local Functions host: routes, methods and the platform's limits, on the real runtime library (Python 3.13)."""
 
 import asyncio
+import socket
 from types import SimpleNamespace
 
 import httpx
 import pytest
 
-from buspass_azure import local_host
+from buspass_azure import local_host, local_proxy
 from buspass_azure.local_host import FunctionsHost, HttpFunction
 
 URLS = [
@@ -21,12 +22,20 @@ URLS = [
 
 @pytest.mark.parametrize(("sent", "seen"), URLS)
 def test_a_path_is_rewritten_as_the_platform_does(sent, seen):
-    scope = {
-        "method": "GET", "scheme": "http", "headers": [], "query_string": b"a=1&a=2", "client": ("127.0.0.1", 5),
-    }  # fmt: skip
-    datum = local_host.to_datum(scope, local_host._kestrel_path(sent), {}, b"")
-    assert datum.value["url"].value == f"http://127.0.0.1{seen}?a=1&a=2"
-    assert datum.value["query"]["a"].value == "1,2"
+    assert local_proxy.to_target(local_proxy.kestrel_path(sent), b"a=1&a=2") == seen + "?a=1&a=2"
+
+
+def test_the_front_end_writes_where_a_request_came_from_and_the_host_its_invocation():
+    sent = [(b"X-Forwarded-For", b"1.2.3.4"), (b"x-ms-invocation-id", b"forged"), (b"x-a", b"1"), (b"X-A", b"2")]
+    sent += [(b"cookie", b"a=1"), (b"cookie", b"b=2"), (b"connection", b"keep-alive")]
+    headers = local_proxy.to_headers({"headers": sent, "client": ("203.0.113.7", 5), "scheme": "http"}, "i-1")
+    assert dict(headers) == {
+        b"x-forwarded-for": b"1.2.3.4, 203.0.113.7:5",
+        b"x-forwarded-proto": b"http",
+        b"x-ms-invocation-id": b"i-1",
+        b"x-a": b"1, 2",
+        b"cookie": b"a=1; b=2",
+    }
 
 
 def function(route, *, methods=()):
@@ -59,43 +68,66 @@ async def ask(host, path, method="GET"):
         return await client.request(method, path)
 
 
-@pytest.fixture
-def host(tmp_path, monkeypatch):
-    async def invoke(invocation, name, inputs, metadata):
-        if name == "slow":
-            await asyncio.sleep(30)
-        if name == "broken":
-            return False, None, [], "ValueError('x')", "trace"
-        value = {
-            "status_code": SimpleNamespace(value="200"),
-            "headers": {},
-            "cookies": None,
-            "body": SimpleNamespace(value=name.encode()),
-        }
-        return True, SimpleNamespace(type="http", value=value), [], None, None
+async def worker(reader, writer):
+    """A worker's server that answers by the path."""
+    with_head = (await reader.readuntil(b"\r\n\r\n")).split(b" ")[1]
+    if with_head == b"/slow":
+        await reader.read()
+    elif with_head != b"/broken":
+        writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n%s" % (len(with_head), with_head))
+    writer.close()
 
-    monkeypatch.setattr(local_host.native_invocation, "invocation_request_native", invoke)
-    host = FunctionsHost(tmp_path, seconds=0.05)
+
+@pytest.fixture
+async def host(tmp_path, monkeypatch):
+    async def invoke(request):
+        return SimpleNamespace(result=SimpleNamespace(status=1))
+
+    monkeypatch.setattr(local_host.handle_event, "invocation_request", invoke)
+    server = await asyncio.start_server(worker, "127.0.0.1", 0)
+    host = FunctionsHost(tmp_path)
+    port = server.sockets[0].getsockname()[1]
+    host._forwarder = local_proxy.Forwarder(f"http://127.0.0.1:{port}", seconds=0.1)
     host._functions = [function("slow"), function("broken"), function("only", methods=["POST"]), function("v1/{*rest}")]
-    yield host
-    for task in host._running:
-        task.cancel()
+    async with server:
+        yield host
+        await host._forwarder.close()
 
 
 async def test_an_answer_that_takes_too_long_is_a_502_of_the_platform(host):
-    assert (await ask(host, "/slow")).status_code == 502
+    answer = await ask(host, "/slow")
+    assert (answer.status_code, answer.text) == (502, "The service did not answer in time.")
 
 
-async def test_a_failed_invocation_is_an_empty_500(host):
+async def test_a_worker_that_hangs_up_is_an_empty_502(host):
     response = await ask(host, "/broken")
-    assert (response.status_code, response.content) == (500, b"")
+    assert (response.status_code, response.content) == (502, b"")
+
+
+async def test_a_worker_that_does_not_listen_yet_is_asked_again(host, unused_port, monkeypatch):
+    waited = []
+
+    async def sleep(seconds):
+        waited.append(seconds)
+
+    monkeypatch.setattr(local_proxy.asyncio, "sleep", sleep)
+    host._forwarder = local_proxy.Forwarder(f"http://127.0.0.1:{unused_port}")
+    assert (await ask(host, "/v1/a")).status_code == 502
+    assert waited == [0.05, 0.1, 0.2, *[0.25] * 6]
 
 
 async def test_routes_and_methods_are_the_platforms(host):
-    assert (await ask(host, "/v1/a/b")).text == "v1/{*rest}"
+    assert (await ask(host, "/v1/a/b?c=d")).text == "/v1/a/b?c=d"
     assert (await ask(host, "/elsewhere")).status_code == 404
     assert (await ask(host, "/only")).status_code == 405
-    assert (await ask(host, "/only", "POST")).text == "only"
+    assert (await ask(host, "/only", "POST")).text == "/only"
+
+
+@pytest.fixture
+def unused_port():
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        yield taken.getsockname()[1]  # bound, but nobody listens
 
 
 def test_an_app_that_cannot_be_indexed_says_so_and_listens_nowhere(launch, tmp_path):

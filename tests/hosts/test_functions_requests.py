@@ -1,18 +1,57 @@
-"""What the Functions host makes of requests and of answers, without a runtime."""
+"""What the function app makes of forwarded requests, without a runtime."""
 
 import asyncio
 import json
+from types import SimpleNamespace
 
-import azure.functions as func
 import pytest
 from echo import EchoApplication
 
 from buspass_azure import asgi
+from buspass_azure.http_stream import INVOCATION_HEADER, Answered, Exchange, WebApp
 from buspass_azure.invocation import LIMITS, Worker, make_function_app
 
 
-def request(url="https://x.example/", method="GET", headers=None, body=b""):
-    return func.HttpRequest(method=method, url=url, headers=headers or {}, params={}, route_params={}, body=body)
+def scope(path="/", method="GET", headers=None, query=b""):
+    pairs = [(name.lower().encode(), value.encode("latin-1")) for name, value in (headers or {}).items()]
+    return {
+        "type": "http", "method": method, "scheme": "http", "path": path, "raw_path": path.encode(),
+        "query_string": query, "headers": pairs, "client": ("127.0.0.1", 5), "server": ("127.0.0.1", 6),
+    }  # fmt: skip
+
+
+class Answer:
+    """An exchange, and what came back in it."""
+
+    def __init__(self, body=b"", **parts):
+        incoming = [{"type": "http.request", "body": body}]
+        self.messages = []
+
+        async def receive():
+            return incoming.pop()
+
+        async def send(message):
+            self.messages.append(message)
+
+        self.exchange = Exchange(scope(**parts), receive, send)
+
+    @property
+    def status(self):
+        return self.messages[0]["status"]
+
+    @property
+    def headers(self):
+        return {name.decode(): value.decode() for name, value in self.messages[0]["headers"]}
+
+    @property
+    def body(self):
+        return b"".join(message.get("body", b"") for message in self.messages[1:])
+
+
+async def answered(worker, **parts):
+    answer = Answer(**parts)
+    assert isinstance(await worker(answer.exchange), Answered)
+    return answer
 
 
 async def start(environ, limits):
@@ -20,13 +59,11 @@ async def start(environ, limits):
 
 
 async def test_a_request_reaches_the_application_as_it_was_sent():
-    url = "https://x.example/v1/get%20customer%2Fall/%C3%BC?a=1&a=b%20c&empty="
-    answer = await Worker(start, {})(request(url, "post", {"X-Label": "a,b", "Cookie": "s=1; t=2"}, b"\x00\xff"))
-    shown = json.loads(answer.get_body())
-    assert shown["method"] == "POST"
-    assert shown["path"] == "/v1/get customer/all/ü"
-    assert shown["raw_path"] == "/v1/get%20customer%2Fall/%C3%BC"
-    assert shown["query"] == "a=1&a=b%20c&empty="
+    sent = {"X-Label": "a,b", "Cookie": "s=1; t=2", INVOCATION_HEADER: "i-1"}
+    query = b"a=1&a=b%20c&empty="
+    answer = await answered(Worker(start, {}), path="/v1/x", method="POST", headers=sent, query=query, body=b"\x00\xff")
+    shown = json.loads(answer.body)
+    assert (shown["method"], shown["path"], shown["query"]) == ("POST", "/v1/x", query.decode())
     assert shown["headers"] == [["cookie", "s=1; t=2"], ["x-label", "a,b"]]
     assert shown["body"] == "AP8="
     assert shown["request_bytes"] == LIMITS.request_bytes
@@ -45,27 +82,30 @@ async def test_a_request_reaches_the_application_as_it_was_sent():
     ],
 )
 def test_the_client_is_whom_the_platform_saw(forwarded, client):
-    assert asgi.to_scope(request(headers={"X-Forwarded-For": forwarded}))["client"] == client
+    assert asgi.to_scope(scope(headers={"X-Forwarded-For": forwarded}))["client"] == client
 
 
-def test_the_root_of_the_app_is_a_path():
-    assert asgi.to_scope(request("https://x.example"))["raw_path"] == b"/"
-    assert asgi.to_scope(request("http://x.example:81/a"))["server"] == ("x.example", 81)
+@pytest.mark.parametrize(
+    ("host", "proto", "scheme", "server"),
+    [
+        ("x.example", "https", "https", ("x.example", 443)),
+        ("x.example:81", "http", "http", ("x.example", 81)),
+        ("x.example", "http, https", "https", ("x.example", 443)),
+        ("x.example", "http", "http", ("x.example", 80)),
+    ],
+)
+def test_scheme_and_server_are_what_the_client_called(host, proto, scheme, server):
+    seen = asgi.to_scope(scope(headers={"Host": host, "X-Forwarded-Proto": proto}))
+    assert (seen["scheme"], seen["server"]) == (scheme, server)
 
 
-def test_repeated_headers_are_joined_and_each_cookie_is_kept():
-    pairs = [
-        (b"vary", b"a"),
-        (b"Vary", b"b"),
-        (b"set-cookie", b"x=1"),
-        (b"Set-Cookie", b"y=2"),
-        (b"content-type", b"a/b"),
+async def test_each_message_leaves_when_the_application_sends_it():
+    answer = await answered(Worker(start, {}), path="/twice")
+    assert [message.get("more_body") for message in answer.messages] == [None, True, None]
+    assert [pair for pair in answer.messages[0]["headers"] if pair[0] == b"vary"] == [
+        (b"vary", b"origin"),
+        (b"vary", b"accept"),
     ]
-    answer = asgi.to_response(418, pairs, b"\x00")
-    assert (answer.status_code, answer.get_body()) == (418, b"\x00")
-    assert answer.headers.get_all("vary") == ["a, b"]
-    assert answer.headers.get_all("set-cookie") == ["x=1", "y=2"]
-    assert answer.headers.get_all("content-type") == ["a/b"]
 
 
 async def test_the_application_starts_once_and_a_failed_start_is_tried_again():
@@ -78,8 +118,8 @@ async def test_the_application_starts_once_and_a_failed_start_is_tried_again():
         return EchoApplication(environ, limits)
 
     worker = Worker(flaky, {})
-    assert (await worker(request())).status_code == 500
-    assert [(await worker(request())).headers["x-served"] for _ in range(3)] == ["1", "2", "3"]
+    assert (await answered(worker)).status == 500
+    assert [(await answered(worker)).headers["x-served"] for _ in range(3)] == ["1", "2", "3"]
     assert starts == [LIMITS, LIMITS]
 
 
@@ -92,17 +132,32 @@ async def test_requests_that_arrive_while_the_application_starts_wait_for_the_on
         return EchoApplication(environ, limits)
 
     worker = Worker(slow, {})
-    answers = await asyncio.gather(*(worker(request()) for _ in range(5)))
+    answers = await asyncio.gather(*(answered(worker) for _ in range(5)))
     assert len(starts) == 1
     assert sorted(answer.headers["x-served"] for answer in answers) == ["1", "2", "3", "4", "5"]
 
 
 async def test_a_fault_is_a_problem_that_gives_nothing_away(caplog):
-    answer = await Worker(start, {})(request("https://x.example/boom"))
-    assert answer.status_code == 500
+    answer = await answered(Worker(start, {}), path="/boom")
+    assert answer.status == 500
     assert answer.headers["content-type"] == "application/problem+json"
-    assert json.loads(answer.get_body())["code"] == "internal"
-    assert b"boom" not in answer.get_body()
+    assert json.loads(answer.body)["code"] == "internal"
+    assert b"boom" not in answer.body
+    assert "ValueError: boom" in caplog.text
+
+
+async def test_a_fault_in_mid_answer_cuts_it(caplog):
+    async def broken(environ, limits):
+        async def application(scope, receive, send):
+            await send({"type": "http.response.start", "status": 200, "headers": []})
+            raise ValueError("boom")
+
+        return application
+
+    answer = Answer()
+    with pytest.raises(ValueError, match="boom"):
+        await Worker(broken, {})(answer.exchange)
+    assert [message["type"] for message in answer.messages] == ["http.response.start"]
     assert "ValueError: boom" in caplog.text
 
 
@@ -115,7 +170,7 @@ async def test_close_closes_what_was_started():
     worker = Worker(started, {})
     await worker.close()
     assert not application.closed
-    await worker(request())
+    await answered(worker)
     await worker.close()
     assert application.closed
 
@@ -126,3 +181,18 @@ def test_one_anonymous_function_takes_every_path_and_method():
     assert trigger["route"] == "{*path}"
     assert str(trigger["authLevel"]).upper().endswith("ANONYMOUS")
     assert not trigger.get("methods")
+
+
+http_coordinator = SimpleNamespace(_context_references={})
+"""Named as the runtime names its own, beside the function that it registers."""
+
+
+async def test_what_the_runtime_keeps_of_an_invocation_is_dropped_with_it():
+    async def take(exchange):
+        http_coordinator._context_references[exchange.headers[INVOCATION_HEADER]] = "kept for ever"
+        return Answered()
+
+    app = WebApp()
+    app.route(take)
+    await app.get_app()(scope(headers={INVOCATION_HEADER: "i-1"}), None, None)
+    assert http_coordinator._context_references == {}
