@@ -9,7 +9,7 @@ from buspass.mediation.holdback import Holdback
 from buspass.mediation.inspect import Finding
 from buspass.mediation.placeholders import Placeholders
 from buspass.mediation.rewriting import ContentBlocked, Plan, rewrite
-from buspass.mediation.scanner import WINDOW, Scanner, parts
+from buspass.mediation.scanner import HORIZON, WINDOW, Scanner, parts
 
 KEY = b"0123456789abcdef"
 TABLE = Placeholders(KEY)
@@ -97,13 +97,12 @@ def test_a_stream_is_blocked_where_the_whole_text_is_and_shows_nothing_of_it(tex
         sent += holdback.flush()
     except ContentBlocked:
         blocked = True
-    first = next(
-        (part for part in parts(text, ["secret", "credit_card"]) if part.class_ in {"secret", "credit_card"}), None
-    )
+    read = parts(text, ["secret", "credit_card"])
+    first = next((at for at, part in enumerate(read) if part.class_ in {"secret", "credit_card"}), None)
     assert blocked == (first is not None)
     assert text.startswith(sent)
     if first is not None:
-        assert len(sent) <= text.index(first.text)
+        assert len(sent) <= sum(len(part.text) for part in read[:first])
     else:
         assert sent == text
 
@@ -157,3 +156,26 @@ def test_a_secret_ends_a_stream_before_any_of_it_is_sent():
         sent += holdback.feed("r3t@db.internal/x and more")
     assert sent == "the url is "
     assert caught.value.findings == (Finding(class_="secret", position="choices[0].delta", count=1),)
+
+
+def test_a_value_anywhere_in_a_long_word_is_found_and_a_part_of_more_is_not():
+    plan = Plan(actions={"credit_card": "mask"})
+    for before in range(HORIZON - 24, WINDOW + 24):
+        text = f"{'x' * before};4111111111111111;{'y' * WINDOW};a4111111111111111;{'z' * (before % 7)}"
+        expected = text.replace(";4111111111111111;", ";***1111;")
+        holdback = Holdback(plan)
+        assert holdback.feed(text[:before]) + holdback.feed(text[before:]) + holdback.flush() == expected
+        glued = f"{'x' * before}4111111111111111;{'y' * WINDOW}"
+        streamed = Holdback(plan)
+        assert (
+            "".join(streamed.feed(glued[at : at + 50]) for at in range(0, len(glued), 50)) + streamed.flush() == glued
+        )
+
+
+def test_a_window_is_read_only_when_it_is_full():
+    plan = Plan(actions={"credit_card": "mask"})
+    for before in range(HORIZON - 20, HORIZON + 1):
+        text = f"{'x' * before};4111111111111111;{'y' * WINDOW}"
+        holdback = Holdback(plan)
+        sent = [holdback.feed(text[at : at + 1]) for at in range(len(text))]
+        assert "".join(sent) + holdback.flush() == text.replace("4111111111111111", "***1111")

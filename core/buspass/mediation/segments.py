@@ -1,8 +1,9 @@
 """Where a text may be cut: into segments that no finding crosses, decided from left to right.
 
-A word closes its segment unless something may follow it in the same value: another group of digits, the value behind
-`password:`, `-----BEGIN PRIVATE KEY-----`. Whether it does is seen from the word alone. For that reason a stream cut
-here is inspected exactly like the whole text. Line breaks and scripts written without spaces close at each character.
+A word closes its segment unless something may follow it in the same value: another group of digits (`GB82 WEST`), the
+value behind `password:`, the rest of `-----BEGIN PRIVATE KEY-----`. Whether it does is seen from the word alone: for
+that reason a stream cut here is inspected exactly like the whole text. Line breaks close a segment, and so does each
+character of a script written without spaces.
 """
 
 from __future__ import annotations
@@ -12,10 +13,7 @@ from typing import Final
 from buspass.mediation.patterns import compiled, encodable
 
 GAPS: Final = frozenset(" \t\u00a0\u2007\u2009\u202f")
-OPEN: Final = (
-    r"[0-9]|[:=]$|(?i:pass|pwd|secret|token|key|bearer|basic|auth)"
-    r"|^[^a-z\x{00C0}-\x{052F}\x{1E00}-\x{1FFF}]*$"
-)
+OPEN: Final = r"[0-9]|[A-Z:=>(/+|\x{2010}-\x{2015}-]$|(?i:pass|pwd|secret|token|key|bearer|basic|auth)"
 
 
 def _breaks(char: str) -> bool:
