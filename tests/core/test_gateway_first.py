@@ -1,3 +1,5 @@
+"""The shortest way through the gateway."""
+
 from buspass.testing.house import Domain
 
 
