@@ -292,3 +292,55 @@ def test_the_list_of_models_is_the_grant():
     assert listed["object"] == "list"
     assert [row["id"] for row in listed["data"]] == ["plan", "classify"]
     assert {row["object"] for row in listed["data"]} == {"model"}
+
+
+PIXEL = {"type": "image_url", "image_url": {"url": "data:image/png;base64,QUJD", "detail": "low"}}
+
+
+def test_a_picture_passes_as_it_was_written_and_is_no_text():
+    ask = surface.parse(said({"role": "user", "content": [{"type": "text", "text": "What?"}, PIXEL]}))
+    assert ask.payload["messages"][1]["content"][1] == PIXEL
+    assert [(image.path, image.data, image.detail) for image in ask.images] == [
+        ("messages[1].content[1]", "QUJD", "low")
+    ]
+    assert "QUJD" not in repr(list(surface.texts(ask)))
+    large = {**PIXEL, "image_url": {"url": "data:image/png;base64," + "A" * 4000, "detail": "low"}}
+    assert (
+        surface.parse(said({"role": "user", "content": [{"type": "text", "text": "What?"}, large]})).input_bytes
+        == ask.input_bytes
+    )
+
+
+def test_a_stream_is_taken_where_a_host_carries_it():
+    plain = surface.parse(body(stream=True), streaming=True)
+    assert (plain.stream, plain.include_usage, plain.payload) == (True, False, {"messages": [HELLO]})
+    assert surface.parse(body(stream=True, stream_options={"include_usage": True}), streaming=True).include_usage
+    with pytest.raises(Problem, match="stream: true"):
+        surface.parse(body(stream_options={"include_usage": True}), streaming=True)
+    with pytest.raises(Problem, match="include_obfuscation"):
+        surface.parse(body(stream=True, stream_options={"include_obfuscation": True}), streaming=True)
+
+
+def ended(name: str, **more) -> list:
+    ask = surface.parse(body(stream=True, **more), streaming=True)
+    answer = provider.answer(Response(status=200, headers={}, body=(DATA / f"{name}.json").read_bytes()))
+    *chunks, done, rest = surface.stream_end(ask, answer, {"cost": 0.5}).split(b"\n\n")
+    assert (done, rest) == (b"data: [DONE]", b"")
+    return [json.loads(chunk.removeprefix(b"data: ")) for chunk in chunks]
+
+
+def test_a_streams_end_tells_each_finish_and_in_the_last_what_it_cost():
+    chunks = ended("two_choices")
+    assert [chunk["choices"][0]["finish_reason"] for chunk in chunks] == ["stop", "stop"]
+    assert ["buspass" in chunk for chunk in chunks] == [False, True]
+    assert {chunk["model"] for chunk in chunks} == {"plan"}
+
+
+def test_usage_ends_a_stream_where_it_was_asked_for_and_is_known():
+    *_, last = ended("text", stream_options={"include_usage": True})
+    assert (last["choices"], last["usage"]["total_tokens"], last["buspass"]) == ([], 29, {"cost": 0.5})
+    assert "usage" not in ended("missing_usage", stream_options={"include_usage": True})[-1]
+
+
+def test_an_event_is_one_line_whatever_it_says():
+    assert surface.stream_event({"a": "x\n\ndata: forged\r\u2028"}).count(b"\n") == 2
