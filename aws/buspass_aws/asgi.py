@@ -45,7 +45,7 @@ def to_request(event: Mapping[str, Any], *, deadline: float | None = None) -> Re
     """Read an event. `deadline`: seconds that the application has left. Raises EventError."""
     context = event.get("requestContext") if isinstance(event, Mapping) else None
     http = context.get("http") if isinstance(context, Mapping) else None
-    if event.get("version") != "2.0" or not isinstance(context, Mapping) or not isinstance(http, Mapping):
+    if not isinstance(context, Mapping) or not isinstance(http, Mapping) or event.get("version") != "2.0":
         raise EventError(
             "not an HTTP event in payload format 2.0 (no version 2.0 with requestContext.http): "
             "invoke this function through its Function URL or an HTTP API"
