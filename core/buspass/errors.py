@@ -54,6 +54,7 @@ CODES: Final[Mapping[str, Code]] = {
     "too_many_in_flight": Code(429, "The task has too many calls in flight", retryable=True),
     "internal": Code(500, "Buspass failed"),
     "upstream_error": Code(502, "The service behind this call answered with an error"),
+    "outcome_unknown": Code(502, "The call was sent, but what came of it could not be recorded"),
     "no_target_available": Code(503, "No target of this model is available", retryable=True),
     "identity_unavailable": Code(503, "Identity cannot be proven right now", retryable=True),
     "state_unavailable": Code(503, "The state store cannot be reached", retryable=True),

@@ -9,27 +9,31 @@ is `calls`. Every station fails closed: what can't be proven, judged, held or re
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
+import asyncio
+from collections.abc import AsyncGenerator, Coroutine, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from typing import Final
+from typing import Any, Final
 
 from buspass.calls.action import Action
 from buspass.calls.call import Call, Ending, Incoming, Reply, Stopwatch, claims_match, log_payload, mark, remaining
+from buspass.calls.flow import Flow
 from buspass.calls.house import House
 from buspass.calls.inference import Inference
+from buspass.calls.outcomes import broken, keep, replay, streamed, unsettled
+from buspass.closing import give_back_now
 from buspass.errors import Problem
 from buspass.guard import check_standing
 from buspass.identity.tokens import TaskClaims
-from buspass.journal import SEAL_EVERY, Erased
-from buspass.ledger import Finished, Held, Outcome, Stale
+from buspass.journal import SEAL_EVERY
+from buspass.ledger import Finished, Held, Stale
 from buspass.ledger.holds import entries, expired
 from buspass.ledger.ledger import SKEW
 from buspass.mediation.inspect import inspect
 from buspass.model import MICRO
 from buspass.ports.state import Item, Unavailable, Value
-from buspass.tasks import Task, View
+from buspass.standing import claims_of
+from buspass.tasks import View
 
 ROUNDS: Final = 64
 """How often a call is judged anew because the history that a rule read has moved on."""
@@ -58,6 +62,7 @@ class Gateway:
 
     def __init__(self, house: House) -> None:
         self._house = house
+        self._settling: set[asyncio.Future[Any]] = set()
 
     async def infer(self, incoming: Incoming) -> Reply:
         """Govern one model request. Raises Problem."""
@@ -70,7 +75,7 @@ class Gateway:
     async def _govern(self, incoming: Incoming, kind: type[Inference | Action]) -> Reply:
         watch = Stopwatch(self._house.clock)
         with watch("authenticate"):
-            claims = await self._house.tokens.verify(incoming.token)
+            claims = await claims_of(self._house, incoming.token, incoming.session)
         call: Call | None = None
         try:
             with watch("parse"):
@@ -83,6 +88,8 @@ class Gateway:
             raise
         if isinstance(admitted, Reply):
             return admitted
+        if isinstance(made, Inference) and made.ask.stream:
+            return await self._stream(made, admitted, watch)
         return await self._carry_out(made, admitted, watch)
 
     # ── 3 recall ────────────────────────────────────────────────────────────────────────────────────────────────
@@ -112,32 +119,10 @@ class Gateway:
         except Unavailable as error:
             raise Problem("state_unavailable", f"the journal could not be read ({error})", retry_after=1) from error
         if record is not None:
-            return await self._replay(call, view.task, record)
+            return await replay(self._house, call, view.task, record)
         if any(entry.call == call.id for entry in entries(view.head)):
             raise _in_flight()
         return None
-
-    async def _replay(self, call: Call, task: Task, record: Item) -> Reply:
-        asked = mark(self._house, task, call.asked)
-        if record.get("asked", asked) != asked:
-            raise Problem("idempotency_mismatch", "this key was used with another request; use a new key")
-        if record["state"] == "expired":
-            raise Problem("upstream_timeout", "the first call with this key was cut off; its outcome is unknown")
-        try:
-            kept = await self._house.vault.get(self._house.task_key(task), f"{task.id}/outcome/{call.id}")
-        except Erased:
-            kept = None
-        if kept is None:
-            raise Problem("conflict", "this call was finished, but its outcome was not kept", retry_after=None)
-        outcome = json.loads(kept)
-        headers = {"Buspass-Task": task.id, "Buspass-Call": call.id, "Buspass-Replayed": "true"}
-        if outcome["problem"]:
-            code, detail, extra = outcome["problem"]
-            problem = Problem(code, detail, **extra)
-            problem.call = call.id
-            problem.headers = headers | {"x-should-retry": "false"}  # the same key brings the same answer for ever
-            raise problem
-        return Reply(status=200, document=outcome["document"], headers=headers)
 
     # ── 4-8 guard, plan, inspect, decide, hold ──────────────────────────────────────────────────────────────────
 
@@ -165,7 +150,7 @@ class Gateway:
                 level = _lower(view.task.payloads, incoming.log, judged.log)
                 return Admitted(view=view, held=result, level=level)
             if isinstance(result, Finished):
-                return await self._replay(call, view.task, result.record)
+                return await replay(house, call, view.task, result.record)
             view = self._moved(call, view, result)
         raise Problem("conflict", "the task's history changes faster than this call can be judged", retry_after=0.5)
 
@@ -216,37 +201,93 @@ class Gateway:
             "detail": problem.detail[:300],
             "fence": claims.fence,
         }
-        if await house.ledger.refuse(claims.task, problem.code, problem.status, record):
-            await self._suspend(claims.task, "refusals")
+        with suppress(Problem):  # the refusal is told, whatever becomes of its record
+            # what waiting mends is no sign of a misled agent: it is counted, and suspends nobody
+            status = 0 if problem.retryable else problem.status
+            if await house.ledger.refuse(claims.task, problem.code, status, record):
+                await self._suspend(claims.task, "refusals")
 
     # ── 9-11 dispatch, validate, settle ─────────────────────────────────────────────────────────────────────────
 
     async def _carry_out(self, call: Call, admitted: Admitted, watch: Stopwatch) -> Reply:
-        view, held = admitted.view, admitted.held
         try:
             with watch("dispatch"):
-                ending = await call.dispatch(view, held)
+                ending = await call.dispatch(admitted.view, admitted.held)
         except Exception as error:  # noqa: BLE001
             # whatever went wrong, a hold must not be left: it may have been sent, so it is charged in full
-            ending = self._broken(held, error)
+            ending = broken(admitted.held, error)
+        return await self._finish(call, admitted, ending, watch)
+
+    async def _finish(self, call: Call, admitted: Admitted, ending: Ending, watch: Stopwatch) -> Reply:
+        """Settle, then answer: a problem is raised with the headers that tell what it cost."""
         with watch("settle"):
-            head = await self._settle(call, admitted, ending)
-        headers = self._headers(call, view, ending, head) | {"Server-Timing": watch.header()}
+            try:
+                head = await self._settle(call, admitted, ending)
+            except Problem as error:
+                raise unsettled(admitted.view.task, call) from error
+        headers = self._headers(call, admitted.view, ending, head) | {"Server-Timing": watch.header()}
         if ending.problem is not None:
             problem = ending.problem
-            problem.task, problem.call = view.task.id, call.id
+            problem.task, problem.call = admitted.view.task.id, call.id
             problem.headers = headers
             raise problem
         return Reply(status=200, document=ending.document, headers=headers)
 
-    def _broken(self, held: Held, error: Exception) -> Ending:
-        problem = error if isinstance(error, Problem) else Problem("internal", "the call failed inside Buspass")
-        if problem is not error:
-            problem.__cause__ = error
-        use = dict(held.claim.amounts)
-        facts: dict[str, Value] = {"status": "unknown", "code": problem.code, "estimated": True}
-        last: Final = "unknown" if held.claim.kind == "action" else ""
-        return Ending(outcome=Outcome(use=use, last=last), facts=facts, problem=problem)
+    # ── the same for a stream, whose headers leave before its settle ────────────────────────────────────────────
+
+    async def _stream(self, call: Inference, admitted: Admitted, watch: Stopwatch) -> Reply:
+        try:
+            with watch("dispatch"):
+                begun = await call.begin(admitted.view, admitted.held)
+        except Exception as error:  # noqa: BLE001 - as in _carry_out
+            begun = broken(admitted.held, error)
+        if isinstance(begun, Ending):
+            return await self._finish(call, admitted, begun, watch)
+        headers = {"Buspass-Task": admitted.view.task.id, "Buspass-Call": call.id, **begun.headers}
+        headers["Server-Timing"] = watch.header()
+        return Reply(status=200, document=None, headers=headers, stream=self._flow(call, admitted, begun, watch))
+
+    async def _flow(
+        self, call: Inference, admitted: Admitted, flow: Flow, watch: Stopwatch
+    ) -> AsyncGenerator[bytes, None]:
+        """Pass the stream on; settle; only then send what ends it. A client that hangs up is settled all the same."""
+        ending: Ending | None = None
+        said: list[bytes] = []
+        try:
+            with watch("dispatch"):
+                async for piece in flow.pieces():
+                    if call.keyed:
+                        said.append(piece)
+                    yield piece
+            ending = streamed(flow.ending(), said, flow) if call.keyed else flow.ending()
+        except Problem as problem:
+            ending = flow.ending(problem)
+        except Exception as error:  # noqa: BLE001 - as in _carry_out
+            ending = broken(admitted.held, error)
+        finally:
+            if ending is None:  # the client hung up, or the host is stopping
+                gone = Problem("deadline_exceeded", "the client hung up in the middle of the stream")
+                await self._surely(self._close(call, admitted, flow, flow.ending(gone)))
+        try:
+            with watch("settle"):
+                head = await self._surely(self._close(call, admitted, flow, ending))
+        except Problem:
+            yield flow.last(replace(ending, problem=unsettled(admitted.view.task, call)), {})
+            return
+        if ending.problem is not None:
+            ending.problem.task, ending.problem.call = admitted.view.task.id, call.id
+        yield flow.last(ending, _members(self._headers(call, admitted.view, ending, head)))
+
+    async def _close(self, call: Call, admitted: Admitted, flow: Flow, ending: Ending) -> Item:
+        await flow.close()
+        return await self._settle(call, admitted, ending)
+
+    async def _surely[T](self, work: Coroutine[Any, Any, T]) -> T:
+        """Do it to its end even where the one who waits for it is cancelled: a hold must not be left."""
+        task = asyncio.ensure_future(work)
+        self._settling.add(task)
+        task.add_done_callback(self._settling.discard)
+        return await asyncio.shield(task)
 
     async def _settle(self, call: Call, admitted: Admitted, ending: Ending) -> Item:
         house, task, held = self._house, admitted.view.task, admitted.held
@@ -267,7 +308,7 @@ class Gateway:
             record |= await log_payload(house, task, call.id, admitted.level, ending)
         if call.keyed:
             with suppress(Problem):
-                await self._keep_outcome(call, task, ending)
+                await keep(house, call, task, ending)
         head = await house.ledger.settle(held, ending.outcome, record)
         house.tasks.saw(task.id, head)
         with suppress(Problem):  # the answer is paid for; what is not sealed now is sealed at the next occasion
@@ -280,20 +321,7 @@ class Gateway:
             await self._suspend(task, "overrun")
         elif head["status"] != "open" or int(str(head["entries"])) - int(str(head["sealed"])) >= SEAL_EVERY:
             await self._house.sealer.seal(task)
-
-    async def _keep_outcome(self, call: Call, task: Task, ending: Ending) -> None:
-        """Keep what a repetition of this key is to be given, before the record that says it is finished."""
-        problem = ending.problem
-        outcome = {
-            "document": ending.document,
-            "problem": [problem.code, problem.detail, problem.extra] if problem else None,
-        }
-        try:
-            key = self._house.task_key(task)
-        except Erased:
-            return
-        data = json.dumps(outcome, ensure_ascii=False).encode()
-        await self._house.vault.put(key, f"{task.id}/outcome/{call.id}", data)
+            await give_back_now(self._house, task, head)
 
     async def _suspend(self, task: str, reason: str) -> None:
         house = self._house
@@ -326,6 +354,11 @@ class Gateway:
 def _lower(*asked: str | None) -> str:
     """Give the least of what workflow, client and policy want logged: each may only lower it."""
     return min((level for level in asked if level is not None), key=LEVELS.index)
+
+
+def _members(headers: Mapping[str, str]) -> dict[str, str]:
+    """Give the headers that a stream could not send, as members of its last event: `cost` for `Buspass-Cost`."""
+    return {name.removeprefix("Buspass-").lower().replace("-", "_"): value for name, value in headers.items()}
 
 
 def _in_flight() -> Problem:

@@ -13,18 +13,23 @@ from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from typing import Any, Final, Literal
 
+from buspass.allocation import draw
 from buspass.callers import Caller, OperatorCaller, TaskCaller, fence_of, visible
 from buspass.calls.call import policy_task
 from buspass.calls.house import House
+from buspass.closing import expire, give_back_now, lifecycle_record, settle_overdue
 from buspass.config.settings import Workflow
 from buspass.errors import Problem
 from buspass.guard import check_standing
+from buspass.identity.keys import PREFIX
 from buspass.ledger import new_head
 from buspass.model import Principal, Subject
 from buspass.policy import document
 from buspass.policy.decide import Decision
 from buspass.ports.state import Item, Value
+from buspass.standing import stop
 from buspass.tasks import Task, View, segment
+from buspass.tasks.keys import IDENTITY as KEY
 from buspass.tasks.lifecycle import SEALING, Verb
 from buspass.terms import Terms, mapping, narrowed, only, terms_of
 
@@ -54,7 +59,7 @@ class Lifecycle:
     async def start(self, token: str, body: Mapping[str, Any], key: str | None) -> Started:
         """Start a task for the workload that this OIDC token proves. Raises Problem."""
         house = self._house
-        principal = await house.oidc.workload(token)
+        principal = await self._workload(token)
         only(body, START_FIELDS)
         workflow = self._workflow(body.get("workflow"))
         _may(workflow, principal)
@@ -93,17 +98,35 @@ class Lifecycle:
             fingerprint=hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest(),
         )
         route = {name: step for name, step in workflow.route.items() if name in terms.grant.tools}
-        head = new_head(
-            limits=terms.limits,
+        limits, pooled = await self._drawn(workflow, task, terms)
+        head = pooled | new_head(
+            limits=limits,
             expires_at=task.deadline,
             max_calls={segment(name): step.max_calls for name, step in route.items() if step.max_calls is not None},
         )
-        opening = self._record("start", status="open", reason=f"{task.principal.name} for {asked['on_behalf_of']}")
+        opening = self._record(
+            "start", status="open", reason=f"{task.principal.name} for {asked['on_behalf_of'] or 'itself'}"
+        )
         begun = await house.tasks.begin(task, head, opening)
         view = await house.tasks.look(begun.id)
         if view.head["fence"] != FIRST_FENCE:  # a repeated key must not give back what a resume took away
             raise Problem("fenced", "another worker has resumed the task that this Idempotency-Key started")
         return await self._token(view, draft.principal)
+
+    async def _workload(self, token: str) -> Principal:
+        if token.startswith(PREFIX):
+            detail = "this is a key (bp_…): its standing task begins at its first call; here an OIDC token is wanted"
+            raise Problem("unauthenticated", detail)
+        return await self._house.oidc.workload(token)
+
+    async def _drawn(self, workflow: Workflow, task: Task, terms: Terms) -> tuple[Mapping[str, int], dict[str, Value]]:
+        """Take the task's money out of its workflow's pool; give its limits, and what its head says of that."""
+        if workflow.pool is None:
+            return terms.limits, {}
+        if (cost := terms.limits.get("cost")) is None:
+            raise Problem("denied", f"workflow {workflow.name!r} has a pool and no limit of cost", reasons=["pool"])
+        allocation = await draw(self._house, workflow.pool, task.id, cost, task.deadline)
+        return {**terms.limits, "cost": allocation.amount}, {"pool": workflow.pool}
 
     def _workflow(self, name: Any) -> Workflow:
         known = self._house.settings.workflows
@@ -173,13 +196,16 @@ class Lifecycle:
     async def resume(self, token: str, task: str, reason: str) -> Started:
         """Give a task to another worker: the fence moves on, and the old worker's calls are over."""
         house = self._house
-        principal = await house.oidc.workload(token)
+        principal = await self._workload(token)
         view = await house.tasks.look(task)
         workflow = house.workflow(view.task.workflow)
+        hidden = Problem("not_found", "there is no such task that you may resume")
+        if view.task.principal.identity == KEY:  # its calls go on by themselves: nobody takes them over
+            raise hidden
         try:
             _may(workflow, principal)
         except Problem as refusal:
-            raise Problem("not_found", "there is no such task that you may resume") from refusal
+            raise hidden from refusal
         view = await self.settle_overdue(view)
         decision = await self._ask("resume", view.task, str(view.head["status"]))
         if decision.grant is not None:
@@ -219,46 +245,26 @@ class Lifecycle:
     async def change(self, who: Caller, task: str, verb: Verb, reason: str) -> Item:
         """Complete, suspend or kill; seal; give the head. Raises Problem."""
         house = self._house
-        await self._expire(await visible(house, who, task, killed=verb == "kill"))
+        if isinstance(who, TaskCaller) and who.key:
+            raise Problem("denied", "a key reads its standing task; an operator ends it", reasons=["caller"])
+        view = await visible(house, who, task, killed=verb == "kill")
+        await expire(house, view)
+        ended = view.head["status"] in {"completed", "expired"}
+        if verb == "kill" and view.task.principal.identity == KEY and not ended:  # first: else other sessions go on
+            await stop(house, str(view.task.principal.claims["key"]), task)
         record = self._record(verb, status=verb, reason=reason, by=_name(who))
         head = await house.tasks.change(task, verb, record, fence_of(who))
         if verb in SEALING:
             await house.sealer.seal(task)
+        await give_back_now(house, task, head)
         return head
 
     async def settle_overdue(self, view: View) -> View:
         """The lazy sweep, at a read: end holds that nobody will settle, and a task whose time is over."""
-        house, task = self._house, view.task.id
-        swept = await house.ledger.sweep(task, view.head)
-        expired = await self._expire(view)
-        if swept and not expired and view.head["status"] != "open":
-            await house.sealer.seal(task)  # what ended after its task did
-        return await house.tasks.look(task) if swept or expired else view
-
-    async def _expire(self, view: View) -> bool:
-        """End a task whose time is over; say whether it was."""
-        house, task = self._house, view.task.id
-        if view.head["status"] not in {"open", "suspended"} or int(str(view.head["expires_at"])) > house.clock.now():
-            return False
-        record = self._record("expire", status="expired", reason="its time is over")
-        try:
-            await house.tasks.change(task, "expire", record)
-        except Problem as problem:
-            if problem.code == "state_unavailable":
-                raise
-        await house.sealer.seal(task)
-        return True
+        return await settle_overdue(self._house, view)
 
     def _record(self, operation: str, *, status: str, reason: str, by: str = "") -> dict[str, Value]:
-        return {
-            "kind": "lifecycle",
-            "state": status,
-            "operation": operation,
-            "reason": reason[:500],
-            "by": by,
-            "host": self._house.host.name,
-            "at": self._house.clock.now(),
-        }
+        return lifecycle_record(self._house, operation, status=status, reason=reason, by=by)
 
     async def _ask(self, question: Literal["start", "resume"], task: Task, status: str) -> Decision:
         """Ask policy, where a module answers this question; a denial is raised."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import AsyncGenerator, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal, Protocol
@@ -28,7 +28,10 @@ SEND_WITHIN: Final = 5_000
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Incoming:
-    """A request to infer or to act, as `http` hands it in. `seconds`: what the host leaves for it."""
+    """A request to infer or to act, as `http` hands it in. `seconds`: what the host leaves for it; `session`: a key's.
+
+    `surface` names the wire format of a request to infer, `headers` those of its own that it may read.
+    """
 
     token: str
     body: bytes
@@ -38,22 +41,26 @@ class Incoming:
     log: Literal["none", "metadata", "full"] | None = None
     labels: Mapping[str, Any] = field(default_factory=dict)
     traceparent: str | None = None
+    session: str = ""
+    surface: str = "openai.chat"
+    headers: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reply:
-    """What goes back: a JSON document, its status and the `Buspass-*` headers."""
+    """What goes back: a JSON document or a stream of events, its status and the `Buspass-*` headers."""
 
     status: int
     document: Any
     headers: Mapping[str, str]
+    stream: AsyncGenerator[bytes, None] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ending:
     """How a dispatched call ended: money, what its record says, and the answer or the problem for the agent.
 
-    `thought` and `request` are payloads, logged only as the workflow says.
+    `payload` is logged only as the workflow says; `said` is what a keyed stream told its client.
     """
 
     outcome: Outcome
@@ -62,6 +69,7 @@ class Ending:
     problem: Problem | None = None
     payload: Mapping[str, Any] = field(default_factory=dict)
     headers: Mapping[str, str] = field(default_factory=dict)
+    said: bytes = b""
 
 
 class Call(Protocol):
@@ -137,9 +145,9 @@ def in_time(held: Held, now: int) -> float:
 
     Asked right before every send, so that what a kill found in flight is drained when it said.
     """
-    if now > held.at + SEND_WITHIN or now >= held.claim.deadline:
+    if now > held.at + SEND_WITHIN or now >= held.deadline:
         raise Problem("deadline_exceeded", "the call waited too long to be sent; nothing was sent")
-    return (held.claim.deadline - now) / 1000
+    return (held.deadline - now) / 1000
 
 
 def claims_match(claims: TaskClaims, task: Task) -> None:

@@ -12,6 +12,7 @@ from buspass.identity.tokens import TaskTokens
 from buspass.identity.txn import TxnTokens
 from buspass.journal import Journal, Sealer, Vault
 from buspass.ledger import Ledger
+from buspass.ledger.pools import Pools
 from buspass.model import Limits
 from buspass.policy.decide import Policy
 from buspass.ports.clock import Clock
@@ -20,6 +21,7 @@ from buspass.ports.secrets import SecretMissing, Secrets
 from buspass.ports.signer import Signer
 from buspass.ports.state import State
 from buspass.tasks import Licences, Task, Tasks
+from buspass.tasks.keys import Keys
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,8 +42,10 @@ class House:
     oidc: OidcVerifier
     policy: Policy
     tasks: Tasks
+    keys: Keys
     licences: Licences
     ledger: Ledger
+    pools: Pools
     journal: Journal
     sealer: Sealer
     vault: Vault

@@ -4,27 +4,30 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from typing import Any, Final
 
-from buspass.calls.call import Ending, Incoming, in_time, mark, policy_input
+from buspass.calls.call import Ending, Incoming, in_time, policy_input
+from buspass.calls.endings import Endings
+from buspass.calls.flow import Begun, Flow, begun
 from buspass.calls.house import House
 from buspass.config.settings import Model, Target
 from buspass.errors import Problem
 from buspass.guard import check_standing
 from buspass.identity.tokens import TaskClaims
-from buspass.ledger import Claim, Held, Outcome
+from buspass.ledger import Claim, Held
 from buspass.mediation.inspect import Finding
-from buspass.model import Answer, Failure, Offer, Usage
+from buspass.model import Answer, Ask, Failure
 from buspass.policy import document
 from buspass.policy.decide import Decision
-from buspass.ports.outbound import Ambiguous, NotSent
+from buspass.ports.outbound import Ambiguous, NotSent, Request
 from buspass.ports.state import Value
-from buspass.providers import bounds, failures, openai
+from buspass.providers import bounds, failures
+from buspass.providers.wires import WIRES, Wire
 from buspass.routing import attempts, targets
-from buspass.surfaces import openai_chat
+from buspass.surfaces import anthropic_messages, openai_chat
+from buspass.surfaces.registry import SURFACES
 from buspass.tasks import View, keyed, keyless, segment
-from buspass.tools.call import fingerprint
 from buspass.tools.schema import parse_json
 
 MARGIN: Final = 1.0
@@ -39,7 +42,7 @@ class Inference:
     def __init__(self, house: House, incoming: Incoming, claims: TaskClaims) -> None:
         """Parse: UTF-8, JSON, allow-listed fields. Raises Problem."""
         body = parse_json(incoming.body, limit=house.limits.request_bytes)
-        self.ask = openai_chat.parse(body)
+        self.ask = asked_of(incoming, body)
         self.name = self.ask.model
         self.cause = ""
         self.keyed = incoming.key is not None
@@ -77,32 +80,34 @@ class Inference:
         return int(str(view.head["version"])) if self._house.policy.volatile("call") else None
 
     def plan(self, view: View) -> None:
-        """Choose the candidates, and bound the dearest of them."""
-        model = self._model()
-        self._targets = targets.candidates(model, self._permitted)
-        per_target = [
-            bounds.bound(
-                self.ask,
-                target,
-                model.max_output,
-                api=self._house.settings.providers[target.provider].api,
-                at_most=self._max_tokens,
-            )
-            for target in self._targets
-        ]
-        self._bound = max(per_target, key=lambda bound: bound.tokens)
+        """Choose the candidates that can say this ask, and bound the dearest of them."""
+        able: list[tuple[Target, bounds.Bound]] = []
+        refusal: Problem | None = None
+        for target in targets.candidates(self._model(), self._permitted):
+            try:
+                able.append((target, self._bounded(target)))
+            except Problem as problem:
+                refusal = refusal or problem
+        if not able and refusal is not None:
+            raise refusal
+        self._targets = tuple(target for target, _ in able)
+        self._bound = max((bound for _, bound in able), key=lambda bound: bound.tokens)
         self._cost = bounds.ceiling(self._targets, self._bound, limited="cost" in _limits(view))
+
+    def _bounded(self, target: Target) -> bounds.Bound:
+        api = self._house.settings.providers[target.provider].api
+        return bounds.bound(self.ask, target, self._model().max_output, api=api, at_most=self._max_tokens)
 
     def texts(self) -> Iterator[tuple[str, str]]:
         """Give every text that reaches the model."""
-        return openai_chat.texts(self.ask)
+        return SURFACES[self.ask.surface].texts(self.ask)
 
     def question(self, view: View, findings: tuple[Finding, ...]) -> Mapping[str, Any]:
         """Give policy's input for an inference."""
         providers = self._house.settings.providers
         described = document.inference(
             model=self.ask.model,
-            stream=False,
+            stream=self.ask.stream,
             tools=self.ask.tools,
             size=len(self._incoming.body),
             targets=[
@@ -136,7 +141,8 @@ class Inference:
             name=segment(self.ask.model),
             amounts={"tokens": self._bound.tokens, "cost": self._cost, "calls": 1, "model_calls": 1},
             fence=self._claims.fence,
-            deadline=min(deadline, self._house.clock.now() + round(self._model().total * 1000)),
+            deadline=deadline,
+            lasts=round(self._model().total * 1000),
             host=self._house.host.name,
             version=version,
             keyed=self.keyed,
@@ -144,109 +150,81 @@ class Inference:
 
     async def dispatch(self, view: View, held: Held) -> Ending:
         """Send to the best target; to the next only after a failure that surely was not billed."""
+        sent = await self._send(view, held, self._whole)
+        return sent if isinstance(sent, Ending) else self._endings(view, held).answered(*sent)
+
+    async def begin(self, view: View, held: Held) -> Ending | Flow:
+        """Do what `dispatch` does for a stream, up to its first event: until then another target may be tried."""
+        sent = await self._send(view, held, self._opened)
+        if isinstance(sent, Ending):
+            return sent
+        begun, target, tried = sent
+        return Flow(self._house, self._claims, view, held, begun, self._endings(view, held), target, tried)
+
+    async def _send[T](
+        self, view: View, held: Held, attempt: Callable[[Target, Request], Awaitable[T]]
+    ) -> tuple[T, Target, int] | Ending:
         house = self._house
         tried = 0
         current: Target | None = self._targets[0]
         while current is not None:
             tried += 1
             try:
-                answer = await self._attempt(current, held)
+                return await attempt(current, await self._request(current, held)), current, tried
             except Problem as problem:  # it was not sent
-                return self._failed(problem, "nothing", current, tried)
+                return self._endings(view, held).failed(problem, "nothing", current, tried)
             except Failure as failure:
                 step = attempts.after(
                     failure,
                     self._targets[tried:],
                     attempts_left=self._model().attempts - tried,
-                    seconds_left=(held.claim.deadline - house.clock.now()) / 1000,
+                    seconds_left=(held.deadline - house.clock.now()) / 1000,
                 )
                 if isinstance(step, attempts.GiveUp):
-                    return self._failed(step.problem, step.charge, current, tried)
+                    return self._endings(view, held).failed(step.problem, step.charge, current, tried)
                 current = step.target
-            else:
-                return self._answered(answer, current, tried, view, held)
         raise AssertionError("unreachable")  # pragma: no cover
 
-    async def _attempt(self, target: Target, held: Held) -> Answer:
-        """Send once. Raises Failure, or Problem where nothing was sent: no secret, or too late for any target."""
+    async def _request(self, target: Target, held: Held) -> Request:
+        """Make one attempt's request. Raises Problem: no secret, too late for any target, not sayable there."""
         house = self._house
         provider = house.settings.providers[target.provider]
         secret = await house.secret(provider.auth.secret) if provider.auth.secret else None
         seconds = in_time(held, house.clock.now())
-        request = openai.request(provider, target, self.ask, self._bound, secret, seconds)
+        if self.ask.stream:
+            seconds = min(seconds, self._model().first_token)
+        return self._wire(target).request(provider, target, self.ask, self._bound, secret, seconds)
+
+    async def _whole(self, target: Target, request: Request) -> Answer:
         try:
-            response = await house.outbound.send(request)
+            response = await self._house.outbound.send(request)
         except (NotSent, Ambiguous) as error:
             raise failures.unsent(error) from error
-        return openai.answer(response)
+        return self._wire(target).answer(response, self.ask)
 
-    def _answered(self, answer: Answer, target: Target, tried: int, view: View, held: Held) -> Ending:
-        known = answer.usage.known
-        used = answer.usage
-        use = {
-            "tokens": used.input + used.output if known else self._bound.tokens,
-            "cost": bounds.cost(target.price, used) if known else self._cost,
-            "calls": 1,
-            "model_calls": 1,
-        }
-        over = any(use[name] > held.claim.amounts[name] for name in use)
-        facts: dict[str, Value] = {
-            "status": "succeeded",
-            "target": targets.name(target),
-            "attempts": tried,
-            "price": target.price.version if target.price else "none",
-            "usage": _usage(used),
-            "estimated": not known,
-            "overrun": over,
-            "offers": [self._offer(view, offer) for offer in answer.offers],
-            "labels": json.dumps({**self.ask.metadata, **self._incoming.labels}),
-        }
-        return Ending(
-            outcome=Outcome(use=use),
-            facts=facts,
-            document=openai_chat.render(answer, self.ask.model),
-            payload={
-                "request": dict(self.ask.payload),
-                "thought": answer.text,
-                "tool_calls": [[offer.id, offer.name, offer.arguments_text] for offer in answer.offers],
-            },
-            headers={"Buspass-Target": targets.name(target), "Buspass-Attempts": str(tried)},
-        )
+    async def _opened(self, target: Target, request: Request) -> Begun:
+        return await begun(self._house.outbound, request, self._wire(target), self.ask)
 
-    def _failed(self, problem: Problem, charge: str, target: Target | None, tried: int) -> Ending:
-        charged = charge == "estimated"
-        use = {"tokens": self._bound.tokens, "cost": self._cost, "calls": 1, "model_calls": 1} if charged else {}
-        facts: dict[str, Value] = {
-            "status": "unknown" if charged else "failed",
-            "code": problem.code,
-            "detail": problem.detail[:300],
-            "attempts": tried,
-            "estimated": charged,
-        }
-        if target is not None:
-            facts["target"] = targets.name(target)
-        outcome = Outcome(use=use, sent=charged)
-        headers = {"Buspass-Attempts": str(tried)}
-        return Ending(outcome=outcome, facts=facts, problem=problem, payload={}, headers=headers)
+    def _wire(self, target: Target) -> Wire:
+        return WIRES[self._house.settings.providers[target.provider].api]
 
-    def _offer(self, view: View, offer: Offer) -> dict[str, Value]:
-        """Give a licence's place in the record. Arguments that are no JSON object license nothing."""
-        try:
-            arguments = parse_json(offer.arguments_text.encode())
-            known = fingerprint(offer.name, arguments) if isinstance(arguments, dict) else ""
-        except (Problem, UnicodeEncodeError):
-            known = ""
-        asked = mark(self._house, view.task, known) if known else ""
-        return {"id": offer.id, "tool": offer.name, "fingerprint": asked}
+    def _endings(self, view: View, held: Held) -> Endings:
+        return Endings(self._house, self._incoming, self.ask, view, held, self._bound)
 
     def _model(self) -> Model:
-        return self._house.settings.models[self.ask.model]
+        """Give the alias. Raises Problem model_not_granted for one that this revision no longer has."""
+        if (found := self._house.settings.models.get(self.ask.model)) is None:
+            raise Problem("model_not_granted", f"model {self.ask.model!r} is not configured at this host any more")
+        return found
+
+
+def asked_of(incoming: Incoming, body: Any) -> Ask:
+    """Parse a request by the surface that it came in at. Raises Problem."""
+    if incoming.surface == anthropic_messages.NAME:
+        return anthropic_messages.parse(body, headers=incoming.headers, streaming=True)
+    return openai_chat.parse(body, streaming=True)
 
 
 def _limits(view: View) -> Mapping[str, Value]:
     limits = view.head["limits"]
     return limits if isinstance(limits, Mapping) else {}
-
-
-def _usage(used: Usage) -> dict[str, Value]:
-    return {"input": used.input, "output": used.output, "cached": used.cached, "reasoning": used.reasoning}

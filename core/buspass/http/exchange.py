@@ -5,25 +5,27 @@ Owns headers, sizes and envelopes. Refuses to know what a route does.
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
-import math
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from typing import Any, Final, Literal, cast
 
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
 
 from buspass.errors import Problem
 from buspass.ports.state import OutcomeUnknown, Unavailable
-from buspass.surfaces import openai_chat
+from buspass.surfaces import anthropic_messages, framing, openai_chat
 from buspass.tools.schema import parse_json
 
 type Handler = Callable[[Request], Awaitable[Response]]
-type Envelope = Literal["problem", "openai"]
+type Envelope = Literal["problem", "openai", "anthropic"]
 
 BODY_BYTES: Final = 1_000_000
 KEY_CHARACTERS: Final = 255
+SESSION_CHARACTERS: Final = 128
 LEVELS: Final = ("none", "metadata", "redacted", "full")
 log = logging.getLogger("buspass")
 
@@ -38,9 +40,17 @@ def bearer(request: Request) -> str:
     if not found:
         raise Problem(
             "unauthenticated",
-            "no token: send Authorization: Bearer with the task token (agents) or an OIDC token (workloads)",
+            "no token: send Authorization: Bearer with the task token or key (agents) or an OIDC token (workloads)",
         )
     return found
+
+
+def session(request: Request) -> str:
+    """Give `Buspass-Session`, which divides a key's calls into standing tasks. Raises Problem invalid_request."""
+    name = request.headers.get("buspass-session", "")
+    if len(name) > SESSION_CHARACTERS or not name.isprintable():
+        raise Problem("invalid_request", f"Buspass-Session has at most {SESSION_CHARACTERS} printable characters")
+    return name
 
 
 async def body(request: Request, most: int = BODY_BYTES) -> bytes:
@@ -123,17 +133,20 @@ def answer(value: Any, status: int = 200, headers: Mapping[str, str] | None = No
     return response
 
 
+ENVELOPES: Final[Mapping[Envelope, Callable[[Problem], tuple[int, dict[str, str], dict[str, Any]]]]] = {
+    "openai": openai_chat.problem,
+    "anthropic": anthropic_messages.problem,
+}
+"""A surface says a problem so that its SDKs raise the right exception; every other route says it in RFC 9457."""
+
+
 def refusal(problem: Problem, envelope: Envelope) -> Response:
-    """Say a problem: RFC 9457, or the same in OpenAI's envelope so that its SDKs raise the right exception."""
-    if envelope == "openai":
-        status, headers, value = openai_chat.problem(problem)
+    """Say a problem in this envelope."""
+    if envelope in ENVELOPES:
+        status, headers, value = ENVELOPES[envelope](problem)
     else:
         status, value = problem.status, problem.document()
-        headers = {"content-type": "application/problem+json"}
-        if problem.retryable:
-            headers["retry-after"] = str(max(1, math.ceil(problem.retry_after or 1)))
-        else:
-            headers["x-should-retry"] = "false"
+        headers = {"content-type": "application/problem+json", **framing.retry_headers(problem)}
     if status == 401:
         headers["www-authenticate"] = 'Bearer realm="buspass"'
     response = Response(
@@ -143,6 +156,43 @@ def refusal(problem: Problem, envelope: Envelope) -> Response:
     )
     response.headers["cache-control"] = "no-store"
     return response
+
+
+class Flowing(Response):
+    """A stream of server-sent events. A client that hangs up ends it at once, and it is closed however it ends."""
+
+    def __init__(self, pieces: AsyncGenerator[bytes, None], headers: Mapping[str, str]) -> None:
+        super().__init__(headers={**headers, "content-type": "text/event-stream; charset=utf-8"})
+        del self.headers["content-length"]
+        self.headers["cache-control"] = "no-store"
+        self.headers["x-accel-buffering"] = "no"  # proxies that would wait for the whole
+        self._pieces = pieces
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002 - ASGI's signature
+        await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+        pump = asyncio.ensure_future(self._pump(send))
+        gone = asyncio.ensure_future(_gone(receive))
+        try:
+            await asyncio.wait({pump, gone}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            gone.cancel()
+            if not pump.done():
+                pump.cancel()
+            await asyncio.gather(gone, pump, return_exceptions=True)
+            await self._pieces.aclose()
+        if not pump.cancelled():
+            pump.result()
+
+    async def _pump(self, send: Send) -> None:
+        async for piece in self._pieces:
+            await send({"type": "http.response.body", "body": piece, "more_body": True})
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+
+async def _gone(receive: Receive) -> None:
+    """Wait until the client has hung up."""
+    while (await receive())["type"] != "http.disconnect":
+        pass
 
 
 def guarded(handler: Handler, envelope: Envelope) -> Handler:

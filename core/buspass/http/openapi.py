@@ -63,6 +63,20 @@ def _ref(name: str) -> dict[str, str]:
 
 ACCOUNT: Final = _object({name: NUMBER if name == "cost" else WHOLE for name in ACCOUNTS}, required=())
 BUDGET: Final = {name: _ref("Accounts") for name in ("limits", "spent", "held", "allocated", "available")}
+SOMETIME: Final = {"type": ["string", "null"], "format": "date-time"}
+KEY: Final = {
+    "id": STRING,
+    "name": STRING,
+    "workflow": STRING,
+    "pool": STRING,
+    "models": {"type": ["array", "null"], "items": STRING},
+    "budget": {"type": "object"},
+    "status": {"enum": ["active", "stopped", "expired", "revoked"]},
+    "created_at": MOMENT,
+    "created_by": STRING,
+    **dict.fromkeys(("expires_at", "rotated_at", "revoked_at"), SOMETIME),
+    "killed_task": {"type": ["string", "null"]},
+}
 SCHEMAS: Final[Mapping[str, Any]] = {
     "Any": {},
     "Accounts": {
@@ -120,6 +134,22 @@ SCHEMAS: Final[Mapping[str, Any]] = {
         {"id": STRING, "task": STRING, "tool": STRING, "status": STRING, "created_at": MOMENT},
     ),
     "Actions": _object({"data": _list(_ref("Action")), "next_cursor": {"type": "null"}}),
+    "NewKey": _object(
+        {
+            "name": STRING,
+            "workflow": STRING,
+            "pool": STRING,
+            "models": _list(STRING),
+            "expires_in": WHOLE,
+            "budget": _object({**dict.fromkeys(ACCOUNTS, NUMBER), "wall": NUMBER}, required=(), closed=True),
+        },
+        required=("name", "workflow"),
+        closed=True,
+    ),
+    "Rotation": _object({"grace": WHOLE}, required=(), closed=True),
+    "Key": _object(KEY, required=("id", "name", "workflow", "pool", "status", "created_at")),
+    "MadeKey": _object({"key": STRING, **KEY}, required=("key", "id", "name", "workflow", "pool", "status")),
+    "KeyPage": _object({"data": _list(_ref("Key")), "next_cursor": {"type": ["string", "null"]}}),
     "Health": _object({"status": STRING}),
     "Problem": {
         **_object(
@@ -141,7 +171,7 @@ def document(routes: Iterable[Row], issuer: str) -> dict[str, Any]:
     """Give the description of these routes."""
     paths: dict[str, dict[str, Any]] = {}
     for row in routes:
-        paths.setdefault(row.path, {})[row.method.lower()] = _operation(row)
+        paths.setdefault(row.path.replace(":path", ""), {})[row.method.lower()] = _operation(row)
     return {
         "openapi": "3.1.0",
         "info": {"title": "Buspass", "version": "1", "description": "The cage that AI agents live in."},
@@ -170,13 +200,13 @@ def _operation(row: Row) -> dict[str, Any]:
     }
     if row.who != "anyone":
         operation["security"] = [{"bearer": []}]
-    if names := re.findall(r"\{(\w+)\}", row.path):
+    if names := re.findall(r"\{(\w+)(?::path)?\}", row.path):
         operation["parameters"] = [{"name": name, "in": "path", "required": True, "schema": STRING} for name in names]
     if row.sends == "Form":
         content = {"application/x-www-form-urlencoded": {"schema": _ref("Form")}}
         operation["requestBody"] = {"required": True, "content": content}
     elif row.sends:
-        operation["requestBody"] = {"required": row.sends != "Reason", "content": _json(row.sends)}
+        operation["requestBody"] = {"required": row.sends not in {"Reason", "Rotation"}, "content": _json(row.sends)}
     return operation
 
 

@@ -16,7 +16,6 @@ UNSERVED: Final = (
     "/v1/responses",
     "/v1/responses/{rest:path}",
     "/v1/embeddings",
-    "/v1/messages",
     "/v1/messages/{rest:path}",
     "/v1/completions",
     "/v1/chat/completions/{rest:path}",
@@ -53,8 +52,6 @@ UNSERVED: Final = (
     "/v1/events",
     "/v1/stops",
     "/v1/stops/{id}",
-    "/v1/keys",
-    "/v1/keys/{id}/{verb}",
     "/v1/policy/try",
     "/v1/config",
     "/v1/config/revisions/{rev}",
@@ -73,6 +70,10 @@ class OperationRoutes:
 
     def __init__(self, house: House) -> None:
         self._house = house
+
+    async def root(self, request: Request) -> Response:  # noqa: ARG002 - a handler's signature
+        """Answer clients that try the base URL before they use it."""
+        return answer({"service": "buspass", "host": self._house.host.name, "description": "/openapi.json"})
 
     async def live(self, request: Request) -> Response:  # noqa: ARG002 - a handler's signature
         """Say that the process answers."""

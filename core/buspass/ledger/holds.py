@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Final, Literal
 
 from buspass.ledger.accounts import amounts, held, table, text, whole
-from buspass.model import Amounts
+from buspass.model import UNLIMITED, Amounts
 from buspass.ports.state import Absent, AtLeast, Condition, Equals, Item, Path, Put, Update, Value
 
 HEAD: Final = "head"
@@ -20,8 +20,9 @@ KEPT: Final = 16
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Claim:
-    """What a call asks to hold. `call` is its id K, `name` the alias or tool as a segment, `deadline` in ms.
+    """What a call asks to hold. `call` is its id K, `name` the alias or tool as a segment.
 
+    It must be over by `deadline` (ms), and `lasts` (ms) after its hold: time spent waiting for money is not its own.
     `capped`: the tool has `max_calls`, one of which is taken. `version`: a rule read the history, so the head
     must still be the one it read. `keyed`: somebody else may run the same K.
     """
@@ -33,6 +34,7 @@ class Claim:
     amounts: Amounts
     fence: int
     deadline: int
+    lasts: int = UNLIMITED
     cause: str = ""
     host: str = ""
     capped: bool = False
@@ -49,6 +51,11 @@ class Held:
     at: int
     turn: int
     head: Item
+
+    @property
+    def deadline(self) -> int:
+        """When the call must be over, in ms."""
+        return ends(self.claim, self.at)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,6 +79,11 @@ class Shortage:
     needed: int
     available: int
     held: bool
+
+
+def ends(claim: Claim, now: int) -> int:
+    """Give the deadline (ms) of a call whose hold stands from `now` on."""
+    return min(claim.deadline, now + claim.lasts)
 
 
 def taking(claim: Claim, attempt: str, now: int) -> Update:
@@ -98,7 +110,7 @@ def taking(claim: Claim, attempt: str, now: int) -> Update:
         "attempt": attempt,
         "amounts": dict(taken),
         "cause": claim.cause,
-        "deadline": claim.deadline,
+        "deadline": ends(claim, now),
         "state": "dispatching",
         "kind": claim.kind,
         "name": claim.name,

@@ -1,0 +1,164 @@
+"""A stream between the provider's first event and the settle.
+
+Owns what ends it: the provider, the deadline, a kill, a provider that stands still. The bytes that end a stream for
+the agent are held back: they follow the settle. Refuses to know money.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from buspass.calls.call import Ending
+from buspass.calls.endings import Endings
+from buspass.calls.house import House
+from buspass.config.settings import Target
+from buspass.errors import Problem
+from buspass.guard import check_standing
+from buspass.identity.tokens import TaskClaims
+from buspass.ledger import Held
+from buspass.model import Ask, Failure
+from buspass.ports.outbound import Ambiguous, NotSent, Outbound, Request, Response, Streamed
+from buspass.providers import failures
+from buspass.providers.decoding import StreamDecoder
+from buspass.providers.wires import Wire
+from buspass.routing import attempts
+from buspass.surfaces.registry import SURFACES
+from buspass.tasks import View
+
+LOOK_AGAIN: Final = 2.0
+"""Seconds between two looks at the task: a killed one's streams are cut this late at most."""
+ERROR_BYTES: Final = 100_000
+"""Bytes of a provider's refusal that are read."""
+
+
+@dataclass(frozen=True, slots=True)
+class Begun:
+    """A stream whose first event has come: until then another target might have been tried."""
+
+    chunks: AsyncGenerator[bytes, None]
+    decoder: StreamDecoder
+    events: list[dict[str, Any]]
+
+
+async def begun(outbound: Outbound, request: Request, wire: Wire, ask: Ask) -> Begun:
+    """Open a stream and wait for its first event, `request.timeout` seconds at most. Raises Failure."""
+    try:
+        async with asyncio.timeout(request.timeout):
+            streamed = await outbound.open(request)
+            try:
+                return await _first(streamed, wire, ask)
+            except BaseException:
+                await streamed.chunks.aclose()
+                raise
+    except TimeoutError as error:
+        raise Failure("timeout", billed="unknown", retryable=False) from error
+    except (NotSent, Ambiguous) as error:
+        raise failures.unsent(error) from error
+
+
+async def _first(streamed: Streamed, wire: Wire, ask: Ask) -> Begun:
+    if not 200 <= streamed.status < 300:
+        body = b""
+        async for chunk in streamed.chunks:
+            body += chunk
+            if len(body) > ERROR_BYTES:
+                break
+        raise wire.refused(Response(status=streamed.status, headers=streamed.headers, body=body))
+    decoder = wire.decoder(ask)
+    async for chunk in streamed.chunks:
+        if events := decoder.feed(chunk):
+            return Begun(streamed.chunks, decoder, events)
+    decoder.close()
+    return Begun(streamed.chunks, decoder, [])
+
+
+class Flow:
+    """One stream. Iterate `pieces`, then take its `ending`; whatever happens, `close` it."""
+
+    def __init__(
+        self,
+        house: House,
+        claims: TaskClaims,
+        view: View,
+        held: Held,
+        opened: Begun,
+        endings: Endings,
+        target: Target,
+        tried: int,
+    ) -> None:
+        self._house, self._claims, self._view, self._held = house, claims, view, held
+        self._begun, self._endings, self._target, self._tried = opened, endings, target, tried
+        self._surface = SURFACES[endings.ask.surface]
+        self.headers = {"Buspass-Target": f"{target.provider}/{target.model}", "Buspass-Attempts": str(tried)}
+
+    async def pieces(self) -> AsyncIterator[bytes]:
+        """Give the agent's bytes as they come, but for those that end the stream. Raises Problem."""
+        decoder = self._begun.decoder
+        for event in self._begun.events:
+            yield self._surface.stream_event(event)
+        try:
+            async for chunk in self._chunks():
+                for event in decoder.feed(chunk):
+                    yield self._surface.stream_event(event)
+            decoder.close()
+        except Failure as failure:
+            raise self._problem(failure) from failure
+        except (NotSent, Ambiguous) as error:
+            raise self._problem(failures.unsent(error)) from error
+
+    async def _chunks(self) -> AsyncIterator[bytes]:
+        """Give the provider's bytes, with a look at the clock and the task every two seconds meanwhile."""
+        clock = self._house.clock
+        look = clock.monotonic() + LOOK_AGAIN
+        pending: asyncio.Future[bytes | None] | None = None
+        try:
+            while True:
+                pending = pending or asyncio.ensure_future(_next(self._begun.chunks))
+                await asyncio.wait({pending}, timeout=max(0.0, look - clock.monotonic()))
+                if pending.done():
+                    chunk, pending = pending.result(), None
+                    if chunk is None:
+                        return
+                    yield chunk
+                if clock.monotonic() >= look:
+                    await self._look()
+                    look = clock.monotonic() + LOOK_AGAIN
+        finally:
+            if pending is not None:
+                pending.cancel()
+                await asyncio.gather(pending, return_exceptions=True)
+
+    async def _look(self) -> None:
+        """Cut the stream where its time is over, or its task is not this caller's any more."""
+        now = self._house.clock.now()
+        if now >= self._held.deadline:
+            raise Problem("deadline_exceeded", "the call's deadline passed in the middle of its stream")
+        check_standing((await self._house.tasks.look(self._claims.task)).head, self._claims.fence, now)
+
+    def _problem(self, failure: Failure) -> Problem:
+        step = attempts.after(failure, (), attempts_left=0, seconds_left=1)
+        return step.problem if isinstance(step, attempts.GiveUp) else Problem("internal", "the stream broke")
+
+    def ending(self, problem: Problem | None = None) -> Ending:
+        """Give how it ended: whole, or cut short by `problem`."""
+        answer = self._begun.decoder.answer()
+        if problem is None:
+            return self._endings.answered(answer, self._target, self._tried)
+        return self._endings.cut(answer, self._target, self._tried, problem)
+
+    def last(self, ending: Ending, told: Mapping[str, Any]) -> bytes:
+        """Give the bytes that end the stream for the agent, with member `buspass`: sent after the settle."""
+        if ending.problem is not None:
+            return self._surface.stream_problem(ending.problem, told)
+        return self._surface.stream_end(self._endings.ask, self._begun.decoder.answer(), told)
+
+    async def close(self) -> None:
+        """Let the provider's connection go."""
+        await self._begun.chunks.aclose()
+
+
+async def _next(chunks: AsyncGenerator[bytes, None]) -> bytes | None:
+    return await anext(chunks, None)
