@@ -131,3 +131,10 @@ def test_a_plan_that_can_not_be_kept_is_refused():
         Plan(actions={"email": "placeholder"})
     with pytest.raises(ValueError, match="placeholders are needed"):
         Plan(actions={}, restore=True)
+
+
+def test_a_long_secret_is_masked_once_and_to_its_end():
+    key = "-----BEGIN PRIVATE KEY-----\n" + "MIIEvQIBADANBgkqhkiG9w0B\n" * 60 + "-----END PRIVATE KEY-----"
+    changed, findings = rewrite(f"here: {key}\nthanks", Plan(actions={"secret": "mask"}))
+    assert changed == "here: ***\nthanks"
+    assert [finding.count for finding in findings] == [1]
