@@ -138,13 +138,14 @@ NOT_YET = """5:101 hosts.aws.signer: signers in a cloud's key service; allowed: 
 38:23 tools.orders.sql: SQL tools
 39:77 tools.status.polling: polling
 51:122 workflows.return-exception.budget.soft: soft limits of a budget
-52:11 workflows.return-exception.pool: pools
 56:12 workflows.return-exception.loops: loop detection
 57:25 workflows.return-exception.logging.payloads: redaction of payloads; allowed: none, metadata, full
 59:20 workflows.return-exception.personal_data: rules for personal data
 60:19 workflows.return-exception.hosted_tools: tools that a provider runs itself
 61:21 workflows.return-exception.data_residency: data residency
-63:3 pools: pools
+63:19 pools.company.cost: money for a period of time; allowed: a number
+64:19 pools.support.cost: money for a period of time; allowed: a number
+64:36 pools.support.parent: pools of pools
 65:13 inspectors: inspectors
 66:11 webhooks: webhooks
 67:12 telemetry: telemetry

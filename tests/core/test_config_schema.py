@@ -252,12 +252,12 @@ AT_THE_TOP = [
         "f:3:8 tools: must be a mapping",
     ),
     (
-        "pools: {p: {cost: 200}}",
-        "f:3:19 pools.p.cost: 200 is not money in a period; allowed: USD with /day, /week or /month",
+        "pools: {p: {cost: yes}}",
+        "f:3:19 pools.p.cost: 'yes' is not money; allowed: USD, alone or with /day, /week or /month",
     ),
     (
         "pools: {p: {cost: 200/year}}",
-        "f:3:19 pools.p.cost: '200/year' is not money in a period; allowed: USD with /day, /week or /month",
+        "f:3:19 pools.p.cost: '200/year' is not money; allowed: USD, alone or with /day, /week or /month",
     ),
     (
         "inspectors: [{name: i, on: [request], timeout: 300ms}]",

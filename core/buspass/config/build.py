@@ -67,6 +67,7 @@ def compile(document: Document, around: Surroundings) -> Settings:  # noqa: A001
         workflows=compose.workflows(file, local_issuer=domain.local_issuer),
         policy=policy,
         operators=compose.operators(file),
+        pools=compose.pools(file),
         plain_http=places.plain_http(file, domain),
     )
 

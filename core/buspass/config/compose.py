@@ -176,6 +176,7 @@ def _workflow(name: str, shape: Workflow, default: tuple[settings.AgentRule, ...
         payloads=payloads,
         retain=shape.logging.retain,
         replay_ttl=shape.replay.ttl,
+        pool=shape.pool,
     )
 
 
@@ -210,6 +211,11 @@ def identity(file: Configuration) -> dict[str, settings.IdentityProvider]:
         )
         for entry in file.identity
     }
+
+
+def pools(file: Configuration) -> dict[str, settings.Pool]:
+    """The pools."""
+    return {name: settings.Pool(name=name, cost=shape.cost[0]) for name, shape in file.pools.items()}
 
 
 def operators(file: Configuration) -> tuple[settings.OperatorRule, ...]:

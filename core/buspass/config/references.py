@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator
 from fnmatch import fnmatchcase
+from typing import Final
 
 from buspass.config import compose
 from buspass.config.document import Path, Problems
@@ -16,6 +17,9 @@ from buspass.config.schema import Configuration
 from buspass.config.schema.workflows import Workflow
 from buspass.config.toolsets import check_tool
 from buspass.config.unavailable import PROVIDERS
+
+RESERVED: Final = {compose.LOCAL: "the local issuer's", "key": "the keys'"}
+"""Identities of their own, which no entry may take."""
 
 
 def check_references(file: Configuration, domain: Domain, problems: Problems) -> None:
@@ -30,6 +34,7 @@ def check_references(file: Configuration, domain: Domain, problems: Problems) ->
         _subject(at, workflow, file, problems)
         _aliases(at, workflow, file, problems)
         check_route(at, workflow, file.tools, problems)
+        _pool(at, workflow, file, problems)
 
 
 def unknown(value: str, what: str, allowed: Collection[str]) -> str:
@@ -44,8 +49,8 @@ def _identities(file: Configuration, problems: Problems) -> None:
         at: Path = ("identity", index)
         if entry.name in seen:
             problems.add((*at, "name"), f"{entry.name!r} is named twice")
-        if entry.name == compose.LOCAL:
-            problems.add((*at, "name"), "'local' is the local issuer's own name; allowed: another name")
+        if (whose := RESERVED.get(entry.name)) is not None:
+            problems.add((*at, "name"), f"{entry.name!r} is {whose} own name; allowed: another name")
         if (entry.issuer, entry.audience) in issuers:
             problems.add((*at, "issuer"), "the same issuer and audience stand in an entry before")
         seen.add(entry.name)
@@ -96,6 +101,18 @@ def _subject(at: Path, workflow: Workflow, file: Configuration, problems: Proble
         if kind not in proven:
             what = f"no identity proves a {kind!r}; allowed: {', '.join(sorted(proven)) or 'none is proven'}"
             problems.add((*at, "subject", "types", index), what)
+
+
+def _pool(at: Path, workflow: Workflow, file: Configuration, problems: Problems) -> None:
+    if workflow.pool is None:
+        return
+    place = (*at, "pool")
+    if (pool := file.pools.get(workflow.pool)) is None:
+        problems.add(place, unknown(workflow.pool, "pool", file.pools))
+    elif (cost := workflow.budget.cost) is None:
+        problems.add(place, "a task draws its cost from the pool, so the workflow needs budget: {cost: …}")
+    elif not pool.cost[1] and cost > pool.cost[0]:
+        problems.add(place, "one task's budget.cost is more than the pool holds; allowed: a smaller one")
 
 
 def _aliases(at: Path, workflow: Workflow, file: Configuration, problems: Problems) -> None:

@@ -81,10 +81,12 @@ def rate(value: Any) -> float:
 
 
 def periodic(value: Any) -> tuple[int, str]:
-    """Micro-dollars and the period they are for, from `200/day 5000/month`."""
+    """Micro-dollars and the period they are for, from `200/day 5000/month`; a bare amount is for ever: period ""."""
+    if isinstance(value, int | Decimal) and not isinstance(value, bool):
+        return money(value), ""
     found = _PERIODIC.fullmatch(value) if isinstance(value, str) else None
     if found is None:
-        raise ValueError(f"{_said(value)} is not money in a period; allowed: USD with /day, /week or /month")
+        raise ValueError(f"{_said(value)} is not money; allowed: USD, alone or with /day, /week or /month")
     return money(Decimal(found[1])), found[2]
 
 

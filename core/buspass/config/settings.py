@@ -172,6 +172,15 @@ class Workflow:
     payloads: Literal["none", "metadata", "full"]
     retain: float
     replay_ttl: float
+    pool: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pool:
+    """Money that tasks draw from: `cost` in micro-dollars, all that there ever is."""
+
+    name: str
+    cost: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -200,3 +209,4 @@ class Settings:
     operators: tuple[OperatorRule, ...]
     plain_http: frozenset[str]
     """`host:port` pairs outside loopback that the file itself names with http://."""
+    pools: Mapping[str, Pool] = field(default_factory=dict)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from decimal import Decimal
 from typing import Any, Final
 
 from buspass.config.document import Path
@@ -23,6 +24,9 @@ class Row:
 
 
 _SQLITE: Final = ("sqlite://", "memory://")
+
+NUMBER: Final = "a number"
+"""Stands in `built` for every number."""
 
 TABLE: Final = (
     Row("signer", "signers in a cloud's key service", ("file://",)),
@@ -58,14 +62,14 @@ TABLE: Final = (
     Row("tools.*.approval", "approvals"),
     Row("tools.*.polling", "polling"),
     Row("workflows.*.budget.soft", "soft limits of a budget"),
-    Row("workflows.*.pool", "pools"),
     Row("workflows.*.enforce", "observing without enforcing", ("on",)),
     Row("workflows.*.loops", "loop detection"),
     Row("workflows.*.logging.payloads", "redaction of payloads", ("none", "metadata", "full")),
     Row("workflows.*.personal_data", "rules for personal data"),
     Row("workflows.*.hosted_tools", "tools that a provider runs itself"),
     Row("workflows.*.data_residency", "data residency"),
-    Row("pools", "pools"),
+    Row("pools.*.cost", "money for a period of time", (NUMBER,)),
+    Row("pools.*.parent", "pools of pools"),
     Row("inspectors", "inspectors"),
     Row("webhooks", "webhooks"),
     Row("telemetry", "telemetry"),
@@ -103,6 +107,8 @@ def _matches(data: Any, parts: list[str], path: Path) -> Iterator[tuple[Path, An
 def _works(value: Any, built: tuple[str, ...]) -> bool:
     if isinstance(value, dict) and len(value) == 1:
         value = next(iter(value))
+    if NUMBER in built and isinstance(value, int | Decimal):
+        return True
     return isinstance(value, str) and any(
         value == each or (each.endswith("://") and value.startswith(each)) for each in built
     )

@@ -70,7 +70,7 @@ class Identity(Shape):
 
 
 class Pool(Shape):
-    """Money shared by workflows in a period."""
+    """Money shared by workflows and keys, for ever or in a period."""
 
     cost: Periodic
     parent: Name | None = None
