@@ -1,4 +1,4 @@
-"""Who calls, and whose task it may see: a task's own token, the workload that started it, or an operator.
+"""Who calls, and whose task it may see: a task's own token, a key, the workload that started it, or an operator.
 
 Owns "Who may" of api.md. Another's task is `not_found`: that it exists is nobody else's business. Fails closed.
 """
@@ -11,16 +11,19 @@ from dataclasses import dataclass
 from buspass.calls.house import House
 from buspass.errors import Problem
 from buspass.identity.jws import Untrusted, read
+from buspass.identity.keys import PREFIX
 from buspass.identity.tokens import TaskClaims
 from buspass.model import Principal
+from buspass.standing import claims_of
 from buspass.tasks import View
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TaskCaller:
-    """The bearer of a task token."""
+    """The bearer of a task token, or of a key in its standing task: then `key` is true, and it reads and calls only."""
 
     claims: TaskClaims
+    key: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,12 +43,14 @@ class OperatorCaller:
 type Caller = TaskCaller | WorkloadCaller | OperatorCaller
 
 
-async def caller(house: House, token: str) -> Caller:
-    """Prove who calls. Raises Problem unauthenticated."""
+async def caller(house: House, token: str, session: str = "") -> Caller:
+    """Prove who calls; `session` divides a key's calls. Raises Problem unauthenticated."""
     if token.startswith("bpo_"):
         if house.operator_key and hmac.compare_digest(token, house.operator_key):
             return OperatorCaller(name="operator.key")
         raise Problem("unauthenticated", "this operator key is not this host's, or the host is not on loopback")
+    if token.startswith(PREFIX):
+        return TaskCaller(claims=await claims_of(house, token, session), key=True)
     if _meant_as_task_token(token):
         return TaskCaller(claims=await house.tokens.verify(token))
     if house.settings.operators:
@@ -78,8 +83,8 @@ async def visible(house: House, who: Caller, task: str, *, killed: bool = False)
 
 
 def fence_of(who: Caller) -> int | None:
-    """Give the fence that a change by this caller is bound to: a task token's."""
-    return who.claims.fence if isinstance(who, TaskCaller) else None
+    """Give the fence that a change by this caller is bound to: a task token's. A key changes nothing."""
+    return who.claims.fence if isinstance(who, TaskCaller) and not who.key else None
 
 
 def _meant_as_task_token(token: str) -> bool:

@@ -40,7 +40,8 @@ def part(text: dict[str, Any]) -> str:
 
 
 def path_of(row: Endpoint, agent: Agent) -> str:
-    return row.path.replace("{id}", agent.task if "/tasks/" in row.path else "a1").replace("{name}", "item")
+    known = agent.task if "/tasks/" in row.path else "k_aaaaaaaaaaaaaaaa" if "/keys/" in row.path else "a1"
+    return row.path.replace("{id}", known).replace("{name}", "item")
 
 
 async def request(
@@ -162,6 +163,8 @@ async def test_a_task_token_is_taken_where_sdks_put_an_api_key(domain: Domain, h
 
 
 async def right_token(domain: Domain, row: Endpoint, agent: Agent) -> str:
+    if row.who == "operator":
+        return str(domain.apps["onprem"].house.operator_key)
     return await domain.apps["onprem"].mint_workload("me") if row.who == "workload" else agent.token
 
 

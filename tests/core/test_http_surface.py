@@ -60,6 +60,17 @@ async def test_every_reference_of_the_description_leads_somewhere(domain: Domain
         jsonschema_rs.meta.validate({"$schema": "https://json-schema.org/draft/2020-12/schema", **schema})
 
 
+async def key_answers(domain: Domain, client: httpx.AsyncClient) -> Mapping[str, httpx.Response]:
+    operator = {"headers": {"authorization": f"Bearer {domain.apps['onprem'].house.operator_key}"}}
+    made = await client.post("/v1/keys", json={"name": "bot", "workflow": "work"}, **operator)
+    return {
+        "new": made,
+        "listing": await client.get("/v1/keys", **operator),
+        "rotate": await client.post(f"/v1/keys/{made.json()['id']}/rotate", **operator),
+        "revoke": await client.post(f"/v1/keys/{made.json()['id']}/revoke", **operator),
+    }
+
+
 async def every_answer(domain: Domain, agent: Agent) -> Mapping[str, httpx.Response]:
     """One good request to every route, by its handler's name."""
     client, own = agent.client, {"headers": agent.headers}
@@ -79,6 +90,7 @@ async def every_answer(domain: Domain, agent: Agent) -> Mapping[str, httpx.Respo
         "actor_token": workload["authorization"].removeprefix("Bearer "),
     }
     answers["token"] = await client.post("/oauth2/token", data=form)
+    answers |= await key_answers(domain, client)
     answers["action"] = await client.get(f"/v1/actions/{action}", **own)
     for row in ROUTES:
         if row.method == "GET" and row.handler not in answers:

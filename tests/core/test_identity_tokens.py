@@ -126,7 +126,7 @@ NOT_TOKENS = [
     ("   ", "the task token is missing"),
     ("sk-proj-abc", "this is an OpenAI key (sk-…), not a task token: start your agent with `buspass run -- …`"),
     ("sk-ant-api03-abc", "this is an Anthropic key (sk-ant-…), not a task token"),
-    ("bp_abc", "keys (bp_…) are not available yet"),
+    ("bp_abc", "this is a key (bp_…), not a task token"),
     ("bpo_abc", "this is the operator's key (bpo_…)"),
     ("AKIAABCDEFGHIJKLMNOP", "this is an AWS access key"),
     ("ASIAABCDEFGHIJKLMNOP", "this is an AWS access key"),

@@ -13,16 +13,16 @@ import traceback
 from collections.abc import Sequence
 from typing import Final
 
-from buspass.cli import check, demo, task, trace, up
+from buspass.cli import check, demo, key, task, trace, up
 from buspass.cli.printable import printable
 from buspass.cli.stop import FAILED, INTERRUPTED, OK, USAGE, Stop
 from buspass.errors import ConfigError
 
 __all__ = ["main"]
 
-VERBS: Final = (up, check, demo, task, trace)
+VERBS: Final = (up, check, demo, key, task, trace)
 LATER: Final = (
-    *("action", "doctor", "import", "init", "key", "latency", "login"),
+    *("action", "doctor", "import", "init", "latency", "login"),
     *("models", "observed", "policy", "run", "spend", "stop", "top"),
 )
 """Verbs that are planned: refused by name, never as a typing error."""
@@ -40,7 +40,7 @@ environment:
   BUSPASS_CONFIG   the configuration of `up`
   BUSPASS_DATA     keys and stores (default ~/.local/share/buspass)
   BUSPASS_HOST     which of the configuration's hosts this one is
-  BUSPASS_URL      the gateway that task and trace ask (default http://127.0.0.1:8700)
+  BUSPASS_URL      the gateway that key, task and trace ask (default http://127.0.0.1:8700)
   BUSPASS_TOKEN    an operator's token for it, instead of BUSPASS_DATA/operator.key
   BUSPASS_DEBUG=1  shows the stack trace of a failure
 

@@ -17,12 +17,13 @@ from buspass.gateway import Gateway
 from buspass.http import openapi
 from buspass.http.calls import CallRoutes
 from buspass.http.exchange import Envelope, Handler, answer, guarded, refusal
+from buspass.http.keys import KeyRoutes
 from buspass.http.operation import UNSERVED, OperationRoutes
 from buspass.http.tasks import TaskRoutes
 from buspass.lifecycle import Lifecycle
 from buspass.reading import Reading
 
-type Who = Literal["anyone", "workload", "task", "task, workload or operator", "task or operator"]
+type Who = Literal["anyone", "operator", "workload", "task", "task, workload or operator", "task or operator"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,7 +33,7 @@ class Endpoint:
     method: str
     path: str
     handler: str
-    section: Literal["Tasks", "Models", "Tools", "Operation"]
+    section: Literal["Tasks", "Models", "Tools", "Keys", "Operation"]
     who: Who
     summary: str
     sends: str = ""
@@ -89,6 +90,35 @@ ROUTES: Final[tuple[Endpoint, ...]] = (
         answers="Any",
         envelope="openai",
     ),
+    *(
+        _row("POST", path, handler, "Models", "task", summary, sends="Any", answers="Any", envelope="openai")
+        for path, handler, summary in (
+            ("/openai/v1/chat/completions", "azure_chat", "Infer (Azure OpenAI, v1 API)"),
+            ("/openai/deployments/{alias:path}/chat/completions", "azure_deployment", "Infer (Azure OpenAI, by path)"),
+        )
+    ),
+    _row(
+        "POST",
+        "/v1/messages",
+        "messages",
+        "Models",
+        "task",
+        "Infer (Anthropic messages)",
+        sends="Any",
+        answers="Any",
+        envelope="anthropic",
+    ),
+    _row(
+        "POST",
+        "/v1/messages/count_tokens",
+        "count",
+        "Models",
+        "task",
+        "Estimate a request's input tokens",
+        sends="Any",
+        answers="Any",
+        envelope="anthropic",
+    ),
     _row(
         "GET",
         "/v1/models",
@@ -103,6 +133,20 @@ ROUTES: Final[tuple[Endpoint, ...]] = (
     _row("POST", "/v1/tools/{name}", "act", "Tools", "task", "Call a tool", sends="ToolCall", answers="ToolResult"),
     _row("GET", "/v1/actions", "actions", "Tools", "task", "List the task's actions", answers="Actions"),
     _row("GET", "/v1/actions/{id}", "action", "Tools", "task", "Show an action", answers="Action"),
+    _row("POST", "/v1/keys", "new", "Keys", "operator", "Make a key", sends="NewKey", answers="MadeKey", status=201),
+    _row("GET", "/v1/keys", "listing", "Keys", "operator", "List keys", answers="KeyPage"),
+    _row(
+        "POST",
+        "/v1/keys/{id}/rotate",
+        "rotate",
+        "Keys",
+        "operator",
+        "Give a key a new secret",
+        sends="Rotation",
+        answers="MadeKey",
+    ),
+    _row("POST", "/v1/keys/{id}/revoke", "revoke", "Keys", "operator", "End a key", answers="Key"),
+    _row("GET", "/", "root", "Operation", "anyone", "Say that this is a gateway", answers="Any"),
     _row("GET", "/health/live", "live", "Operation", "anyone", "Is the process alive", answers="Health"),
     _row("GET", "/health/ready", "ready", "Operation", "anyone", "Can calls be governed", answers="Health"),
     _row("GET", "/.well-known/jwks.json", "jwks", "Operation", "anyone", "The domain's public keys", answers="Any"),
@@ -166,6 +210,7 @@ def routed(house: House) -> ASGIApp:
         "Tasks": TaskRoutes(house, lifecycle, reading),
         "Models": CallRoutes(house, gateway, reading),
         "Tools": CallRoutes(house, gateway, reading),
+        "Keys": KeyRoutes(house),
         "Operation": operation,
     }
     document = openapi.document(ROUTES, house.settings.issuer)
@@ -214,6 +259,8 @@ def _unserved(operation: OperationRoutes) -> Iterable[BaseRoute]:
 
 
 def _envelope(path: str) -> Envelope:
+    if path.startswith("/v1/messages"):
+        return "anthropic"
     return "openai" if path.startswith(OPENAI_PATHS) else "problem"
 
 

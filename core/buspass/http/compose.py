@@ -25,6 +25,7 @@ from buspass.identity.tokens import TaskTokens
 from buspass.identity.txn import TxnTokens
 from buspass.journal import Journal, Sealer, Vault
 from buspass.ledger import Ledger
+from buspass.ledger.pools import Pools
 from buspass.model import Limits
 from buspass.policy.decide import Policy
 from buspass.policy.embedded import EmbeddedEngine
@@ -36,6 +37,7 @@ from buspass.ports.secrets import SecretMissing, Secrets
 from buspass.ports.signer import Signer
 from buspass.ports.state import State
 from buspass.tasks import Licences, Tasks
+from buspass.tasks.keys import Keys
 
 DEFAULT_DATA = "~/.local/share/buspass"
 
@@ -201,8 +203,10 @@ def _house(
         oidc=OidcVerifier(settings.identity, outbound, clock, local=local),
         policy=Policy(engine, settings.policy),
         tasks=Tasks(state, clock, journal.stamp),
+        keys=Keys(state, clock, journal.stamp, journal.genuine),
         licences=Licences(state),
         ledger=Ledger(state, clock, journal.stamp),
+        pools=Pools(state, clock),
         journal=journal,
         sealer=Sealer(state, signer, clock),
         vault=Vault(blobs, domain_key.derive("task-key-wrap")),

@@ -13,7 +13,7 @@ from starlette.responses import Response
 from buspass.callers import caller
 from buspass.calls.house import House
 from buspass.errors import Problem
-from buspass.http.exchange import answer, bearer, body, document, idempotency_key
+from buspass.http.exchange import answer, bearer, body, document, idempotency_key, session
 from buspass.lifecycle import Lifecycle, Started
 from buspass.reading import CHECKPOINT_BYTES, Reading
 from buspass.reading import document as shown
@@ -42,7 +42,7 @@ class TaskRoutes:
 
     async def list(self, request: Request) -> Response:
         """Give a page of tasks."""
-        who = await caller(self._house, bearer(request))
+        who = await caller(self._house, bearer(request), session(request))
         query = request.query_params
         if unknown := set(query) - {"status", "workflow", "limit", "cursor"}:
             raise Problem("invalid_request", f"unknown query parameter {min(unknown)!r}")
@@ -59,7 +59,7 @@ class TaskRoutes:
 
     async def show(self, request: Request) -> Response:
         """Give one task."""
-        who = await caller(self._house, bearer(request))
+        who = await caller(self._house, bearer(request), session(request))
         return answer(await self._reading.task(who, _id(request)))
 
     async def resume(self, request: Request) -> Response:
@@ -81,7 +81,7 @@ class TaskRoutes:
         return await self._change(request, "kill")
 
     async def _change(self, request: Request, verb: Verb) -> Response:
-        who = await caller(self._house, bearer(request))
+        who = await caller(self._house, bearer(request), session(request))
         task = _id(request)
         head = await self._lifecycle.change(who, task, verb, await _reason(request))
         if verb == "kill":
@@ -90,14 +90,14 @@ class TaskRoutes:
 
     async def checkpoint(self, request: Request) -> Response:
         """Give the agent's own state."""
-        who = await caller(self._house, bearer(request))
+        who = await caller(self._house, bearer(request), session(request))
         etag, data = await self._reading.checkpoint(who, _id(request))
         headers = {"etag": f'"{etag}"', "cache-control": "no-store"}
         return Response(data, media_type="application/json", headers=headers)
 
     async def save(self, request: Request) -> Response:
         """Keep the agent's own state."""
-        who = await caller(self._house, bearer(request))
+        who = await caller(self._house, bearer(request), session(request))
         data = await body(request, CHECKPOINT_BYTES)
         parse_json(data, limit=CHECKPOINT_BYTES)
         etag = await self._reading.save(who, _id(request), data, _expected(request))
@@ -105,17 +105,17 @@ class TaskRoutes:
 
     async def think(self, request: Request) -> Response:
         """Add a thought."""
-        who = await caller(self._house, bearer(request))
+        who = await caller(self._house, bearer(request), session(request))
         return answer(await self._reading.think(who, _id(request), await document(request)), 201)
 
     async def trace(self, request: Request) -> Response:
         """Give the journal."""
-        who = await caller(self._house, bearer(request))
+        who = await caller(self._house, bearer(request), session(request))
         return answer(await self._reading.trace(who, _id(request)))
 
     async def verify(self, request: Request) -> Response:
         """Prove the journal."""
-        who = await caller(self._house, bearer(request))
+        who = await caller(self._house, bearer(request), session(request))
         return answer(await self._reading.verdict(who, _id(request)))
 
     async def token(self, request: Request) -> Response:

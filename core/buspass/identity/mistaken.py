@@ -15,7 +15,7 @@ _PREFIXES: Final = (
     ("sk-ant-", f"this is an Anthropic key (sk-ant-…), not a task token: {_START}"),
     ("sk-", f"this is an OpenAI key (sk-…), not a task token: {_START}"),
     ("bpo_", "this is the operator's key (bpo_…), not a task token: it operates, an agent calls with its task token"),
-    ("bp_", f"keys (bp_…) are not available yet: {_START}"),
+    ("bp_", "this is a key (bp_…), not a task token: its standing task begins at its first call; it renews none"),
     ("AKIA", f"this is an AWS access key, not a task token: {_START}"),
     ("ASIA", f"this is an AWS access key, not a task token: {_START}"),
     ("IQoJ", f"this is an AWS session token, not a task token: {_START}"),
