@@ -39,7 +39,7 @@ async def draw(house: House, pool: str, task: str, cost: int, deadline: int) -> 
     due = min(deadline, now + ABANDONED)
     await sweep(house, pool, now, SWEPT)
     found = await house.pools.allocate(pool, configured.cost, task, cost, due)
-    if isinstance(found, Lack):  # what ended before its time may not have been given back yet
+    if isinstance(found, Lack) and house.pools.may_search(pool):  # some may have ended before their time
         await sweep(house, pool, EVER, SEARCHED)
         found = await house.pools.allocate(pool, configured.cost, task, cost, due)
     if isinstance(found, Lack):

@@ -110,7 +110,7 @@ async def test_a_host_that_dies_while_a_standing_task_is_renewed_doubles_nothing
 
 async def test_a_tombstone_keeps_a_late_birth_from_spending(faulty: Faulty) -> None:
     """A host that froze between the pool and the birth wakes up after its money went back."""
-    key = (await faulty.key())["key"]
+    key = (await faulty.key(workflow="long", pool="support"))["key"]
     tasks = faulty.domain.apps["onprem"].house.tasks
     begin = tasks.begin
 
@@ -126,6 +126,16 @@ async def test_a_tombstone_keeps_a_late_birth_from_spending(faulty: Faulty) -> N
     assert answer.status_code == 200, answer.text
     assert (await faulty.chat(key, "slow")).headers["buspass-task"] == answer.headers["buspass-task"]
     assert faulty.head["allocated"]["cost"] == 1_000_000
+
+
+async def test_a_living_task_is_looked_after_again_when_its_time_is_over(faulty: Faulty) -> None:
+    key = (await faulty.key(workflow="long", pool="support"))["key"]
+    task = (await faulty.chat(key, "alive")).headers["buspass-task"]
+    faulty.advance(700)
+    assert (await faulty.chat(key, "other")).status_code == 200
+    record = faulty.state.dump()["pool:support"][f"alloc:{task}"]
+    assert (record["state"], record["due"] - faulty.domain.clock.now() > 6_000_000) == ("open", True)
+    assert (await faulty.chat(key, "alive")).headers["buspass-task"] == task
 
 
 async def test_a_troubled_store_never_overdraws_the_pool(faulty: Faulty) -> None:

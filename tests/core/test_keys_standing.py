@@ -95,6 +95,18 @@ async def test_a_key_calls_models_and_tools_in_its_standing_task(domain: Domain,
     assert (await client.get(f"/v1/tasks/{task}/trace/verify", headers=headers)).json()["ok"]
 
 
+async def test_a_key_is_an_anthropic_clients_api_key_too(domain: Domain) -> None:
+    key = (await made(domain))["key"]
+    headers = {"x-api-key": key, "anthropic-version": "2023-06-01"}
+    body = {"model": "plan", "max_tokens": 50, "messages": BODY["messages"]}
+    answer = await (await domain.host()).post("/v1/messages", json=body, headers=headers)
+    assert answer.status_code == 200, answer.text
+    assert answer.json()["content"][0]["text"] == "hello"
+    headers["x-api-key"] = key[:-1]
+    refused = await (await domain.host()).post("/v1/messages", json=body, headers=headers)
+    assert (refused.status_code, refused.json()["error"]["type"]) == (401, "authentication_error")
+
+
 async def test_the_official_sdk_works_with_a_key_and_raises_its_own_exceptions(domain: Domain) -> None:
     key = await made(domain, budget={"calls": 1})
     application = domain.apps["onprem"]
@@ -316,6 +328,24 @@ async def test_a_workflow_with_a_pool_draws_its_tasks_money_from_it_too(domain: 
     for agent in agents:
         verdict = await operate(domain, "GET", f"/v1/tasks/{agent.task}/trace/verify")
         assert verdict.json()["ok"], verdict.text
+
+
+async def test_what_a_call_in_flight_at_the_kill_leaves_comes_back_when_it_has_ended(
+    domain: Domain, service: Any
+) -> None:
+    agent = await domain.agent(workflow="tooled")
+    killed: list[tuple[httpx.Response, int]] = []
+
+    async def kill(body: Any) -> None:
+        answer = await agent.post("kill")
+        killed.append((answer, pool(domain, "spare")["allocated"]["cost"]))
+
+    service.hooks["/items/1"] = kill
+    await agent.call("item", {"id": "1"})
+    ((answer, allocated),) = killed
+    assert (answer.json()["in_flight"], allocated) == (1, 50_000)
+    assert pool(domain, "spare")["allocated"]["cost"] == 0
+    assert closed(domain, "spare")
 
 
 async def test_a_store_that_is_away_refuses_a_key(domain: Domain) -> None:

@@ -81,6 +81,7 @@ async def test_what_was_not_spent_comes_back_once(bank: Bank) -> None:
     await bank.take("t", 100)
     await asyncio.gather(*(bank.host().release("p", "t", 30) for _ in range(5)))
     assert (bank.head["available"]["cost"], bank.head["allocated"]["cost"]) == (970, 0)
+    assert bank.head["version"] == 2
     found = await bank.take("t", 100)
     assert isinstance(found, Allocation)
     assert found.state == "released"
@@ -118,6 +119,23 @@ async def test_the_head_stays_small_and_forgets_nothing(bank: Bank) -> None:
         await bank.here.release("p", name, 1)
     assert len(bank.head["last"]) == KEPT
     bank.balanced(spent=len(names))
+
+
+async def test_the_head_forgets_no_allocation_whose_record_a_crash_left_unwritten(bank: Bank) -> None:
+    await bank.take("first", 1)
+    bank.state.crash_after(2)  # the intent and the head, not the record
+    with pytest.raises(Crash):
+        await bank.take("t", 100)
+    bank.state.crash_after(10**6)
+    assert bank.items["alloc:t"]["turn"] == 0
+    for n in range(KEPT + 1):
+        bank.clock.advance(1)
+        await bank.take(f"u{n}", 1)
+    assert "t" not in bank.head["last"]
+    found = await bank.take("t", 100)
+    assert isinstance(found, Allocation)
+    assert bank.head["allocated"]["cost"] == 100 + 1 + KEPT + 1
+    bank.balanced()
 
 
 async def test_a_changed_configuration_adds_or_takes_away_the_difference(bank: Bank) -> None:

@@ -44,6 +44,8 @@ HEAD: Final = "head"
 KEPT: Final = 64
 """Allocations that a pool's head remembers; the next one takes the oldest one's place."""
 INDEX: Final = "due"
+SEARCH_EVERY: Final = 1.0
+"""Seconds between two searches of a host through a pool that is short."""
 TRIES: Final = 100
 PAUSE: Final = 0.005
 """Seconds between two tries; up to twice that, by chance, so that two hosts don't keep step."""
@@ -84,6 +86,7 @@ class Pools:
         self._state = state
         self._clock = clock
         self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+        self._searched: dict[str, float] = {}
 
     # ── allocate and release ────────────────────────────────────────────────────────────────────────────────────
 
@@ -153,6 +156,14 @@ class Pools:
             else:
                 await self._record(pool, allocation)
         return found
+
+    def may_search(self, pool: str) -> bool:
+        """Say whether it is time to look through all open allocations again: whoever meets an empty pool asks."""
+        now = self._clock.monotonic()
+        if now - self._searched.get(pool, -SEARCH_EVERY) < SEARCH_EVERY:
+            return False
+        self._searched[pool] = now
+        return True
 
     async def postpone(self, pool: str, allocation: str, due: int) -> None:
         """Look again at a later time (ms): its task lives."""
