@@ -157,8 +157,12 @@ class Reading:
 
     # ── actions ─────────────────────────────────────────────────────────────────────────────────────────────────
 
-    async def actions(self, who: Caller, task: str, status: str | None) -> dict[str, Any]:
-        """Give a task's actions, in flight and finished."""
+    async def actions(self, who: Caller, status: str | None) -> dict[str, Any]:
+        """Give the actions of the caller's own task, in flight and finished."""
+        if not isinstance(who, TaskCaller):
+            detail = "actions are read with their task's token; others read GET /v1/tasks/{id}/trace, which has them"
+            raise Problem("denied", detail, reasons=["caller"])
+        task = who.claims.task
         view = await visible(self._house, who, task)
         journal = await read_all(self._house.state, task)
         rows = [_in_flight(task, entry) for entry in entries(view.head) if entry.kind == "action"]
@@ -170,9 +174,7 @@ class Reading:
 
     async def action(self, who: Caller, action: str) -> dict[str, Any]:
         """Give one action of the caller's own task."""
-        if not isinstance(who, TaskCaller):
-            raise Problem("denied", "read an action with its task's token", reasons=["caller"])
-        rows = await self.actions(who, who.claims.task, None)
+        rows = await self.actions(who, None)
         for row in rows["data"]:
             if row["id"] == action:
                 return dict(row)

@@ -98,21 +98,19 @@ class CallRoutes:
 
     async def actions(self, request: Request) -> Response:
         """List a task's actions."""
-        view = await self._own(request, alive=False)
         who = await caller(self._house, bearer(request), session(request))
-        return answer(await self._reading.actions(who, view.task.id, request.query_params.get("status")))
+        return answer(await self._reading.actions(who, request.query_params.get("status")))
 
     async def action(self, request: Request) -> Response:
         """Give one action."""
         who = await caller(self._house, bearer(request), session(request))
         return answer(await self._reading.action(who, str(request.path_params["id"])))
 
-    async def _own(self, request: Request, *, alive: bool = True) -> View:
+    async def _own(self, request: Request) -> View:
         """Give the task of this task token, read anew: a kill makes all its tokens useless at once."""
         claims = await claims_of(self._house, bearer(request), session(request))
         view = await self._house.tasks.look(claims.task)
-        if alive:
-            check_standing(view.head, claims.fence, self._house.clock.now())
+        check_standing(view.head, claims.fence, self._house.clock.now())
         return view
 
     async def _incoming(self, request: Request, most: int, name: str = "") -> Incoming:
