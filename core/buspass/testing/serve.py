@@ -29,7 +29,8 @@ async def serving(app: Any, *, port: int | None = None) -> AsyncIterator[str]:
 
     The server answers when the block begins and has stopped when it ends. OSError: the port is taken.
     """
-    listener = socket.socket()
+    # asyncio turns Nagle's algorithm off for a socket that says it is TCP, and for no other: 44 ms a request
+    listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listener.bind((LOOPBACK, port or 0))
