@@ -248,7 +248,9 @@ async def test_a_remembered_token_expires_all_the_same(house):
     house.clock.advance(64.9)
     assert (await house.tokens.verify(token)).task == "t1"
     house.clock.advance(0.1)
-    assert "/v1/tasks/t1/resume" in await refused(house, token)
+    told = await refused(house, token)
+    assert "POST /oauth2/token" in told
+    assert "/v1/tasks/t1/resume" in told
 
 
 async def test_a_token_is_checked_once_and_the_memory_is_bounded(house, monkeypatch):

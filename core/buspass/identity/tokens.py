@@ -157,8 +157,8 @@ async def signed(signer: Signer, typ: str, claims: Mapping[str, Any]) -> str:
 
 def _renewal(error: Expired, token: Unverified) -> str:
     return (
-        f"{error}: renew it with the workload's own OIDC token at POST /v1/tasks/{token.says('txn')}/resume, "
-        "or start a new task"
+        f"{error}: renew it with the workload's own OIDC token as actor_token at POST /oauth2/token, take the task "
+        f"over at POST /v1/tasks/{token.says('txn')}/resume, or start a new one"
     )
 
 
