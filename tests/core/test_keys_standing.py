@@ -273,11 +273,14 @@ async def test_a_rotated_key_is_good_for_its_grace_and_no_longer(domain: Domain)
     old = await made(domain)
     task = (await chat(domain, old["key"])).headers["buspass-task"]
     new = (await operate(domain, "POST", f"/v1/keys/{old['id']}/rotate", grace=3600)).json()
+    assert (await chat(domain, old["key"], host="aws")).headers["buspass-task"] == task
     assert (await chat(domain, new["key"])).headers["buspass-task"] == task
     assert (await chat(domain, old["key"])).status_code == 200
     domain.clock.advance(3600)  # type: ignore[attr-defined]
     assert code(await chat(domain, old["key"])) == "unauthenticated"
+    assert (await chat(domain, new["key"], host="aws")).status_code == 200
     final = (await operate(domain, "POST", f"/v1/keys/{old['id']}/rotate")).json()
+    assert (await chat(domain, final["key"], host="aws")).status_code == 200, "no host refuses a new secret"
     assert code(await chat(domain, new["key"])) == "unauthenticated"
     assert (await chat(domain, final["key"])).status_code == 200
 
