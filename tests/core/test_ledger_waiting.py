@@ -61,6 +61,42 @@ async def test_first_come_first_served_even_where_a_later_one_would_fit():
     assert books.order == ["first", "b", "c", "d"]
 
 
+async def test_who_needs_nothing_that_others_wait_for_is_not_kept_waiting():
+    books = Books(tokens=100, calls=10, tool_calls=2)
+    held = await books.hold("first", tokens=90, calls=1)
+    thought = asyncio.create_task(books.hold("thought", tokens=80, calls=1))
+    await turns()
+    acts = [await asyncio.wait_for(books.hold(f"act{n}", calls=1, tool_calls=1), 0.04) for n in range(2)]
+    third = asyncio.create_task(books.hold("act2", calls=1, tool_calls=1))
+    fourth = asyncio.create_task(books.hold("act3", calls=1, tool_calls=1))
+    other = asyncio.create_task(books.hold("small", tokens=10, calls=1))
+    await turns()
+    assert books.order == ["first", "act0", "act1"], "each waits behind those who lack what it needs"
+    await books.settle(acts[0], calls=1)
+    await asyncio.wait_for(third, 1)
+    assert books.order[3:] == ["act2"]
+    await books.settle(held, calls=1)
+    await asyncio.gather(thought, other)
+    assert books.order[4:] == ["thought", "small"]
+    await books.settle(acts[1])
+    await asyncio.wait_for(fourth, 1)
+
+
+async def test_who_lacks_another_account_by_now_lets_others_by_and_keeps_others_back():
+    books = Books(tokens=100, calls=3)
+    tokens = await books.hold("a", tokens=100)
+    calls = await books.hold("b", calls=2)
+    both = asyncio.create_task(books.hold("both", tokens=100, calls=2))
+    more = asyncio.create_task(books.hold("more", tokens=1))
+    await turns()
+    await books.settle(tokens)
+    await books.settle(await asyncio.wait_for(more, 1))  # `both` lacks calls alone by now
+    with pytest.raises(Problem, match="budget_held"):
+        await books.hold("one", wait=0.02, calls=1)  # there is one, but `both` was here before
+    await books.settle(calls)
+    assert isinstance(await asyncio.wait_for(both, 1), Held)
+
+
 async def test_a_settle_here_wakes_at_once(monkeypatch):
     monkeypatch.setattr("buspass.ledger.waiting.LOOK_AGAIN", 60)
     books = Books(tokens=100)
@@ -143,7 +179,7 @@ async def test_who_gives_up_lets_the_next_one_look():
     first.cancel()
     assert isinstance(await asyncio.wait_for(second, 1), Held)
     await books.settle(held, tokens=0)
-    assert not books.ledger._lines.busy("t")
+    assert not books.ledger._lines._lines
 
 
 async def test_who_never_came_first_is_told_when_their_time_is_over():
@@ -155,4 +191,4 @@ async def test_who_never_came_first_is_told_when_their_time_is_over():
         await books.hold("c", wait=0.02, tokens=1)
     first.cancel()
     await turns()
-    assert not books.ledger._lines.busy("t")
+    assert not books.ledger._lines._lines

@@ -73,12 +73,16 @@ class Outcome:
 
 @dataclass(frozen=True, slots=True)
 class Shortage:
-    """An account that is too small for a claim. `held`: calls in flight could cover it when they end."""
+    """An account that is too small for a claim. `held`: calls in flight could cover it when they end.
+
+    `lacks`: every account that is.
+    """
 
     account: str
     needed: int
     available: int
     held: bool
+    lacks: frozenset[str]
 
 
 def ends(claim: Claim, now: int) -> int:
@@ -222,17 +226,23 @@ def putting(key: str, record: Item) -> Put:
 
 def shortage(head: Item, claim: Claim) -> Shortage | None:
     """Say which account refuses the claim, if one does. Without it the refusal has another reason."""
-    if whole(head["slots"]) < 1:
-        return Shortage("slots", 1, 0, held=True)
     available, in_flight = amounts(head, "available"), held(head)
+    lacks = frozenset(name for name, amount in claim.amounts.items() if amount > available[name])
+    if whole(head["slots"]) < 1:
+        return Shortage("slots", 1, 0, held=True, lacks=lacks | {"slots"})
     short: Shortage | None = None
     for name, amount in claim.amounts.items():
-        if amount > available[name]:
+        if name in lacks:
             covered = amount <= available[name] + in_flight[name]
             if not covered:
-                return Shortage(name, amount, available[name], held=False)
-            short = short or Shortage(name, amount, available[name], held=True)
+                return Shortage(name, amount, available[name], held=False, lacks=lacks)
+            short = short or Shortage(name, amount, available[name], held=True, lacks=lacks)
     return short
+
+
+def needs(claim: Claim) -> frozenset[str]:
+    """Name the accounts that a claim takes from."""
+    return frozenset({"slots", *(name for name, amount in claim.amounts.items() if amount)})
 
 
 def expired(head: Item, now: int, skew: int) -> list[Entry]:

@@ -28,6 +28,7 @@ from buspass.ledger.holds import (
     entries,
     entry_of,
     expired,
+    needs,
     record_key,
     releasing,
     shortage,
@@ -88,27 +89,32 @@ class Ledger:
         Raises Problem: budget_exhausted (the money is gone), budget_held and too_many_in_flight (still held
         when the wait was over), state_unavailable (nothing may be sent).
         """
-        if not self._lines.busy(claim.task):
+        lacks = self._lines.ahead(claim.task, needs(claim))
+        short: Shortage | None = None
+        if not lacks:
             result = await self._attempt(claim)
             if not isinstance(result, Shortage):
                 return result
             if not result.held:
                 raise _exhausted(result)
-        return await self._wait(claim, wait)
+            short, lacks = result, result.lacks
+        return await self._wait(claim, wait, short, lacks)
 
-    async def _wait(self, claim: Claim, wait: float) -> Held | Stale | Finished:
+    async def _wait(
+        self, claim: Claim, wait: float, short: Shortage | None, lacks: frozenset[str]
+    ) -> Held | Stale | Finished:
         until = asyncio.get_running_loop().time() + wait
-        short: Shortage | None = None
         try:
-            async with self._lines.turn(claim.task, until) as mine:
+            with self._lines.place(claim.task, needs(claim), lacks) as mine:
                 while True:
+                    await self._lines.turn(claim.task, mine, until)
                     result = await self._attempt(claim)
                     if not isinstance(result, Shortage):
                         return result
                     short = result
                     if not short.held:
                         raise _exhausted(short)
-                    await self._lines.news(mine, until)
+                    await self._lines.lacking(claim.task, mine, short.lacks, until)
         except TimeoutError:
             raise _still_held(short, wait) from None
 

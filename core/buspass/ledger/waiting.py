@@ -1,66 +1,87 @@
 """Fair waiting for money that calls in flight still hold.
 
-Owns the queue of this process's callers for one task, first come first served. Other processes are met by looking
-again: the store has no way to call back. Refuses to know accounts.
+Owns the queue of this process's callers for one task: first come first served among those who need an account that
+one of them lacks; who needs none of these is not kept waiting. Other processes are met by looking again: the store has
+no way to call back. Refuses to know what an account is.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections import deque
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from typing import Final
 
 LOOK_AGAIN: Final = 0.05
-"""Seconds until the first in line looks again: a settle in another process is seen this late at most."""
+"""Seconds until who may try looks again: a settle in another process is seen this late at most."""
+
+
+@dataclass(eq=False, slots=True, kw_only=True)
+class Place:
+    """One caller in line. `needs`: every account it takes from; `lacks`: those that it waits for."""
+
+    needs: frozenset[str]
+    lacks: frozenset[str]
+    news: asyncio.Event = field(default_factory=asyncio.Event)
 
 
 class Lines:
-    """One line per task. The first in line may try; a settle here wakes it at once."""
+    """One line per task. Who has nobody before them that lacks what they need may try; a settle here wakes them."""
 
     def __init__(self) -> None:
-        self._lines: dict[str, deque[asyncio.Event]] = {}
+        self._lines: dict[str, list[Place]] = {}
 
-    def busy(self, task: str) -> bool:
-        """Say whether somebody waits already: a newcomer then goes behind them."""
-        return task in self._lines
+    def ahead(self, task: str, needs: frozenset[str], place: Place | None = None) -> frozenset[str]:
+        """Give those of `needs` that somebody lacks who stands before this place: before a newcomer stand all."""
+        lacked: frozenset[str] = frozenset()
+        for other in self._lines.get(task, ()):
+            if other is place:
+                break
+            lacked |= other.lacks
+        return lacked & needs
 
     def wake(self, task: str) -> None:
-        """Let the first in line look now: something was given back."""
-        if line := self._lines.get(task):
-            line[0].set()
+        """Let everybody look now who may try: something was given back, or somebody waits for something else."""
+        lacked: frozenset[str] = frozenset()
+        for place in self._lines.get(task, ()):
+            if not lacked & place.needs:
+                place.news.set()
+            lacked |= place.lacks
 
-    @asynccontextmanager
-    async def turn(self, task: str, until: float) -> AsyncIterator[asyncio.Event]:
-        """Wait until first in line; raises TimeoutError at `until` (event loop's time, seconds)."""
-        line = self._lines.setdefault(task, deque())
-        mine = asyncio.Event()
+    @contextmanager
+    def place(self, task: str, needs: frozenset[str], lacks: frozenset[str]) -> Iterator[Place]:
+        """Stand in line, last, while the block runs."""
+        line = self._lines.setdefault(task, [])
+        mine = Place(needs=needs, lacks=lacks)
         line.append(mine)
         try:
-            while line[0] is not mine:
-                async with asyncio.timeout_at(until):
-                    await mine.wait()
-                mine.clear()
             yield mine
         finally:
-            first = line[0] is mine
             line.remove(mine)
             if not line:
                 del self._lines[task]
-            elif first:
-                line[0].set()
+            self.wake(task)
 
-    @staticmethod
-    async def news(mine: asyncio.Event, until: float) -> None:
-        """Wait for a wake, or for the time to look again. Raises TimeoutError at `until`."""
+    async def turn(self, task: str, mine: Place, until: float) -> None:
+        """Wait until this place may try; raises TimeoutError at `until` (event loop's time, seconds)."""
+        while self.ahead(task, mine.needs, mine):
+            async with asyncio.timeout_at(until):
+                await mine.news.wait()
+            mine.news.clear()
+
+    async def lacking(self, task: str, mine: Place, lacks: frozenset[str], until: float) -> None:
+        """Say what is lacked now, and wait for news or for the time to look again. Raises TimeoutError at `until`."""
+        if lacks != mine.lacks:
+            mine.lacks = lacks
+            self.wake(task)
         now = asyncio.get_running_loop().time()
         if now >= until:
             raise TimeoutError
         try:
             async with asyncio.timeout_at(min(until, now + LOOK_AGAIN)):
-                await mine.wait()
+                await mine.news.wait()
         except TimeoutError:
             if asyncio.get_running_loop().time() >= until:
                 raise
-        mine.clear()
+        mine.news.clear()
