@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from buspass.config import compose
+from buspass.config import prices
 from buspass.config.advice import advice
 from buspass.config.build import load
 from buspass.config.settings import (
@@ -26,6 +26,7 @@ from buspass.config.settings import (
     SubjectClaims,
     SubjectRule,
     Target,
+    Tier,
     Workflow,
 )
 from buspass.errors import ConfigError
@@ -117,14 +118,10 @@ NOT_YET = """5:101 hosts.aws.signer: signers in a cloud's key service; allowed: 
 9:8 queue: this queue; allowed: sqlite://
 10:8 blobs: this blob store; allowed: file://
 16:113 providers.openai.limits: limits of a provider's quota
-17:18 providers.azure.api: this wire format; allowed: openai
+17:18 providers.azure.api: this wire format; allowed: openai, anthropic
 17:84 providers.azure.auth.azure: auth: azure
-18:18 providers.claude.api: this wire format; allowed: openai
-19:18 providers.bedrock.api: this wire format; allowed: openai
+19:18 providers.bedrock.api: this wire format; allowed: openai, anthropic
 19:61 providers.bedrock.auth.aws: auth: aws
-24:15 models.plan.strategy: this strategy; allowed: priority
-25:55 models.plan.targets[0].weight: weights of targets
-25:111 models.plan.targets[1].weight: weights of targets
 25:122 models.plan.targets[1].canary: canaries
 27:13 models.plan.shadow: shadow calls
 28:34 models.plan.retry.budget: a budget of retries
@@ -194,7 +191,14 @@ SMALLEST_MODELS = {
                 provider="openai",
                 model="gpt-5-mini",
                 weight=1,
-                price=Price(input=250_000, output=2_000_000, cached_input=25_000, version="bundled-2025-11"),
+                price=Price(
+                    input=250_000,
+                    output=2_000_000,
+                    cached_input=25_000,
+                    cache_write=250_000,
+                    cache_write_1h=250_000,
+                    version=prices.version(),
+                ),
             ),
         ),
         strategy="priority",
@@ -347,7 +351,7 @@ def test_operators_come_from_the_claim_groups_unless_another_is_named(tmp_path):
     assert found.operators == (OperatorRule(identity="a", group="g"), OperatorRule(identity="b", group="h"))
 
 
-def test_a_price_is_the_files_own_then_the_bundled_one_by_provider_then_by_its_api(tmp_path):
+def test_a_price_is_the_files_own_then_the_public_lists_by_provider_then_by_its_api(tmp_path):
     text = """version: 1
 providers:
   mine: {api: openai, base_url: https://m.example, auth: none}
@@ -357,12 +361,14 @@ models:
 workflows: {w: {models: [m, openai/gpt-5, openai/gpt-5-mini]}}
 """
     found = settings(tmp_path, text)
-    prices = {target.model: target.price for model in found.models.values() for target in model.targets}
-    assert prices == {
-        "gpt-5-nano": Price(input=50_000, output=400_000, cached_input=5_000, version="bundled-2025-11"),
-        "other": None,
-        "gpt-5": Price(input=9_000_001, output=0, cached_input=9_000_001, version="file"),
-        "gpt-5-mini": Price(input=250_000, output=2_000_000, cached_input=25_000, version="bundled-2025-11"),
+    priced = {target.model: target.price for model in found.models.values() for target in model.targets}
+    assert priced["other"] is None
+    assert {
+        model: (each.input, each.output, each.cached_input, each.version) for model, each in priced.items() if each
+    } == {
+        "gpt-5-nano": (50_000, 400_000, 5_000, prices.version()),
+        "gpt-5": (9_000_001, 0, 9_000_001, "file"),
+        "gpt-5-mini": (250_000, 2_000_000, 25_000, prices.version()),
     }
     assert "workflows.w.models: no price for 'mine/other', so its cost will not be counted" in advice(found)
 
@@ -474,10 +480,14 @@ def test_the_revision_follows_what_is_said_and_not_how(tmp_path):
     assert len(changed | {base}) == 5
 
 
-def test_the_revision_follows_the_bundled_prices_in_force(tmp_path, monkeypatch):
-    base = settings(tmp_path, SMALLEST).revision
-    monkeypatch.setattr(compose, "BUNDLED", {"openai/gpt-5-mini": (1, 1, 1)})
-    assert settings(tmp_path, SMALLEST).revision != base
+def test_the_revision_follows_the_public_prices_in_force(tmp_path, monkeypatch):
+    revisions = {settings(tmp_path, SMALLEST).revision}
+    base = Price(input=1, output=1, cached_input=1, version="v")
+    above = Tier(start=9, input=2, output=2, cached_input=2)
+    for price in (base, replace(base, cache_write=2), replace(base, tiers=(above,))):
+        monkeypatch.setattr(prices, "listed", lambda *_, price=price: price)
+        revisions.add(settings(tmp_path, SMALLEST).revision)
+    assert len(revisions) == 4
 
 
 def test_what_is_allowed_and_worth_a_second_look_is_said(tmp_path):

@@ -35,16 +35,20 @@ IN_THE_SHOP = [
         "f:16:49 models.a.targets[1]: 'p/m' is named twice",
     ),
     (
+        "models: {a: {strategy: weighted, targets: [{provider: p, model: m, weight: 0}]}}\nworkflows: {w: {models: [a]}}",
+        "f:16:43 models.a.targets: every weight is 0; allowed: at least one above",
+    ),
+    (
         "workflows: {w: {models: [classify]}}",
         "f:16:26 workflows.w.models[0]: no model 'classify'; allowed: PROVIDER/MODEL",
     ),
     (
         "workflows: {w: {models: [gemini/flash]}}",
-        "f:16:26 workflows.w.models[0]: no provider 'gemini'; allowed: openai, p",
+        "f:16:26 workflows.w.models[0]: no provider 'gemini'; allowed: anthropic, openai, p",
     ),
     (
-        "workflows: {w: {models: [anthropic/claude-opus-4-5]}}",
-        "f:16:26 workflows.w.models[0]: not available yet: provider 'anthropic'; allowed: openai, p",
+        "workflows: {w: {models: [bedrock/nova]}}",
+        "f:16:26 workflows.w.models[0]: not available yet: provider 'bedrock'; allowed: anthropic, openai, p",
     ),
     (
         "workflows: {w: {models: [p/m, p/m]}}",
@@ -160,7 +164,7 @@ IN_THE_SHOP = [
     ),
     (
         "workflows: {w: {}}\nmodels: {a: {targets: [{provider: p, model: m, weight: 1}]}}",
-        "f:17:56 models.a.targets[0].weight: not available yet: weights of targets",
+        "f:17:56 models.a.targets[0].weight: shares calls only under strategy: weighted",
     ),
 ]
 
@@ -226,8 +230,8 @@ ALONE = [
         "f:3:68 tools.t.output.$schema: not the dialect in use; allowed: https://json-schema.org/draft/2020-12/schema",
     ),
     (
-        "providers: {p: {api: anthropic, base_url: https://p, auth: none}}",
-        "f:3:22 providers.p.api: not available yet: this wire format; allowed: openai",
+        "providers: {p: {api: azure-openai, base_url: https://p, auth: none}}",
+        "f:3:22 providers.p.api: not available yet: this wire format; allowed: openai, anthropic",
     ),
     (
         "state: redis://host",

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from buspass.config.settings import Price, Target
+from buspass.config.settings import Price, Target, Tier
 from buspass.errors import Problem
 from buspass.model import Ask, Usage
 from buspass.providers.bounds import OVERHEADS, Bound, bound, ceiling, cost
@@ -93,6 +93,83 @@ def test_usage_within_the_bound_never_costs_more_than_the_ceiling(dear, out, che
     most = Bound(input_tokens=given_, output_tokens=made, max_output=max(1, made))
     spent = cost(price, Usage(input=given_, output=made, cached=min(cached, given_)))
     assert spent <= ceiling([replace(TARGET, price=price)], most, limited=True)
+
+
+# USD 3, 15, 0.30, 3.75, 6 per million; above 200,000 tokens of input 6, 22.50, 0.60, 7.50, 12
+LONG = Price(
+    input=3_000_000,
+    output=15_000_000,
+    cached_input=300_000,
+    cache_write=3_750_000,
+    cache_write_1h=6_000_000,
+    version="test",
+    tiers=(
+        Tier(
+            start=200_000,
+            input=6_000_000,
+            output=22_500_000,
+            cached_input=600_000,
+            cache_write=7_500_000,
+            cache_write_1h=12_000_000,
+        ),
+    ),
+)
+TIERED = [
+    (Usage(input=200_000, output=1000), 600_000 + 15_000),  # at its start a tier is not reached
+    (Usage(input=200_001, output=1000), 1_200_006 + 22_500),  # above it all tokens cost more, the answer's too
+    (Usage(input=250_000, output=0, cached=250_000), 150_000),  # what came from the cache is input as well
+    (Usage(input=250_000, output=0, cache_write=250_000), 1_875_000),
+    (Usage(input=250_000, output=0, cache_write=250_000, cache_write_1h=250_000), 3_000_000),
+    (Usage(input=100_000, output=0, cache_write=100_000, cache_write_1h=40_000), 225_000 + 240_000),
+]
+
+
+@pytest.mark.parametrize(("usage", "micro"), TIERED)
+def test_the_row_of_the_real_input_is_settled(usage, micro):
+    assert cost(LONG, usage) == micro
+
+
+def test_the_dearest_row_that_the_bound_can_reach_is_held():
+    most = Bound(input_tokens=199_999, output_tokens=1000, max_output=1000)
+    assert ceiling([replace(TARGET, price=LONG)], most, limited=True) == 599_997 + 15_000
+    assert (
+        ceiling([replace(TARGET, price=LONG)], replace(most, input_tokens=200_000), limited=True) == 1_200_000 + 22_500
+    )
+
+
+def test_a_tier_that_is_cheaper_is_no_reason_to_hold_less():
+    price = replace(LONG, tiers=(Tier(start=10, input=1, output=1, cached_input=1),))
+    most = Bound(input_tokens=1_000_000, output_tokens=0, max_output=1)
+    assert ceiling([replace(TARGET, price=price)], most, limited=True) == 3_000_000
+
+
+def test_what_openai_writes_to_its_cache_unasked_is_held_too():
+    most = bound(ASK, TARGET, 1, api="openai")
+    assert most.caches == "auto"
+    most = replace(most, input_tokens=1000, output_tokens=0)
+    assert ceiling([replace(TARGET, price=LONG)], most, limited=True) == 3750
+    assert ceiling([replace(TARGET, price=LONG)], replace(most, caches="no"), limited=True) == 3000
+    assert bound(ASK, TARGET, 1, api="anthropic").caches == "no"
+
+
+@given(
+    st.lists(st.tuples(PRICES, PRICES, PRICES, PRICES, PRICES), min_size=1, max_size=4),
+    st.lists(SIZES, min_size=3, max_size=3, unique=True),
+    st.tuples(SIZES, SIZES, SIZES, SIZES, SIZES),
+)
+def test_no_usage_within_the_bound_costs_more_than_is_held_whatever_the_tiers(rows, starts, sizes):
+    most_in, used_in, made, cached, written = sizes
+    base, *above = [
+        dict(zip(("input", "output", "cached_input", "cache_write", "cache_write_1h"), row, strict=True))
+        for row in rows
+    ]
+    tiers = tuple(Tier(start=start, **row) for start, row in zip(sorted(starts), above, strict=False))
+    price = Price(**base, version="test", tiers=tiers)
+    usage = Usage(
+        input=min(used_in, most_in), output=made, cached=cached, cache_write=written, cache_write_1h=written // 2
+    )
+    most = Bound(input_tokens=most_in, output_tokens=made, max_output=max(1, made), caches="1h")
+    assert cost(price, usage) <= ceiling([replace(TARGET, price=price)], most, limited=True)
 
 
 def test_the_dearest_target_is_held():

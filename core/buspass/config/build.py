@@ -9,6 +9,7 @@ import hashlib
 import json
 import os
 from collections.abc import Mapping
+from dataclasses import asdict
 from decimal import Decimal
 from pathlib import Path
 from typing import Any, Final
@@ -99,13 +100,7 @@ def _policies(file: Configuration, folder: Path, problems: Problems) -> Mapping[
 def _revision(data: Any, policy: Mapping[str, str], models: Mapping[str, Any]) -> str:
     """Digest of what the file says (not how it is laid out), the policies and the prices in force."""
     prices = {
-        f"{target.provider}/{target.model}": target.price
-        and [
-            target.price.input,
-            target.price.output,
-            target.price.cached_input,
-            target.price.version,
-        ]
+        f"{target.provider}/{target.model}": target.price and asdict(target.price)
         for model in models.values()
         for target in model.targets
     }

@@ -6,12 +6,11 @@ Takes a file without faults; refuses to find any.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from decimal import Decimal
 from typing import Any, Final, Literal
 
-from buspass.config import settings
-from buspass.config.prices import BUNDLED
-from buspass.config.prices import VERSION as BUNDLED_VERSION
+from buspass.config import prices, settings
 from buspass.config.schema import Configuration
 from buspass.config.schema.inference import AuthKinds, Model, Target
 from buspass.config.schema.tools import Tool
@@ -31,6 +30,12 @@ IMPLICIT: Final = {
         api="openai",
         base_url="https://api.openai.com/v1",
         auth=settings.Auth(kind="bearer", secret="OPENAI_API_KEY"),  # noqa: S106 - a secret's name
+    ),
+    "anthropic": settings.Provider(
+        name="anthropic",
+        api="anthropic",
+        base_url="https://api.anthropic.com",
+        auth=settings.Auth(kind="header", header="x-api-key", secret="ANTHROPIC_API_KEY"),  # noqa: S106
     ),
 }
 """Providers that an alias `PROVIDER/MODEL` brings with it where the file doesn't describe them."""
@@ -62,17 +67,36 @@ def providers(file: Configuration) -> dict[str, settings.Provider]:
 
 
 def price(file: Configuration, provider: str, model: str) -> settings.Price | None:
-    """What a target costs: the file's own price, else the bundled one by provider, then by its api."""
-    own = file.prices.get(f"{provider}/{model}")
-    if own is not None:
-        cached = own.input if own.cached_input is None else own.cached_input
-        return settings.Price(input=own.input, output=own.output, cached_input=cached, version="file")
+    """What a target costs: the file's own price, else the public list's by the provider's name, then by its api."""
     api = file.providers[provider].api if provider in file.providers else provider
-    for table in (provider, api):
-        row = BUNDLED.get(f"{table}/{model}")
-        if row is not None:
-            return settings.Price(input=row[0], output=row[1], cached_input=row[2], version=BUNDLED_VERSION)
-    return None
+    own = file.prices.get(f"{provider}/{model}")
+    if own is None:
+        found = prices.listed(provider, model) or prices.listed(api, model)
+        return found and whole(found, api)
+    return whole(
+        settings.Price(
+            input=own.input,
+            output=own.output,
+            cached_input=own.input if own.cached_input is None else own.cached_input,
+            cache_write=own.cache_write,
+            cache_write_1h=own.cache_write_1h,
+            version="file",
+        ),
+        api,
+    )
+
+
+def whole(price: settings.Price, api: str) -> settings.Price:
+    """Fill in what writing to a cache costs: without a price of its own, what plain input does; at Anthropic more."""
+    if api == "anthropic":
+        return price
+    tiers = tuple(replace(tier, **_writes(tier)) for tier in price.tiers)
+    return replace(price, **_writes(price), tiers=tiers)
+
+
+def _writes(row: settings.Price | settings.Tier) -> dict[str, Any]:
+    short = row.input if row.cache_write is None else row.cache_write
+    return {"cache_write": short, "cache_write_1h": short if row.cache_write_1h is None else row.cache_write_1h}
 
 
 def models(file: Configuration) -> dict[str, settings.Model]:

@@ -14,6 +14,7 @@ from buspass.config.document import Path, Problems
 from buspass.config.places import Domain
 from buspass.config.routes import check_route
 from buspass.config.schema import Configuration
+from buspass.config.schema.inference import Model
 from buspass.config.schema.workflows import Workflow
 from buspass.config.toolsets import check_tool
 from buspass.config.unavailable import PROVIDERS
@@ -70,6 +71,7 @@ def _models(file: Configuration, problems: Problems) -> None:
             if (target.provider, target.model) in seen:
                 problems.add(at, f"'{target.provider}/{target.model}' is named twice")
             seen.add((target.provider, target.model))
+        _weights(alias, model, problems)
     for name, provider in file.providers.items():
         if provider.auth.txn is not None:
             problems.add(("providers", name, "auth", "txn"), "is for tools; allowed: none, bearer, header")
@@ -77,6 +79,17 @@ def _models(file: Configuration, problems: Problems) -> None:
         provider_name, _, model_name = key.partition("/")
         if not provider_name or not model_name:
             problems.add(("prices", key), f"{key!r} is not a target; allowed: PROVIDER/MODEL", key=True)
+
+
+def _weights(alias: str, model: Model, problems: Problems) -> None:
+    at: Path = ("models", alias, "targets")
+    if model.strategy == "weighted":
+        if all(target.weight == 0 for target in model.targets):
+            problems.add(at, "every weight is 0; allowed: at least one above")
+        return
+    for index, target in enumerate(model.targets):
+        if target.weight is not None:
+            problems.add((*at, index, "weight"), "shares calls only under strategy: weighted")
 
 
 def _agents(at: Path, workflow: Workflow, file: Configuration, domain: Domain, problems: Problems) -> None:

@@ -69,18 +69,40 @@ class Provider:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Tier:
+    """Pico-dollars a token of a call whose whole input is more than `start` tokens: for all its tokens. See `Price`."""
+
+    start: int
+    input: int
+    output: int
+    cached_input: int
+    cache_write: int | None = None
+    cache_write_1h: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Price:
-    """Pico-dollars a token; `version` says which table it came from."""
+    """Pico-dollars a token; `version` says where it came from. `tiers`, lowest first, are the prices of long inputs.
+
+    `cache_write` is for input that the provider writes to its cache (for five minutes, where it offers a choice),
+    `cache_write_1h` for an hour; None: Anthropic's usual multiples of `input`.
+    """
 
     input: int
     output: int
     cached_input: int
     version: str
+    cache_write: int | None = None
+    cache_write_1h: int | None = None
+    tiers: tuple[Tier, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Target:
-    """A provider's deployment behind an alias. Without a price it is refused as `unpriced` when cost is limited."""
+    """A provider's deployment behind an alias. Without a price it is refused as `unpriced` when cost is limited.
+
+    `weight` is its share of the calls, against the other targets', where the alias's strategy is `weighted`.
+    """
 
     provider: str
     model: str

@@ -37,14 +37,13 @@ TABLE: Final = (
     Row("hosts.*.state", "this state store", _SQLITE),
     Row("hosts.*.queue", "this queue", ("sqlite://",)),
     Row("hosts.*.blobs", "this blob store", ("file://",)),
-    Row("providers.*.api", "this wire format", ("openai",)),
+    Row("providers.*.api", "this wire format", ("openai", "anthropic")),
     Row("providers.*.limits", "limits of a provider's quota"),
     Row("providers.*.auth.oauth2", "auth: oauth2"),
     Row("providers.*.auth.aws", "auth: aws"),
     Row("providers.*.auth.azure", "auth: azure"),
     Row("providers.*.auth.mtls", "auth: mtls"),
-    Row("models.*.strategy", "this strategy", ("priority",)),
-    Row("models.*.targets.*.weight", "weights of targets"),
+    Row("models.*.strategy", "this strategy", ("priority", "weighted")),
     Row("models.*.targets.*.canary", "canaries"),
     Row("models.*.shadow", "shadow calls"),
     Row("models.*.retry.budget", "a budget of retries"),
@@ -77,7 +76,7 @@ TABLE: Final = (
     Row("policy.engine", "this policy engine", ("embedded",)),
 )
 
-PROVIDERS: Final = ("anthropic", "azure", "bedrock")
+PROVIDERS: Final = ("azure", "bedrock")
 """Providers that an alias `PROVIDER/MODEL` will bring with it one day."""
 
 

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
-from buspass.config.settings import Price, Target
+from buspass.config.settings import Price, Target, Tier
 from buspass.errors import Problem
 from buspass.model import Ask, Usage
 from buspass.providers import images, to_anthropic, to_openai
@@ -50,13 +50,14 @@ Source: platform.claude.com/docs/en/build-with-claude/prompt-caching, "pricing".
 class Bound:
     """The most that one attempt can use. `max_output` is the limit a choice that must be sent for that to hold.
 
-    `caches`: the longest cache that the input may be written to, which makes it dearer.
+    `caches`: the longest cache that the input may be written to, which makes it dearer; `auto`: the provider writes to
+    its own without being asked.
     """
 
     input_tokens: int
     output_tokens: int
     max_output: int
-    caches: Literal["no", "5m", "1h"] = "no"
+    caches: Literal["no", "auto", "5m", "1h"] = "no"
 
     @property
     def tokens(self) -> int:
@@ -85,7 +86,7 @@ def bound(
         input_tokens=ask.input_bytes + shown + around,
         output_tokens=ask.n * most,
         max_output=most,
-        caches=ask.caches,
+        caches="auto" if api == "openai" else ask.caches,
     )
 
 
@@ -98,25 +99,43 @@ def check(ask: Ask, api: str) -> None:
 
 
 def cost(price: Price | None, usage: Usage) -> int:
-    """Micro-dollars, rounded up once for the whole call; what a cache gave or took at its own price; without one 0."""
+    """Micro-dollars, rounded up once for the whole call; what a cache gave or took at its own price; without one 0.
+
+    The whole input, cached or not, decides the row of a price with tiers.
+    """
     if price is None:
         return 0
+    row = _row(price, usage.input)
     cached = min(usage.cached, usage.input)
     written = min(usage.cache_write, usage.input - cached)
     long = min(usage.cache_write_1h, written)
-    pico = (usage.input - cached - written) * price.input + cached * price.cached_input + usage.output * price.output
-    pico += (written - long) * _share(price, WRITE_5M) + long * _share(price, WRITE_1H)
+    pico = (usage.input - cached - written) * row.input + cached * row.cached_input + usage.output * row.output
+    pico += (written - long) * _write(row) + long * _write_1h(row)
     return -(-pico // PICO)
 
 
-def _share(price: Price, share: tuple[int, int]) -> int:
-    return -(-price.input * share[0] // share[1])
+def _row(price: Price, tokens: int) -> Price | Tier:
+    """The row of an input of so many tokens. Both lists say "more than": at its start a tier doesn't apply yet."""
+    reached = [tier for tier in price.tiers if tokens > tier.start]
+    return reached[-1] if reached else price
 
 
-def _dearest(price: Price, most: Bound) -> int:
-    """Pico-dollars that one token of input costs at most."""
-    written = {"no": 0, "5m": _share(price, WRITE_5M), "1h": _share(price, WRITE_1H)}[most.caches]
-    return max(price.input, price.cached_input, written)
+def _write(row: Price | Tier) -> int:
+    return _share(row.input, WRITE_5M) if row.cache_write is None else row.cache_write
+
+
+def _write_1h(row: Price | Tier) -> int:
+    return _share(row.input, WRITE_1H) if row.cache_write_1h is None else row.cache_write_1h
+
+
+def _share(price: int, share: tuple[int, int]) -> int:
+    return -(-price * share[0] // share[1])
+
+
+def _dearest(row: Price | Tier, most: Bound) -> int:
+    """Pico-dollars that a bounded attempt costs at most by this row."""
+    written = {"no": 0, "auto": _write(row), "5m": _write(row), "1h": max(_write(row), _write_1h(row))}[most.caches]
+    return most.input_tokens * max(row.input, row.cached_input, written) + most.output_tokens * row.output
 
 
 def ceiling(targets: Iterable[Target], most: Bound, *, limited: bool) -> int:
@@ -132,8 +151,9 @@ def ceiling(targets: Iterable[Target], most: Bound, *, limited: bool) -> int:
                 name = f"{target.provider}/{target.model}"
                 raise Problem("unpriced", f"'{name}' has no price: add it to prices: in buspass.yaml", target=name)
             continue
-        pico = most.input_tokens * _dearest(price, most) + most.output_tokens * price.output
-        dearest = max(dearest, -(-pico // PICO))
+        # whether a tier is reached is known only afterwards, and a longer input need not be the dearer one
+        rows: list[Price | Tier] = [price, *(tier for tier in price.tiers if most.input_tokens >= tier.start)]
+        dearest = max(dearest, *(-(-_dearest(row, most) // PICO) for row in rows))
     return dearest
 
 

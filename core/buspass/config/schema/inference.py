@@ -188,3 +188,5 @@ class Price(Shape):
     input: PicoPrice
     output: PicoPrice
     cached_input: PicoPrice | None = None
+    cache_write: PicoPrice | None = None
+    cache_write_1h: PicoPrice | None = None
