@@ -32,6 +32,8 @@ from buspass.tools.schema import parse_json
 
 MARGIN: Final = 1.0
 """Seconds that a host keeps for itself to settle and to answer."""
+DRAW: Final = 64
+"""Random bytes that decide among targets by weight: 16 weights of a million each need 48 to be fair."""
 
 
 class Inference:
@@ -56,6 +58,7 @@ class Inference:
         self._max_tokens: int | None = None
         self._bound = bounds.Bound(input_tokens=0, output_tokens=0, max_output=0)
         self._cost = 0
+        self._draw: int | None = None
 
     async def recall(self) -> None:
         """Nothing to find: a keyed inference's id is its key's digest."""
@@ -83,7 +86,7 @@ class Inference:
         """Choose the candidates that can say this ask, and bound the dearest of them."""
         able: list[tuple[Target, bounds.Bound]] = []
         refusal: Problem | None = None
-        for target in targets.candidates(self._model(), self._permitted):
+        for target in self._candidates():
             try:
                 able.append((target, self._bounded(target)))
             except Problem as problem:
@@ -93,6 +96,13 @@ class Inference:
         self._targets = tuple(target for target, _ in able)
         self._bound = max((bound for _, bound in able), key=lambda bound: bound.tokens)
         self._cost = bounds.ceiling(self._targets, self._bound, limited="cost" in _limits(view))
+
+    def _candidates(self) -> tuple[Target, ...]:
+        """One draw a call: what is planned again, on a newer head or by policy's obligation, keeps its order."""
+        model = self._model()
+        if self._draw is None and model.strategy == "weighted":
+            self._draw = int.from_bytes(self._house.clock.random(DRAW))
+        return targets.candidates(model, self._permitted, draw=self._draw or 0)
 
     def _bounded(self, target: Target) -> bounds.Bound:
         api = self._house.settings.providers[target.provider].api
