@@ -13,17 +13,17 @@ import traceback
 from collections.abc import Sequence
 from typing import Final
 
-from buspass.cli import check, demo, key, task, trace, up
+from buspass.cli import check, demo, key, models, task, trace, up
 from buspass.cli.printable import printable
 from buspass.cli.stop import FAILED, INTERRUPTED, OK, USAGE, Stop
 from buspass.errors import ConfigError
 
 __all__ = ["main"]
 
-VERBS: Final = (up, check, demo, key, task, trace)
+VERBS: Final = (up, check, demo, key, models, task, trace)
 LATER: Final = (
     *("action", "doctor", "import", "init", "latency", "login"),
-    *("models", "observed", "policy", "run", "spend", "stop", "top"),
+    *("observed", "policy", "run", "spend", "stop", "top"),
 )
 """Verbs that are planned: refused by name, never as a typing error."""
 
