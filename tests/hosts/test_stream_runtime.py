@@ -48,10 +48,12 @@ class RuntimeApi:
     async def connected(self, reader, writer):
         self.connections += 1
         self.serving.append(asyncio.current_task())
-        with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError):
-            while head := await read_head(reader):
-                writer.write(await self.answer(head, reader))
-        writer.close()
+        try:
+            with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError):
+                while head := await read_head(reader):
+                    writer.write(await self.answer(head, reader))
+        finally:
+            writer.close()  # also when cancelled: Python 3.12's server waits for every connection's end
 
     async def answer(self, head, reader):
         if head.method == "GET":
