@@ -10,6 +10,7 @@ from buspass.config.settings import Price, Target, Tier
 from buspass.errors import Problem
 from buspass.model import Ask, Usage
 from buspass.providers.bounds import OVERHEADS, Bound, bound, ceiling, cost
+from buspass.providers.openai_usage import usage
 
 PRICE = Price(input=250_000, output=2_000_000, cached_input=25_000, version="test")  # USD 0.25, 2.00, 0.025 per million
 FREE = Price(input=0, output=0, cached_input=0, version="test")
@@ -185,3 +186,16 @@ def test_a_target_without_a_price_is_refused_only_where_cost_is_limited():
         ceiling(targets, most, limited=True)
     assert caught.value.code == "unpriced"
     assert "sim/planner-1" in caught.value.detail
+
+
+def test_what_an_openai_model_wrote_to_its_cache_is_settled_at_the_price_of_writing():
+    said = {
+        "prompt_tokens": 1000,
+        "completion_tokens": 0,
+        "prompt_tokens_details": {"cached_tokens": 200, "cache_write_tokens": 300},
+    }
+    used = usage(said)
+    assert (used.input, used.cached, used.cache_write) == (1000, 200, 300)
+    row = Price(input=1_000_000, output=0, cached_input=100_000, cache_write=1_250_000, version="v")
+    assert cost(row, used) == 500 + 20 + 375
+    assert usage(said | {"prompt_tokens": 400}).cache_write == 0  # parts that exceed the whole

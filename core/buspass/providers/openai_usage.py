@@ -14,8 +14,8 @@ from buspass.providers.document import count
 def usage(said: Any) -> Usage:
     """Usage as the provider counts it. Tokens in `total_tokens` beyond both parts are output: some hide thought there.
 
-    Anything but two counts is unknown; details that make no sense are taken as 0, the dearer reading. What OpenAI
-    writes to its cache it bills as plain input.
+    Anything but two counts is unknown; details that make no sense are taken as 0. Newer models bill what they write to
+    their cache apart (`cache_write_tokens`); a model whose price names no such row has it at the price of plain input.
     """
     if not isinstance(said, dict):
         return Usage(known=False)
@@ -23,6 +23,10 @@ def usage(said: Any) -> Usage:
     if given is None or made is None:
         return Usage(known=False)
     made = max(made, (count(said, "total_tokens") or 0) - given)
-    cached = count(said.get("prompt_tokens_details"), "cached_tokens") or 0
+    details = said.get("prompt_tokens_details")
+    cached = count(details, "cached_tokens") or 0
+    written = count(details, "cache_write_tokens") or 0
     reasoning = count(said.get("completion_tokens_details"), "reasoning_tokens") or 0
-    return Usage(input=given, output=made, cached=cached if cached <= given else 0, reasoning=min(reasoning, made))
+    cached = cached if cached <= given else 0
+    written = written if cached + written <= given else 0
+    return Usage(input=given, output=made, cached=cached, cache_write=written, reasoning=min(reasoning, made))
