@@ -31,13 +31,15 @@ class Plan:
     """Action per class; a class that is not named is not looked for, but `secret` is blocked unless it is named.
 
     `placeholders` is needed by the action `placeholder` and by `restore`, which puts values back into the text.
-    `region` (ISO 3166) adds telephone numbers as they are written there. ValueError for what can't be done.
+    `region` (ISO 3166) adds telephone numbers as they are written there. Strings at the positions `opaque` are neither
+    read nor changed. ValueError for what can't be done.
     """
 
     actions: Mapping[str, Action]
     placeholders: Placeholders | None = None
     restore: bool = False
     region: str | None = None
+    opaque: frozenset[str] = frozenset()
 
     def __post_init__(self) -> None:
         known(tuple(self.actions))
@@ -92,7 +94,7 @@ def rewrite(value: Any, plan: Plan, at: str = "") -> tuple[Any, tuple[Finding, .
 def _rewritten(value: Any, plan: Plan, at: str, findings: list[Finding]) -> Any:
     match value:
         case str():
-            return _text(value, plan, at, findings)
+            return value if at in plan.opaque else _text(value, plan, at, findings)
         case dict():
             return {name: _member(name, part, plan, at, findings) for name, part in value.items()}
         case list():

@@ -173,5 +173,8 @@ class Scanner:
 
 def parts(text: str, classes: Iterable[str], region: str | None = None) -> list[Part]:
     """A whole text in parts."""
-    scanner = Scanner(classes, region)
+    looked_for = known(tuple(classes))
+    if compiled(_trigger(looked_for)).search(encodable(text)) is None:
+        return [Part(text=text)] if text else []
+    scanner = Scanner(looked_for, region)
     return [*scanner.feed(text), *scanner.flush()]
