@@ -49,6 +49,7 @@ CODES: Final[Mapping[str, Code]] = {
     "unsupported": Code(422, "This field or value is not supported"),
     "unpriced": Code(422, "The model has no price, so its cost cannot be bounded"),
     "unbounded": Code(422, "The call's cost has no upper bound"),
+    "content_blocked": Code(422, "The call holds what must not leave"),
     "idempotency_mismatch": Code(422, "The key was used with another request"),
     "budget_held": Code(429, "What is left is held by calls in flight", retryable=True),
     "too_many_in_flight": Code(429, "The task has too many calls in flight", retryable=True),

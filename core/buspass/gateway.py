@@ -29,7 +29,6 @@ from buspass.journal import SEAL_EVERY
 from buspass.ledger import Finished, Held, Stale
 from buspass.ledger.holds import entries, expired
 from buspass.ledger.ledger import SKEW
-from buspass.mediation.inspect import inspect
 from buspass.model import MICRO
 from buspass.ports.state import Item, Unavailable, Value
 from buspass.standing import claims_of
@@ -37,7 +36,7 @@ from buspass.tasks import View
 
 ROUNDS: Final = 64
 """How often a call is judged anew because the history that a rule read has moved on."""
-LEVELS: Final = ("none", "metadata", "full")
+LEVELS: Final = ("none", "metadata", "redacted", "full")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -169,7 +168,7 @@ class Gateway:
         with watch("plan"):
             call.plan(view)
         with watch("inspect"):
-            findings = inspect(call.texts())
+            findings = await call.inspect(view)
         with watch("decide"):
             if self._house.policy.asks("call"):
                 decision = await self._house.policy.ask("call", call.question(view, findings))
@@ -178,7 +177,7 @@ class Gateway:
                     raise Problem("denied", f"policy forbids this: {', '.join(reasons)}", reasons=reasons)
                 call.narrow(view, decision)
                 log = decision.obligations.get("log")
-        return Judged(version=version, log="metadata" if log == "redacted" else log)  # redaction comes with inspection
+        return Judged(version=version, log=log)
 
     def _moved(self, call: Call, view: View, stale: Stale) -> View:
         """The hold met another head than the one judged: judge that one, unless it is this very call's."""

@@ -7,14 +7,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict
 from typing import Any, Final
 
 from buspass.callers import Caller, TaskCaller, WorkloadCaller, fence_of, visible
 from buspass.calls.house import House
+from buspass.calls.screening import redacted
 from buspass.errors import Problem
 from buspass.guard import check_standing
-from buspass.journal import Erased, timeline, verify
+from buspass.journal import SEAL_EVERY, Erased, timeline, verify
 from buspass.journal.seals import read_all
 from buspass.journal.timeline import moment
 from buspass.ledger import balance
@@ -26,7 +28,8 @@ from buspass.tasks import Task, View, keyless
 
 CHECKPOINT_BYTES: Final = 256 * 1024
 THOUGHT_CHARACTERS: Final = 20_000
-PAGE: Final = 100
+LOOKED: Final = 500
+"""Tasks that one page of a list looks at."""
 
 
 class Reading:
@@ -45,15 +48,21 @@ class Reading:
     async def tasks(
         self, who: Caller, *, status: str | None, workflow: str | None, limit: int, cursor: str
     ) -> dict[str, Any]:
-        """Give a page, newest first: of all (operator), of those it started (workload), of its own (task token)."""
+        """Give a page, newest first: of all (operator), of those it started (workload), of its own (task token).
+
+        It looks at LOOKED tasks at most, so a page may hold fewer than `limit` and still have a next one.
+        """
         if isinstance(who, TaskCaller):
             return {"data": [await self.task(who, who.claims.task)], "next_cursor": None}
         data: list[dict[str, Any]] = []
-        after: str | None = cursor
-        while len(data) < limit and after is not None:
-            ids, after = await self._house.tasks.listing(after, min(PAGE, limit - len(data)), self._days())
-            rows = [await self._row(who, task) for task in ids]
-            data += [row for row in rows if row and _wanted(row, status, workflow)]
+        hints, after = await self._house.tasks.listing(cursor, LOOKED, self._days())
+        for task, behind in hints:
+            row = await self._row(who, task)
+            if row and _wanted(row, status, workflow):
+                data.append(row)
+                if len(data) == limit:
+                    after = None if after is None and behind == hints[-1][1] else behind
+                    break
         return {"data": data, "next_cursor": after}
 
     async def _row(self, who: Caller, task: str) -> dict[str, Any] | None:
@@ -139,7 +148,10 @@ class Reading:
         }
         if view.task.payloads != "none":
             record |= await self._log_thought(view.task, call, text)
-        await house.tasks.note(task, call, record, fence)
+        head = await house.tasks.note(task, call, record, fence)
+        if int(str(head["entries"])) - int(str(head["sealed"])) >= SEAL_EVERY:
+            with suppress(Problem):  # the thought stands; what is not sealed now is sealed at the next occasion
+                await house.sealer.seal(task)
         return {"id": call}
 
     async def _log_thought(self, task: Task, call: str, text: str) -> dict[str, Value]:
@@ -148,9 +160,11 @@ class Reading:
         except Erased:
             return {}
         name = f"{task.id}/payload/{call}"
-        data = json.dumps({"thought": text}, ensure_ascii=False).encode()
+        thought = {"thought": text}
+        kept = redacted(thought) if task.payloads == "redacted" else thought
+        data = json.dumps(kept, ensure_ascii=False).encode()
         part: dict[str, Value] = {"digests": {"payload": self._house.vault.commit(key, name, data)}}
-        if task.payloads == "full":
+        if task.payloads in {"redacted", "full"}:
             await self._house.vault.put(key, name, data)
             part["payload"] = name
         return part

@@ -136,8 +136,6 @@ NOT_YET = """5:101 hosts.aws.signer: signers in a cloud's key service; allowed: 
 39:77 tools.status.polling: polling
 51:122 workflows.return-exception.budget.soft: soft limits of a budget
 56:12 workflows.return-exception.loops: loop detection
-57:25 workflows.return-exception.logging.payloads: redaction of payloads; allowed: none, metadata, full
-59:20 workflows.return-exception.personal_data: rules for personal data
 60:19 workflows.return-exception.hosted_tools: tools that a provider runs itself
 61:21 workflows.return-exception.data_residency: data residency
 63:19 pools.company.cost: money for a period of time; allowed: a number

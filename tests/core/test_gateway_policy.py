@@ -80,7 +80,7 @@ async def test_a_module_that_gives_nonsense_lets_nobody_pass(policed: Domain) ->
     assert set((await agent.get()).json()["budget"]["spent"].values()) == {0}
 
 
-@pytest.mark.parametrize(("workflow", "digest", "text"), [("quiet", False, False), ("masked", True, False)])
+@pytest.mark.parametrize(("workflow", "digest", "text"), [("quiet", False, False), ("masked", True, True)])
 async def test_policy_may_lower_what_is_logged(policed: Domain, workflow: str, digest: bool, text: bool) -> None:
     agent = await policed.agent(workflow=workflow)
     await agent.chat("my thought", headers={"buspass-log": "full"})

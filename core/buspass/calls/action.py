@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import secrets
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any, Final
 from urllib.parse import urlsplit
 
 from buspass.calls.call import Ending, Incoming, in_time, mark, policy_input
 from buspass.calls.house import House
+from buspass.calls.screening import Screening, unsaid
 from buspass.config.settings import Step, Tool, Workflow
 from buspass.errors import Problem
 from buspass.guard import check_route, check_standing
@@ -48,8 +49,10 @@ class Action:
         self._tool: Tool = house.settings.tools[self.name]
         self._step: Step = self._workflow.route[self.name]
         self.arguments, self._tool_call_id = call.arguments_of(parse_json(incoming.body))
-        if (misfit := call.fitting(self._tool, self.arguments)) is not None:
-            raise misfit
+        self._screening = Screening(house, self._workflow.personal_data)
+        if not self._screening.ruled:  # else placeholders stand in them, and `recall` puts values in their place
+            self._fit()
+        self._shown = self._sent = self.arguments
         self.asked = call.fingerprint(self.name, self.arguments)
         self.cause = ""
         self.keyed = incoming.key is not None
@@ -62,6 +65,7 @@ class Action:
         Raises Problem thought_required, idempotency_mismatch.
         """
         task = (await self._house.tasks.view(self._claims.task)).task
+        await self._restore(task)
         asked = mark(self._house, task, self.asked)
         licence = await self._licence(asked)
         if licence is None:
@@ -75,6 +79,19 @@ class Action:
                 "send what it asked for, or let it ask anew",
             )
         self.cause, self.id, self.keyed = licence.inference, licence.call, True
+
+    async def _restore(self, task: Task) -> None:
+        """Take the arguments as the tool will get them: every later station judges what is really sent."""
+        screening = self._screening
+        await screening.load(task)
+        self._shown = screening.arguments(self.name, self.arguments)
+        self.arguments = self._sent = screening.restored(self._tool, self._shown)
+        if screening.ruled:
+            self._fit()
+
+    def _fit(self) -> None:
+        if (misfit := call.fitting(self._tool, self.arguments)) is not None:
+            raise unsaid(misfit)
 
     async def _licence(self, asked: str) -> Licence | None:
         licences = self._house.licences
@@ -108,9 +125,9 @@ class Action:
         """Nothing to choose: one connector, one call. Its path must be sendable before anything is held."""
         http.request(self._tool, self.arguments, headers={}, deadline_s=self._tool.timeout)
 
-    def texts(self) -> Iterator[tuple[str, str]]:
-        """Give the arguments' strings."""
-        return ((f"arguments.{name}", value) for name, value in self.arguments.items() if isinstance(value, str))
+    async def inspect(self, view: View) -> tuple[Finding, ...]:  # noqa: ARG002 - the stations' common signature
+        """Give what `recall` found in the arguments, before it put values in the place of placeholders."""
+        return self._screening.findings
 
     def question(self, view: View, findings: tuple[Finding, ...]) -> Mapping[str, Any]:
         """Give policy's input for a tool call."""
@@ -127,8 +144,11 @@ class Action:
         )
         return policy_input(self._house, view, described)
 
-    def narrow(self, view: View, decision: Decision) -> None:
-        """Refuse what makes no sense for a tool; policy's `log` is the gateway's."""
+    def narrow(self, view: View, decision: Decision) -> None:  # noqa: ARG002 - the stations' common signature
+        """Hide what policy wants hidden; its `log` is the gateway's, the rest makes no sense for a tool."""
+        if self._screening.oblige(decision.obligations):
+            self._shown = self._screening.arguments(self.name, self._shown)
+            self._sent = self._screening.restored(self._tool, self._shown)
 
     def claim(self, view: View, version: int | None, deadline: int) -> Claim:
         """Hold one call."""
@@ -160,10 +180,13 @@ class Action:
             unsent = isinstance(error, NotSent)
             outcome = Outcome(use={} if unsent else ONE, sent=not unsent, last=http.outcome(self._tool, error))
             return self._ended(outcome, problem=http.failure(self._tool, error))
-        return self._judged(response)
+        ending = self._judged(response)
+        await self._screening.keep()
+        return ending
 
     async def _request(self, view: View, held: Held) -> Request:
         house, tool = self._house, self._tool
+        await self._screening.keep()
         headers = auth.headers(
             tool.auth,
             secret=await house.secret(tool.auth.secret) if tool.auth.secret else None,
@@ -172,7 +195,7 @@ class Action:
             idempotency_key=f"{view.task.id}.{self.id}",
         )
         seconds = in_time(held, house.clock.now())
-        return http.request(tool, self.arguments, headers=headers, deadline_s=seconds)
+        return http.request(tool, self._sent, headers=headers, deadline_s=seconds)
 
     def _judged(self, response: Response) -> Ending:
         last = http.outcome(self._tool, response)
@@ -182,7 +205,8 @@ class Action:
         except Problem as problem:
             return self._ended(Outcome(use=ONE, last=last), problem=problem, status=response.status)
         kept = json.dumps(facts) if facts or self._timed() else ""
-        return self._ended(Outcome(use=ONE, last=last, kept=kept), result=result, status=response.status)
+        seen = self._screening.result(result)
+        return self._ended(Outcome(use=ONE, last=last, kept=kept), result=seen, status=response.status)
 
     def _timed(self) -> bool:
         """Whether a step asks how long ago this tool answered: its time is then kept without a fact."""
@@ -193,6 +217,7 @@ class Action:
         self, outcome: Outcome, *, result: Any = None, problem: Problem | None = None, status: int = 0
     ) -> Ending:
         facts: dict[str, Value] = {"status": outcome.last, "upstream": status, "tool_call_id": self._tool_call_id or ""}
+        facts |= self._screening.facts()
         if self._txn_jti:
             facts["txn_jti"] = self._txn_jti
         if problem is not None:
@@ -202,7 +227,7 @@ class Action:
             facts=facts,
             document=None if problem else {"result": result, "action": self.id},
             problem=problem,
-            payload={"arguments": self.arguments, "result": result},
+            payload={"arguments": self._shown, "result": result},
         )
 
     async def _txn_token(self, view: View) -> str:
@@ -214,7 +239,7 @@ class Action:
             audience=tool.auth.audience,
             tool=tool.name,
             method=tool.method,
-            arguments=self.arguments,
+            arguments=self._sent,
             host=self._house.host.name,
         )
         self._txn_jti = minted.jti

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final, Literal, Protocol
 
 from buspass.calls.house import House
+from buspass.calls.screening import redacted
 from buspass.errors import Problem
 from buspass.guard import newest_first
 from buspass.identity.tokens import TaskClaims
@@ -38,7 +39,7 @@ class Incoming:
     name: str = ""
     key: str | None = None
     seconds: float
-    log: Literal["none", "metadata", "full"] | None = None
+    log: Literal["none", "metadata", "redacted", "full"] | None = None
     labels: Mapping[str, Any] = field(default_factory=dict)
     traceparent: str | None = None
     session: str = ""
@@ -99,8 +100,8 @@ class Call(Protocol):
         """Choose targets or connector, and bound what one attempt can cost."""
         ...
 
-    def texts(self) -> Iterator[tuple[str, str]]:
-        """Give every text with its position, for inspection."""
+    async def inspect(self, view: View) -> tuple[Finding, ...]:
+        """Find what stands in its texts, and make of them what may be sent. Raises Problem content_blocked."""
         ...
 
     def question(self, view: View, findings: tuple[Finding, ...]) -> Mapping[str, Any]:
@@ -226,7 +227,8 @@ def mark(house: House, task: Task, fingerprint: str) -> str:
 async def log_payload(house: House, task: Task, call: str, level: str, ending: Ending) -> dict[str, Value]:
     """Keep a call's payload as its workflow says, before the record that commits to it. Gives the record's part.
 
-    `none` keeps nothing, `metadata` salted digests, `full` the payload too. An erased key keeps nothing.
+    `none` keeps nothing, `metadata` salted digests, `redacted` the payload too, masked, `full` as it is. An erased key
+    keeps nothing.
     """
     if level == "none" or not ending.payload:
         return {}
@@ -234,10 +236,11 @@ async def log_payload(house: House, task: Task, call: str, level: str, ending: E
         key = house.task_key(task)
     except Erased:
         return {}
-    data = json.dumps(ending.payload, ensure_ascii=False, separators=(",", ":")).encode()
+    kept = redacted(ending.payload) if level == "redacted" else ending.payload
+    data = json.dumps(kept, ensure_ascii=False, separators=(",", ":")).encode()
     name = f"{task.id}/payload/{call}"
     part: dict[str, Value] = {"digests": {"payload": house.vault.commit(key, name, data)}}
-    if level == "full":
+    if level in {"redacted", "full"}:
         await house.vault.put(key, name, data)
         part["payload"] = name
     return part

@@ -11,6 +11,7 @@ from typing import Literal
 
 from buspass.calls.call import Ending, Incoming, mark
 from buspass.calls.house import House
+from buspass.calls.screening import Screening
 from buspass.config.settings import Target
 from buspass.errors import Problem
 from buspass.ledger import Held, Outcome
@@ -34,9 +35,11 @@ class Endings:
     view: View
     held: Held
     bound: bounds.Bound
+    screening: Screening
 
     def answered(self, answer: Answer, target: Target, tried: int) -> Ending:
         """Give the ending of a call that was answered whole."""
+        answer = self.screening.answer(answer, streamed=self.ask.stream)
         known = answer.usage.known
         use = self._use(target, answer.usage) if known else self._held()
         facts = {**self._facts(answer, target, tried), "status": "succeeded", "estimated": not known}
@@ -55,6 +58,7 @@ class Endings:
         What the model still made when nobody listened any more is unknown, so its output is charged as it was held;
         its input is what the provider counted, where it said so at the beginning.
         """
+        answer = self.screening.answer(answer, streamed=True)
         seen = answer.usage
         if not seen.known and seen.input:
             seen = Usage(
@@ -90,6 +94,7 @@ class Endings:
             "detail": problem.detail[:300],
             "attempts": tried,
             "estimated": charged,
+            **self.screening.facts(),
         }
         if target is not None:
             facts["target"] = targets.name(target)
@@ -118,7 +123,8 @@ class Endings:
                 "reasoning": used.reasoning,
             },
             "offers": [self._offer(offer) for offer in answer.offers],
-            "labels": json.dumps({**self.ask.metadata, **self.incoming.labels}),
+            "labels": json.dumps(self.screening.labels({**self.ask.metadata, **self.incoming.labels})),
+            **self.screening.facts(),
         }
 
     def _payload(self, answer: Answer) -> dict[str, object]:

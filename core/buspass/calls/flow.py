@@ -7,13 +7,14 @@ the agent are held back: they follow the settle. Refuses to know money.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
 from buspass.calls.call import Ending
 from buspass.calls.endings import Endings
 from buspass.calls.house import House
+from buspass.calls.screened_stream import ScreenedStream
 from buspass.config.settings import Target
 from buspass.errors import Problem
 from buspass.guard import check_standing
@@ -92,22 +93,36 @@ class Flow:
         self._house, self._claims, self._view, self._held = house, claims, view, held
         self._begun, self._endings, self._target, self._tried = opened, endings, target, tried
         self._surface = SURFACES[endings.ask.surface]
+        self._screened = ScreenedStream(endings.screening)
         self.headers = {"Buspass-Target": f"{target.provider}/{target.model}", "Buspass-Attempts": str(tried)}
 
     async def pieces(self) -> AsyncIterator[bytes]:
         """Give the agent's bytes as they come, but for those that end the stream. Raises Problem."""
         decoder = self._begun.decoder
-        for event in self._begun.events:
-            yield self._surface.stream_event(event)
+        async for piece in self._seen(self._begun.events):
+            yield piece
         try:
             async for chunk in self._chunks():
-                for event in decoder.feed(chunk):
-                    yield self._surface.stream_event(event)
+                async for piece in self._seen(decoder.feed(chunk)):
+                    yield piece
             decoder.close()
+            async for piece in self._given(self._screened.end()):
+                yield piece
         except Failure as failure:
             raise self._problem(failure) from failure
         except (NotSent, Ambiguous) as error:
             raise self._problem(failures.unsent(error)) from error
+
+    async def _seen(self, events: list[dict[str, Any]]) -> AsyncIterator[bytes]:
+        for event in events:
+            async for piece in self._given(self._screened.event(event)):
+                yield piece
+
+    async def _given(self, events: Iterator[Mapping[str, Any]]) -> AsyncIterator[bytes]:
+        """Give events as bytes; a placeholder in them is kept before it leaves."""
+        for event in events:
+            await self._endings.screening.keep()
+            yield self._surface.stream_event(event)
 
     async def _chunks(self) -> AsyncIterator[bytes]:
         """Give the provider's bytes, with a look at the clock and the task every two seconds meanwhile."""

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Final
 
 from buspass.calls.call import Ending, Incoming, in_time, policy_input
 from buspass.calls.endings import Endings
 from buspass.calls.flow import Begun, Flow, begun
 from buspass.calls.house import House
+from buspass.calls.screening import Screening
 from buspass.config.settings import Model, Target
 from buspass.errors import Problem
 from buspass.guard import check_standing
@@ -26,7 +27,6 @@ from buspass.providers import bounds, failures
 from buspass.providers.wires import WIRES, Wire
 from buspass.routing import attempts, targets
 from buspass.surfaces import anthropic_messages, openai_chat
-from buspass.surfaces.registry import SURFACES
 from buspass.tasks import View, keyed, keyless, segment
 from buspass.tools.schema import parse_json
 
@@ -44,7 +44,7 @@ class Inference:
     def __init__(self, house: House, incoming: Incoming, claims: TaskClaims) -> None:
         """Parse: UTF-8, JSON, allow-listed fields. Raises Problem."""
         body = parse_json(incoming.body, limit=house.limits.request_bytes)
-        self.ask = asked_of(incoming, body)
+        self.ask = self._said = asked_of(incoming, body)
         self.name = self.ask.model
         self.cause = ""
         self.keyed = incoming.key is not None
@@ -53,6 +53,7 @@ class Inference:
         self._house = house
         self._incoming = incoming
         self._claims = claims
+        self._screening = Screening(house, house.workflow(claims.workflow).personal_data)
         self._targets: tuple[Target, ...] = ()
         self._permitted: frozenset[str] | None = None
         self._max_tokens: int | None = None
@@ -108,9 +109,16 @@ class Inference:
         api = self._house.settings.providers[target.provider].api
         return bounds.bound(self.ask, target, self._model().max_output, api=api, at_most=self._max_tokens)
 
-    def texts(self) -> Iterator[tuple[str, str]]:
-        """Give every text that reaches the model."""
-        return SURFACES[self.ask.surface].texts(self.ask)
+    async def inspect(self, view: View) -> tuple[Finding, ...]:
+        """Look into every text that reaches the model; what may not reach it as it is, is replaced."""
+        await self._screening.load(view.task)
+        self._screen(view)
+        return self._screening.findings
+
+    def _screen(self, view: View) -> None:
+        before, self.ask = self.ask.input_bytes, self._screening.request(self._said)
+        if self.ask.input_bytes != before:
+            self.plan(view)
 
     def question(self, view: View, findings: tuple[Finding, ...]) -> Mapping[str, Any]:
         """Give policy's input for an inference."""
@@ -135,6 +143,8 @@ class Inference:
 
     def narrow(self, view: View, decision: Decision) -> None:
         """Take `targets` and `max_tokens` from policy and plan anew: both only narrow."""
+        if self._screening.oblige(decision.obligations):
+            self._screen(view)
         permitted, most = decision.obligations.get("targets"), decision.obligations.get("max_tokens")
         if permitted is None and most is None:
             return
@@ -161,7 +171,11 @@ class Inference:
     async def dispatch(self, view: View, held: Held) -> Ending:
         """Send to the best target; to the next only after a failure that surely was not billed."""
         sent = await self._send(view, held, self._whole)
-        return sent if isinstance(sent, Ending) else self._endings(view, held).answered(*sent)
+        if isinstance(sent, Ending):
+            return sent
+        ending = self._endings(view, held).answered(*sent)
+        await self._screening.keep()
+        return ending
 
     async def begin(self, view: View, held: Held) -> Ending | Flow:
         """Do what `dispatch` does for a stream, up to its first event: until then another target may be tried."""
@@ -197,6 +211,7 @@ class Inference:
 
     async def _request(self, target: Target, held: Held) -> Request:
         """Make one attempt's request. Raises Problem: no secret, too late for any target, not sayable there."""
+        await self._screening.keep()
         house = self._house
         provider = house.settings.providers[target.provider]
         secret = await house.secret(provider.auth.secret) if provider.auth.secret else None
@@ -219,7 +234,7 @@ class Inference:
         return WIRES[self._house.settings.providers[target.provider].api]
 
     def _endings(self, view: View, held: Held) -> Endings:
-        return Endings(self._house, self._incoming, self.ask, view, held, self._bound)
+        return Endings(self._house, self._incoming, self.ask, view, held, self._bound, self._screening)
 
     def _model(self) -> Model:
         """Give the alias. Raises Problem model_not_granted for one that this revision no longer has."""

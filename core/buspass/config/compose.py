@@ -8,13 +8,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 from decimal import Decimal
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 from buspass.config import prices, settings
 from buspass.config.schema import Configuration
 from buspass.config.schema.inference import AuthKinds, Model, Target
 from buspass.config.schema.tools import Tool
-from buspass.config.schema.workflows import Budget, StepRule, Workflow
+from buspass.config.schema.workflows import Budget, PersonalData, StepRule, Workflow
 from buspass.model import ACCOUNTS
 
 LOCAL: Final = "local"
@@ -180,9 +180,6 @@ def workflows(file: Configuration, *, local_issuer: bool) -> dict[str, settings.
 
 def _workflow(name: str, shape: Workflow, default: tuple[settings.AgentRule, ...]) -> settings.Workflow:
     subject = shape.subject
-    payloads: Literal["none", "metadata", "full"] = "none"
-    if shape.logging.payloads != "redacted":
-        payloads = shape.logging.payloads
     return settings.Workflow(
         name=name,
         agents=default
@@ -197,10 +194,20 @@ def _workflow(name: str, shape: Workflow, default: tuple[settings.AgentRule, ...
         wait=shape.budget.wait,
         token_ttl=shape.token_ttl,
         require_thought=shape.require_thought,
-        payloads=payloads,
+        payloads=shape.logging.payloads,
         retain=shape.logging.retain,
         replay_ttl=shape.replay.ttl,
         pool=shape.pool,
+        personal_data=None if shape.personal_data is None else _personal_data(shape.personal_data),
+    )
+
+
+def _personal_data(shape: PersonalData) -> settings.PersonalData:
+    return settings.PersonalData(
+        to_models=shape.to_models,
+        to_tools={tool: frozenset(classes) for tool, classes in shape.to_tools.items()},
+        to_agent=shape.to_agent,
+        block=frozenset(shape.block),
     )
 
 

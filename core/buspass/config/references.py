@@ -36,6 +36,7 @@ def check_references(file: Configuration, domain: Domain, problems: Problems) ->
         _aliases(at, workflow, file, problems)
         check_route(at, workflow, file.tools, problems)
         _pool(at, workflow, file, problems)
+        _personal_data(at, workflow, problems)
 
 
 def unknown(value: str, what: str, allowed: Collection[str]) -> str:
@@ -126,6 +127,13 @@ def _pool(at: Path, workflow: Workflow, file: Configuration, problems: Problems)
         problems.add(place, "a task draws its cost from the pool, so the workflow needs budget: {cost: …}")
     elif not pool.cost[1] and cost > pool.cost[0]:
         problems.add(place, "one task's budget.cost is more than the pool holds; allowed: a smaller one")
+
+
+def _personal_data(at: Path, workflow: Workflow, problems: Problems) -> None:
+    route = [step.tool for step in workflow.tools]
+    for tool in workflow.personal_data.to_tools if workflow.personal_data else ():
+        if tool not in route:
+            problems.add((*at, "personal_data", "to_tools", tool), unknown(tool, "tool of this workflow", route))
 
 
 def _aliases(at: Path, workflow: Workflow, file: Configuration, problems: Problems) -> None:

@@ -177,6 +177,16 @@ class SubjectRule:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class PersonalData:
+    """Where which classes may go. `to_tools`: what a tool may get at all; `block`: ends a call, whatever else says."""
+
+    to_models: Literal["placeholder", "block"] | None
+    to_tools: Mapping[str, frozenset[str]]
+    to_agent: Literal["restore", "placeholder"] | None
+    block: frozenset[str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Workflow:
     """A kind of task. `limits` holds the limited accounts only; `wall`, `wait`, `token_ttl`, `replay_ttl`: seconds."""
 
@@ -191,10 +201,11 @@ class Workflow:
     wait: float
     token_ttl: float
     require_thought: bool
-    payloads: Literal["none", "metadata", "full"]
+    payloads: Literal["none", "metadata", "redacted", "full"]
     retain: float
     replay_ttl: float
     pool: str | None = None
+    personal_data: PersonalData | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -63,8 +63,6 @@ TABLE: Final = (
     Row("workflows.*.budget.soft", "soft limits of a budget"),
     Row("workflows.*.enforce", "observing without enforcing", ("on",)),
     Row("workflows.*.loops", "loop detection"),
-    Row("workflows.*.logging.payloads", "redaction of payloads", ("none", "metadata", "full")),
-    Row("workflows.*.personal_data", "rules for personal data"),
     Row("workflows.*.hosted_tools", "tools that a provider runs itself"),
     Row("workflows.*.data_residency", "data residency"),
     Row("pools.*.cost", "money for a period of time", (NUMBER,)),

@@ -94,16 +94,14 @@ def idempotency_key(request: Request) -> str | None:
     return key
 
 
-def log_level(request: Request) -> Literal["none", "metadata", "full"] | None:
-    """Give `Buspass-Log`: it may only lower what the workflow logs. Raises Problem invalid_request, unsupported."""
+def log_level(request: Request) -> Literal["none", "metadata", "redacted", "full"] | None:
+    """Give `Buspass-Log`: it may only lower what the workflow logs. Raises Problem invalid_request."""
     level = request.headers.get("buspass-log")
     if level is None:
         return None
     if level not in LEVELS:
         raise Problem("invalid_request", f"Buspass-Log is one of {', '.join(LEVELS)}")
-    if level == "redacted":
-        raise Problem("unsupported", "Buspass-Log: redacted is not available yet: content is not inspected")
-    return cast("Literal['none', 'metadata', 'full']", level)
+    return cast("Literal['none', 'metadata', 'redacted', 'full']", level)
 
 
 def labels(request: Request) -> Mapping[str, Any]:

@@ -26,6 +26,7 @@ SHOWN: Final = (
     "txn_jti",
     "fence",
     "revision",
+    "findings",
     "price",
     "digests",
 )

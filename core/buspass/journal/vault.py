@@ -8,15 +8,17 @@ from __future__ import annotations
 
 import base64
 import os
+from collections.abc import Callable
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from buspass.errors import Problem
 from buspass.journal.records import commitment
-from buspass.ports.blobs import Blobs, BlobsUnavailable
+from buspass.ports.blobs import BlobConflict, Blobs, BlobsUnavailable
 
 _NONCE = 12
+_ROUNDS = 16
 
 
 class Erased(Exception):  # noqa: N818 - it says what became of it
@@ -53,6 +55,25 @@ class Vault:
         except BlobsUnavailable as error:
             raise Problem("state_unavailable", "the blob store could not be reached", retry_after=1) from error
 
+    async def merge(self, key: bytes, name: str, merged: Callable[[bytes | None], bytes]) -> bytes:
+        """Write what `merged` makes of what is there, so that nothing another writes meanwhile is lost; give it.
+
+        Raises Problem state_unavailable, internal.
+        """
+        for _ in range(_ROUNDS):
+            try:
+                found = await self._blobs.get(name)
+                data = merged(self._opened(key, name, found[0]) if found else None)
+                nonce = os.urandom(_NONCE)
+                sealed = nonce + AESGCM(key).encrypt(nonce, data, name.encode())
+                await self._blobs.put(name, sealed, if_match=found[1] if found else None, if_none_match=found is None)
+            except BlobConflict:
+                continue
+            except BlobsUnavailable as error:
+                raise Problem("state_unavailable", "the blob store could not be reached", retry_after=1) from error
+            return data
+        raise Problem("state_unavailable", "others change the same blob faster than it can be read", retry_after=1)
+
     async def get(self, key: bytes, name: str) -> bytes | None:
         """Read and decrypt; None where there is none. Raises Problem state_unavailable, internal."""
         try:
@@ -61,8 +82,12 @@ class Vault:
             raise Problem("state_unavailable", "the blob store could not be reached", retry_after=1) from error
         if found is None:
             return None
+        return self._opened(key, name, found[0])
+
+    @staticmethod
+    def _opened(key: bytes, name: str, data: bytes) -> bytes:
         try:
-            return AESGCM(key).decrypt(found[0][:_NONCE], found[0][_NONCE:], name.encode())
+            return AESGCM(key).decrypt(data[:_NONCE], data[_NONCE:], name.encode())
         except InvalidTag as error:
             raise Problem("internal", f"the blob {name} was altered or is another task's") from error
 

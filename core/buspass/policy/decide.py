@@ -26,7 +26,8 @@ _WHOLE: Final[frozenset[scan.Path]] = frozenset({()})
 class Decision:
     """Policy's answer. No reason in `deny` means that policy has nothing against it, not that it is granted.
 
-    `obligations` holds at most `targets` (list of names), `max_tokens` (positive int), `log`; `grant` may narrow.
+    `obligations` holds at most `targets`, `placeholder`, `mask` (lists of names), `max_tokens` (positive int), `log`;
+    `grant` may narrow.
     """
 
     deny: tuple[str, ...] = ()
@@ -122,4 +123,4 @@ def _log(value: Any) -> bool:
     return value in LOGGING
 
 
-_KNOWN: Final = {"targets": _names, "max_tokens": _positive, "log": _log}
+_KNOWN: Final = {"targets": _names, "max_tokens": _positive, "log": _log, "placeholder": _names, "mask": _names}

@@ -46,7 +46,7 @@ class Task:
     level: int = 0
     created_at: int
     deadline: int
-    payloads: Literal["none", "metadata", "full"]
+    payloads: Literal["none", "metadata", "redacted", "full"]
     wrapped_key: str | None = None
     fingerprint: str = ""
 

@@ -1,0 +1,304 @@
+"""What one call's inspection comes to: which classes may pass where, and the texts as each side is to see them.
+
+Owns the workflow's rules as plans (request, answer, arguments, result) and the task's table of placeholders. Refuses to
+know how anything is found or replaced: that is `mediation`; and how a stream is framed: that is `screened_stream`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from typing import Any, Final, Literal
+
+from buspass.calls.house import House
+from buspass.config.settings import PersonalData, Tool
+from buspass.errors import Problem
+from buspass.journal import Erased
+from buspass.mediation.arguments import restore_arguments
+from buspass.mediation.classes import CLASSES, PERSONAL
+from buspass.mediation.inspect import Finding
+from buspass.mediation.placeholders import Placeholders
+from buspass.mediation.rewriting import Action, ContentBlocked, Plan, rewrite
+from buspass.model import Answer, Ask, Offer
+from buspass.ports.state import Value
+from buspass.tasks import Task
+
+STRENGTH: Final[tuple[Action, ...]] = ("allow", "placeholder", "mask", "block")
+"""From weakest to strictest: policy may only move a class to the right."""
+GROWTH: Final = 24
+"""Bytes by which one replaced value can grow at most: the longest placeholder has 22, a number gets two quotes."""
+ROWS: Final = 64
+"""Findings that a record lists."""
+ANSWERED: Final[dict[str, Action]] = {"secret": "mask"}
+REDACTED: Final = Plan(actions=dict.fromkeys(CLASSES, "mask"))
+
+
+class Screening:
+    """One call's. `load` before anything else; `keep` before a placeholder made here leaves the host."""
+
+    def __init__(self, house: House, rules: PersonalData | None) -> None:
+        self._house = house
+        self._rules = rules
+        self._task: Task | None = None
+        self._placeholders: Placeholders | None = None
+        self._kept: Mapping[str, str] = {}
+        self._added: dict[str, Action] = {}
+        self.findings: tuple[Finding, ...] = ()
+
+    @property
+    def ruled(self) -> bool:
+        """Whether the workflow has rules for personal data: without, only secrets are looked for."""
+        return self._rules is not None
+
+    async def load(self, task: Task) -> None:
+        """Read the task's placeholders, where the workflow has rules. Raises Problem state_unavailable, internal."""
+        if self._task is not None:
+            return
+        if self._rules is not None:
+            found = await self._house.vault.get(self._key(task), _table(task))
+            self._kept = json.loads(found) if found else {}
+            self._placeholders = Placeholders(self._secret(task), self._kept)
+        self._task = task
+
+    async def keep(self) -> None:
+        """Add what was made to the task's table. Raises Problem state_unavailable."""
+        made = self._placeholders.made if self._placeholders else {}
+        if self._rules is None or self._task is None or len(made) == len(self._kept):
+            return
+        data = await self._house.vault.merge(self._key(self._task), _table(self._task), lambda old: _merged(old, made))
+        self._kept = made
+        if len(json.loads(data)) != len(made):  # another call of this task was first: know its placeholders too
+            self._placeholders = Placeholders(self._secret(self._task), json.loads(data))
+            self._kept = self._placeholders.made
+
+    def oblige(self, obligations: Mapping[str, Any]) -> bool:
+        """Take policy's `placeholder` and `mask`. True where they add anything. Raises Problem policy_unavailable."""
+        before = dict(self._added)
+        for action in ("placeholder", "mask"):
+            for class_ in obligations.get(action, ()):
+                if class_ not in CLASSES:
+                    raise Problem("policy_unavailable", f"policy names a class that does not exist: {class_[:32]!r}")
+                self._added[class_] = _stricter(action, self._added.get(class_, "allow"))
+        if "placeholder" in self._added.values() and self._placeholders is None and self._task is not None:
+            self._placeholders = Placeholders(self._secret(self._task))
+        return self._added != before
+
+    # ── towards a model ─────────────────────────────────────────────────────────────────────────────────────────
+
+    def request(self, ask: Ask) -> Ask:
+        """The ask as the provider may see it; `findings` are then what stands in it. Raises Problem content_blocked.
+
+        Its size is an upper bound of what was said and of what is sent. Left alone are pictures, the ids of tool
+        calls, and what a provider signed or sealed.
+        """
+        plan = replace(self._plan(self._towards_model()), opaque=frozenset(_opaque(ask)))
+        payload, self.findings = _rewrite(ask.payload, plan)
+        if payload == ask.payload:
+            return ask
+        grown = GROWTH * sum(finding.count for finding in self.findings)
+        return replace(ask, payload=payload, input_bytes=ask.input_bytes + grown)
+
+    def answer(self, answer: Answer, *, streamed: bool = False) -> Answer:
+        """The answer as the agent may see it: the licences in it are for what the agent sees."""
+        plan = self.answer_plan()
+        text, found = rewrite(answer.text, plan, "answer.text")
+        offers, rows = [], list(found)
+        for index, offer in enumerate(answer.offers):
+            seen, more = self.arguments_text(offer.arguments_text, f"answer.tool_calls[{index}]", streamed=streamed)
+            offers.append(Offer(id=offer.id, name=offer.name, arguments_text=seen))
+            rows += more
+        self.findings += tuple(rows)
+        document = answer.document if streamed else self._document(answer.document, plan)
+        return replace(answer, text=text, offers=tuple(offers), document=document)
+
+    def answer_plan(self) -> Plan:
+        """Secrets are masked; values behind placeholders come back where the workflow restores them for the agent."""
+        rules = self._rules
+        if rules is None:
+            return Plan(actions=ANSWERED)
+        found: Action = "placeholder" if rules.to_agent == "placeholder" else "allow"
+        actions: dict[str, Action] = {name: "mask" if name in rules.block else found for name in PERSONAL}
+        return self._plan(actions | ANSWERED, restore=rules.to_agent == "restore")
+
+    def arguments_text(self, text: str, at: str, *, streamed: bool = False) -> tuple[str, tuple[Finding, ...]]:
+        """A tool call's arguments, JSON as a model wrote it, as the agent may see them.
+
+        Read as JSON, so that a number that is replaced becomes a string; as mere text where it is none, and where
+        a stream gave its pieces away before the whole was known.
+        """
+        plan = self.answer_plan()
+        try:
+            value = None if streamed and not self.ruled else json.loads(text)
+        except (ValueError, RecursionError):
+            value = None
+        if not isinstance(value, dict):
+            return rewrite(text, plan, at)
+        changed, found = _rewrite(value, plan, at)
+        return (text if changed == value else json.dumps(changed, ensure_ascii=False)), found
+
+    def _document(self, document: Mapping[str, Any], plan: Plan) -> dict[str, Any]:
+        """A provider's answer in either surface's shape; thinking and its signature stay as they came."""
+        if "choices" in document:
+            return {**document, "choices": [self._choice(choice, plan) for choice in document["choices"]]}
+        return {**document, "content": [self._block(block, plan) for block in document.get("content", ())]}
+
+    def _choice(self, choice: Mapping[str, Any], plan: Plan) -> dict[str, Any]:
+        message = dict(choice["message"])
+        said = {name: message[name] for name in ("content", "refusal") if message.get(name) is not None}
+        seen = rewrite(said, plan)[0]
+        calls = [self._call(call) for call in message.get("tool_calls") or ()]
+        shown = {**choice, "message": {**message, **seen, **({"tool_calls": calls} if calls else {})}}
+        return {**shown, "logprobs": None} if seen != said else shown  # they spell the text, token for token
+
+    def _call(self, call: Mapping[str, Any]) -> dict[str, Any]:
+        function = call["function"]
+        return {**call, "function": {**function, "arguments": self.arguments_text(function["arguments"], "")[0]}}
+
+    def _block(self, block: Mapping[str, Any], plan: Plan) -> dict[str, Any]:
+        member = {"text": "text", "tool_use": "input"}.get(block.get("type", ""))
+        return {**block, member: _rewrite(block[member], plan)[0]} if member else dict(block)
+
+    # ── towards a tool ──────────────────────────────────────────────────────────────────────────────────────────
+
+    def arguments(self, tool: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
+        """Arguments without a value that a tool may not get. Raises Problem content_blocked.
+
+        Values the tool may get are hidden too: `restored` puts them back, where its schema marks the property.
+        """
+        changed, self.findings = _rewrite(dict(arguments), self._plan(self._towards_tool(tool)), "arguments")
+        return dict(changed)
+
+    def restored(self, tool: Tool, arguments: Mapping[str, Any]) -> dict[str, Any]:
+        """The arguments as the tool gets them: values only of classes that workflow and schema both name."""
+        if self._rules is None or self._placeholders is None:
+            return dict(arguments)
+        permitted = self._rules.to_tools.get(tool.name, frozenset()) - self._rules.block - set(self._added)
+        return dict(restore_arguments(tool.input, dict(arguments), self._placeholders, permitted))
+
+    def result(self, result: Any) -> Any:
+        """A tool's answer as the agent, and its model, may see it."""
+        changed, found = _rewrite(result, self._plan(self._from_tool()), "result")
+        self.findings += found
+        return changed
+
+    # ── the record ──────────────────────────────────────────────────────────────────────────────────────────────
+
+    def facts(self) -> dict[str, Value]:
+        """What a record says of the findings: class, position, count; never a value."""
+        rows: list[Value] = [{**found.document(), "position": found.position[:200]} for found in self.findings[:ROWS]]
+        return {"findings": rows} if rows else {}
+
+    def labels(self, labels: Mapping[str, Any]) -> Any:
+        """Labels of the spend, which stand in records: what would not reach a model is masked there."""
+        actions: dict[str, Action] = {
+            name: "mask" for name, action in self._towards_model().items() if action != "allow"
+        }
+        return _rewrite(dict(labels), Plan(actions={**actions, "secret": "mask"}))[0]
+
+    # ── plans ───────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def _plan(self, actions: Mapping[str, Action], *, restore: bool = False) -> Plan:
+        strict = {name: _stricter(action, actions.get(name, "allow")) for name, action in self._added.items()}
+        if "secret" in strict:  # policy never makes of a blocked secret a masked one
+            strict["secret"] = actions.get("secret", "block")
+        return Plan(actions={**actions, **strict}, placeholders=self._placeholders, restore=restore)
+
+    def _towards_model(self) -> dict[str, Action]:
+        rules = self._rules
+        if rules is None:
+            return {}
+        passing: Action = rules.to_models or "allow"
+        return {name: "block" if name in rules.block else passing for name in PERSONAL}
+
+    def _towards_tool(self, tool: str) -> dict[str, Action]:
+        """Whatever may not pass as it is becomes a placeholder, unless the workflow blocks it."""
+        rules = self._rules
+        if rules is None:
+            return {}
+        told = rules.to_tools.get(tool, frozenset())
+        barred: Action = "block" if rules.to_models == "block" else "placeholder"
+        return {
+            name: "block" if name in rules.block else "placeholder" if name in told else barred for name in PERSONAL
+        }
+
+    def _from_tool(self) -> dict[str, Action]:
+        rules = self._rules
+        if rules is None:
+            return dict(ANSWERED)
+        hidden = "placeholder" in (rules.to_models, rules.to_agent)
+        passing: Action = "mask" if rules.to_models == "block" else "placeholder" if hidden else "allow"
+        return {name: "mask" if name in rules.block else passing for name in PERSONAL} | ANSWERED
+
+    def _key(self, task: Task) -> bytes:
+        try:
+            return self._house.task_key(task)
+        except Erased as error:
+            raise Problem("task_not_open", "the task's key was erased, and its placeholders with it") from error
+
+    def _secret(self, task: Task) -> bytes:
+        return hmac.digest(self._key(task), b"placeholder", hashlib.sha256)
+
+
+def redacted(payload: Mapping[str, Any]) -> Any:
+    """A payload as `payloads: redacted` keeps it: every class masked."""
+    return _rewrite(dict(payload), REDACTED)[0]
+
+
+def unsaid(problem: Problem) -> Problem:
+    """A problem that quotes no value: an agent is not told what stands behind a placeholder."""
+    told = redacted({"detail": problem.detail, "errors": [dict(row) for row in problem.errors]})
+    return Problem(problem.code, told["detail"], errors=told["errors"])
+
+
+def blocked(error: ContentBlocked) -> Problem:
+    """The problem that a blocked class is: class and position, no value."""
+    rows = [{"path": found.position, "message": f"{found.class_} is not allowed here"} for found in error.findings]
+    detail = f"the call holds what must not leave: {str(error)[:200]}; take it out"
+    return Problem("content_blocked", detail, errors=rows[:ROWS])
+
+
+def _rewrite(value: Any, plan: Plan, at: str = "") -> tuple[Any, tuple[Finding, ...]]:
+    """`rewrite`, and the names of members too where something stands in them. Raises Problem content_blocked."""
+    try:
+        changed, found = rewrite(value, plan, at)
+    except ContentBlocked as error:
+        raise blocked(error) from None
+    return (_renamed(changed, plan) if any("<name>" in row.position for row in found) else changed), found
+
+
+def _renamed(value: Any, plan: Plan) -> Any:
+    if isinstance(value, dict):
+        return {rewrite(name, plan)[0]: _renamed(part, plan) for name, part in value.items()}
+    return [_renamed(part, plan) for part in value] if isinstance(value, list) else value
+
+
+def _opaque(ask: Ask) -> Iterator[str]:
+    """Positions that say nothing to a reader, or would break if they were changed."""
+    for image in ask.images:
+        yield f"{image.path}.image_url.url"
+        yield f"{image.path}.source.data"
+    for index, message in enumerate(ask.payload.get("messages", ())):
+        at = f"messages[{index}]"
+        yield f"{at}.tool_call_id"
+        for place in range(len(message.get("tool_calls") or ())):
+            yield f"{at}.tool_calls[{place}].id"
+        content = message.get("content")
+        for place, block in enumerate(content if isinstance(content, list) else ()):
+            sealed = {"thinking": "signature", "redacted_thinking": "data", "tool_use": "id"}
+            yield f"{at}.content[{place}].{sealed.get(block.get('type', ''), 'tool_use_id')}"
+
+
+def _stricter(one: Literal["placeholder", "mask"] | Action, other: Action) -> Action:
+    return max(one, other, key=STRENGTH.index)
+
+
+def _table(task: Task) -> str:
+    return f"{task.id}/placeholders"
+
+
+def _merged(old: bytes | None, made: Mapping[str, str]) -> bytes:
+    """Both tables in one; what stood there first stays: another host may have shown it already."""
+    return json.dumps({**made, **(json.loads(old) if old else {})}, ensure_ascii=False).encode()

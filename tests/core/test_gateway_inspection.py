@@ -1,0 +1,278 @@
+"""Inspection in the path: round trips of placeholders, licences for what the agent sees, obligations, redaction."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from starlette.responses import JSONResponse
+
+from buspass.errors import Problem
+from buspass.journal.vault import Vault
+from buspass.policy.decide import Decision
+from buspass.testing.blobs_memory import MemoryBlobs
+from buspass.testing.house import Agent, Domain
+
+CONFIG = Path(__file__).parents[1] / "data" / "domain" / "inspected.yaml"
+ALICE = "alice.smith@example.com"
+IBAN = "DE89370400440532013000"
+CARD = "4111111111111111"
+SECRET = "ghp_" + "a1B2c3D4e5F6" * 3
+
+
+@pytest.fixture
+async def inspected(tmp_path: Path, service: Any, upstream: Any) -> AsyncIterator[Domain]:
+    service.answers["/checks"] = JSONResponse({"done": True})
+    async with Domain(CONFIG, tmp_path, {"127.0.0.1:9002": service.app, "127.0.0.1:9003": upstream.app}) as domain:
+        yield domain
+
+
+async def said(answer: httpx.Response) -> Mapping[str, Any]:
+    """The message of an answer, whole or put together from a stream."""
+    assert answer.status_code == 200, answer.text
+    if not answer.headers["content-type"].startswith("text/event-stream"):
+        return dict(answer.json()["choices"][0]["message"])
+    content, calls = "", {}
+    for line in answer.text.splitlines():
+        if line.startswith("data: {"):
+            for choice in json.loads(line[6:]).get("choices", ()):
+                content += choice["delta"].get("content") or ""
+                for call in choice["delta"].get("tool_calls", ()):
+                    made = calls.setdefault(call["index"], {"id": "", "arguments": ""})
+                    made["id"] += call.get("id", "")
+                    made["arguments"] += call["function"].get("arguments", "")
+    return {"content": content, "tool_calls": [{"id": c["id"], "function": c} for c in calls.values()]}
+
+
+def calling(domain: Domain, **arguments: str) -> None:
+    """Let the model ask for the tool, with what it was told in place of `TOLD`."""
+
+    def mind(request: Mapping[str, Any]) -> Mapping[str, Any]:
+        told = str(request["messages"][-1]["content"])
+        put = {name: value.replace("TOLD", told) for name, value in arguments.items()}
+        return {"content": f"for {told}.", "tool_calls": [{"name": "mail", "arguments": put}]}
+
+    domain.provider.mind = mind
+
+
+async def records(agent: Agent, kind: str) -> list[dict[str, Any]]:
+    return [row for row in (await agent.get("/trace")).json()["records"] if row["kind"] == kind]
+
+
+@pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
+async def test_a_value_goes_out_as_a_placeholder_and_comes_back_in_the_answer(inspected: Domain, stream: bool) -> None:
+    agent = await inspected.agent(workflow="restored")
+    answer = await said(await agent.chat(f"write to {ALICE}, {IBAN}", stream=stream))
+    assert answer["content"] == f"write to {ALICE}, {IBAN}"
+    sent = json.dumps(inspected.provider.requests[0].body)
+    assert ALICE not in sent
+    assert IBAN not in sent
+    assert "<EMAIL_" in sent
+
+
+@pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
+async def test_without_restore_the_agent_gets_placeholders_and_a_licence_for_them(
+    inspected: Domain, service: Any, stream: bool
+) -> None:
+    agent = await inspected.agent(workflow="private")
+    calling(inspected, order="1", to="TOLD", note="for TOLD")
+    answer = await said(await agent.chat(ALICE, stream=stream))
+    (call,) = answer["tool_calls"]
+    arguments = json.loads(call["function"]["arguments"])
+    assert arguments["to"].startswith("<EMAIL_")
+    there = await inspected.at("aws", agent)
+    done = await there.call("mail", arguments, tool_call_id=call["id"])
+    assert done.status_code == 200, done.text
+    (body,) = service.got("/checks")
+    assert body == {"order": "1", "to": ALICE, "note": arguments["note"]}, "at the marked property alone"
+    (record,) = await records(agent, "action")
+    assert record["cause"]
+    assert ALICE not in json.dumps(record)
+
+
+@pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
+async def test_a_licence_is_for_what_the_agent_sees(inspected: Domain, service: Any, stream: bool) -> None:
+    agent = await inspected.agent(workflow="restored")
+    calling(inspected, order="1", to="TOLD", note="TOLD")
+    answer = await said(await agent.chat(ALICE, stream=stream))
+    (call,) = answer["tool_calls"]
+    arguments = json.loads(call["function"]["arguments"])
+    assert arguments["to"] == ALICE
+    done = await agent.call("mail", arguments, tool_call_id=call["id"])
+    assert done.status_code == 200, done.text
+    (body,) = service.got("/checks")
+    assert body["to"] == ALICE
+    assert body["note"].startswith("<EMAIL_"), "a value of the agent's own stops at an unmarked property too"
+    forged = await agent.call("mail", {**arguments, "to": "eve@example.com"}, tool_call_id=call["id"])
+    assert forged.json()["code"] == "idempotency_mismatch"
+
+
+async def test_a_tool_gets_only_classes_that_workflow_and_schema_name(inspected: Domain, service: Any) -> None:
+    agent = await inspected.agent(workflow="private")
+    for value, reaches in ((ALICE, True), (IBAN, False), (CARD, False)):
+        assert (await agent.call("mail", {"order": "1", "to": value})).status_code == 200
+        assert (service.got("/checks")[-1]["to"] == value) is reaches
+    strict = await inspected.agent(workflow="strict")
+    refused = await strict.call("mail", {"order": "1", "to": IBAN})
+    assert (refused.status_code, refused.json()["code"]) == (422, "content_blocked")
+    assert refused.json()["errors"] == [{"path": "arguments.to", "message": "iban is not allowed here"}]
+    assert len(service.got("/checks")) == 3
+
+
+@pytest.mark.parametrize("workflow", ["private", "open"])
+async def test_a_secret_in_arguments_reaches_no_tool_and_spends_nothing(
+    inspected: Domain, service: Any, workflow: str
+) -> None:
+    agent = await inspected.agent(workflow=workflow)
+    refused = await agent.call("mail", {"order": "1", "note": f"use {SECRET}"})
+    assert (refused.status_code, refused.json()["code"]) == (422, "content_blocked")
+    assert SECRET not in refused.text
+    assert not service.bodies
+    assert not any((await agent.get()).json()["budget"]["spent"].values())
+
+
+async def test_a_misfit_does_not_tell_what_stands_behind_a_placeholder(inspected: Domain) -> None:
+    agent = await inspected.agent(workflow="private")
+    assert (await agent.chat("ann@example.com")).status_code == 200
+    (sent,) = inspected.provider.requests[0].body["messages"]
+    refused = await agent.call("mail", {"order": "1", "code": sent["content"]})
+    assert refused.json()["code"] == "invalid_arguments"
+    assert "ann@" not in refused.text
+    told = await agent.client.get(f"/v1/tasks/{agent.task}/trace", headers=agent.headers)
+    assert "ann@" not in told.text
+
+
+async def test_results_reach_agent_and_model_without_values(inspected: Domain, service: Any) -> None:
+    service.answers["/checks"] = JSONResponse({"owner": ALICE, ALICE: CARD, "key": SECRET})
+    agent = await inspected.agent(workflow="private")
+    result = (await agent.call("mail", {"order": "1"})).json()["result"]
+    told = json.dumps(result)
+    assert not [value for value in (ALICE, CARD, SECRET) if value in told]
+    assert result["owner"] in result, "one value, one placeholder, in names too"
+    assert result["key"] == "***"
+    plain = await inspected.agent(workflow="open")
+    result = (await plain.call("mail", {"order": "1"})).json()["result"]
+    assert (result["owner"], result["key"]) == (ALICE, "***"), "without rules only secrets are looked for"
+
+
+@pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/messages"])
+async def test_what_a_model_makes_up_is_hidden_or_masked(inspected: Domain, path: str, stream: bool) -> None:
+    arguments = {"order": 4111111111111111, "to": ALICE, "note": SECRET}
+    inspected.provider.mind = lambda _: {
+        "content": f"{ALICE} has {SECRET} and {CARD}",
+        "tool_calls": [{"name": "mail", "arguments": arguments}],
+    }
+    agent = await inspected.agent(workflow="hidden")
+    body = {"model": "plan", "messages": [{"role": "user", "content": "hi"}], "stream": stream, "max_tokens": 99}
+    answer = await agent.client.post(path, json={**body, "max_tokens": 100}, headers=agent.headers)
+    assert answer.status_code == 200, answer.text
+    assert not [value for value in (ALICE, CARD, SECRET) if value in answer.text]
+    assert "<EMAIL_" in answer.text
+    (record,) = await records(agent, "inference")
+    assert {row["class"] for row in record["findings"]} >= {"email", "secret", "credit_card"}
+    assert SECRET not in json.dumps(record)
+
+
+async def test_a_placeholder_is_kept_before_it_is_sent(inspected: Domain, monkeypatch: pytest.MonkeyPatch) -> None:
+    agent = await inspected.agent(workflow="private")
+
+    async def away(*_: object) -> bytes:
+        raise Problem("state_unavailable", "no")
+
+    monkeypatch.setattr(Vault, "merge", away)
+    answer = await agent.chat(ALICE)
+    assert answer.status_code == 503
+    assert not inspected.provider.requests
+    assert not any((await agent.get()).json()["budget"]["spent"].values())
+
+
+async def test_tables_of_two_hosts_become_one(inspected: Domain) -> None:
+    agent = await inspected.agent(workflow="restored")
+    there = await inspected.at("aws", agent)
+    values = [f"person{n}@example.com" for n in range(6)]
+    await asyncio.gather(*((agent, there)[n % 2].chat(value) for n, value in enumerate(values)))
+    shown = [str(row.body["messages"][0]["content"]) for row in inspected.provider.requests]
+    inspected.provider.mind = lambda _: {"content": " ".join(shown)}
+    answer = await said(await there.chat("who?"))
+    assert sorted(answer["content"].split()) == values
+
+
+async def test_a_merge_loses_nothing_that_was_written_meanwhile() -> None:
+    blobs, key = MemoryBlobs(), b"k" * 32
+    vault = Vault(blobs, b"w" * 32)
+
+    async def add(letter: bytes) -> None:
+        await vault.merge(key, "t/table", lambda old: (old or b"") + letter)
+
+    await asyncio.gather(*(add(bytes([65 + n])) for n in range(8)))
+    assert sorted(await vault.get(key, "t/table") or b"") == list(b"ABCDEFGH")
+
+
+async def test_policy_may_hide_more_and_sees_findings(inspected: Domain, monkeypatch: pytest.MonkeyPatch) -> None:
+    agent = await inspected.agent(workflow="open")
+    house = inspected.apps["onprem"].house
+    asked: list[Mapping[str, Any]] = []
+
+    async def ask(question: str, document: Mapping[str, Any]) -> Decision:
+        asked.append(document)
+        return Decision(obligations={"placeholder": ["email"], "mask": ["iban"]})
+
+    monkeypatch.setattr(type(house.policy), "asks", lambda *_: True)
+    monkeypatch.setattr(house.policy, "ask", ask)
+    assert (await agent.chat(f"{ALICE} {IBAN}")).status_code == 200
+    (sent,) = inspected.provider.requests[0].body["messages"]
+    assert sent["content"].startswith("<EMAIL_")
+    assert sent["content"].endswith(" DE***3000")
+    ruled = await inspected.agent(workflow="private")
+    assert (await ruled.call("mail", {"order": "1", "to": ALICE})).status_code == 200
+    assert asked[-1]["call"]["findings"] == [{"class": "email", "position": "arguments.to", "count": 1}]
+
+
+async def test_policy_overrules_what_a_tool_may_get(
+    inspected: Domain, service: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    agent = await inspected.agent(workflow="private")
+    house = inspected.apps["onprem"].house
+
+    async def ask(question: str, document: Mapping[str, Any]) -> Decision:
+        return Decision(obligations={"mask": ["email"]})
+
+    monkeypatch.setattr(type(house.policy), "asks", lambda *_: True)
+    monkeypatch.setattr(house.policy, "ask", ask)
+    assert (await agent.call("mail", {"order": "1", "to": ALICE})).status_code == 200
+    assert ALICE not in json.dumps(service.bodies)
+
+
+async def test_redacted_payloads_hold_the_text_without_values(inspected: Domain) -> None:
+    agent = await inspected.agent(workflow="restored")
+    inspected.provider.mind = lambda _: {"content": f"yes, {ALICE}"}
+    assert (await agent.chat("hi")).status_code == 200
+    (record,) = await records(agent, "inference")
+    assert record["thought"] == "yes, a***@e***.com"
+    full = await inspected.agent(workflow="hidden")
+    assert (await full.chat("hi", headers={"buspass-log": "redacted"})).status_code == 200
+    (record,) = await records(full, "inference")
+    assert record["thought"].startswith("yes, <EMAIL_")
+
+
+async def test_labels_stand_in_records_masked(inspected: Domain) -> None:
+    agent = await inspected.agent(workflow="private")
+    labels = {"buspass-metadata": json.dumps({"who": ALICE, "team": "returns"})}
+    assert (await agent.chat("hi", headers=labels)).status_code == 200
+    told = repr(vars(inspected.state.inner))
+    assert ALICE not in told
+    assert "returns" in told
+
+
+async def test_what_grows_is_held_for(inspected: Domain) -> None:
+    agent = await inspected.agent(workflow="private")
+    short = "a@b.de " * 40
+    assert (await agent.chat(short)).status_code == 200
+    (record,) = await records(agent, "inference")
+    assert not record.get("overrun")
