@@ -362,3 +362,36 @@ async def test_a_hold_swept_before_it_looked_again_is_not_sent(books):
     await books.state.apply("t", [Put("rec:k", {"attempt": attempt, "use": {}})])
     with pytest.raises(Problem, match="deadline_exceeded"):
         await books.ledger.hold(books.claim("k", keyed=True), 0)
+
+
+async def test_a_cap_that_is_used_up_is_said_before_money_that_is_gone(books):
+    books.head["left"]["pay"] = 0
+    books.head["available"]["calls"] = 0
+    assert isinstance(await books.ledger.hold(books.action(capped=True), 60), Stale)
+
+
+@pytest.mark.parametrize("fault", [Lost(0), Down(1), Lost(1), Late(1)])
+async def test_a_credit_is_sent_again_until_it_is_answered(books, fault):
+    held = await books.held()
+    books.clock.advance(OVERDUE)
+    await books.ledger.sweep("t")
+    books.state.meet(None, fault)
+    await books.settled(held, tokens=10)
+    books.state.deliver()
+    assert books.right().spent["tokens"] == 10
+
+
+async def test_a_sweep_of_others_that_fails_does_not_spoil_a_settled_calls_answer(books):
+    await books.held()
+    late = await books.held(books.claim("b", deadline=books.clock.now() + 90_000))
+    books.clock.advance(OVERDUE)
+    read = books.state.read
+
+    async def away(partition, key):
+        if key == "rec:a":
+            books.state.down = True
+        return await read(partition, key)
+
+    books.state.read = away
+    head = await books.settled(late, tokens=1)
+    assert list(head["open"]) == ["a"]
