@@ -6,15 +6,19 @@ import asyncio
 import json
 from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import httpx
 import pytest
 from starlette.responses import JSONResponse
 
+from buspass.calls.screening import Screening, unsaid
+from buspass.config.settings import PersonalData
 from buspass.errors import Problem
 from buspass.journal.vault import Vault
+from buspass.mediation.placeholders import Placeholders
 from buspass.policy.decide import Decision
+from buspass.surfaces import openai_chat
 from buspass.testing.blobs_memory import MemoryBlobs
 from buspass.testing.house import Agent, Domain
 
@@ -140,8 +144,9 @@ async def test_a_misfit_does_not_tell_what_stands_behind_a_placeholder(inspected
     agent = await inspected.agent(workflow="private")
     assert (await agent.chat("ann@example.com")).status_code == 200
     (sent,) = inspected.provider.requests[0].body["messages"]
-    refused = await agent.call("mail", {"order": "1", "code": sent["content"]})
+    refused = await agent.call("mail", {"order": "1", "code": f"is {sent['content']} here"})
     assert refused.json()["code"] == "invalid_arguments"
+    assert refused.json()["errors"][0]["path"] == "/code"
     assert "ann@" not in refused.text
     told = await agent.client.get(f"/v1/tasks/{agent.task}/trace", headers=agent.headers)
     assert "ann@" not in told.text
@@ -270,9 +275,25 @@ async def test_labels_stand_in_records_masked(inspected: Domain) -> None:
     assert "returns" in told
 
 
-async def test_what_grows_is_held_for(inspected: Domain) -> None:
-    agent = await inspected.agent(workflow="private")
-    short = "a@b.de " * 40
-    assert (await agent.chat(short)).status_code == 200
-    (record,) = await records(agent, "inference")
-    assert not record.get("overrun")
+@pytest.mark.parametrize("text", ["a@b.de " * 40, "é a@b.de", "1.2.3.4\n" * 9])
+def test_what_grows_is_held_for(text: str) -> None:
+    rules = PersonalData(to_models="placeholder", to_tools={}, to_agent=None, block=frozenset())
+    screening = Screening(cast("Any", None), rules)
+    screening._placeholders = Placeholders(b"k" * 16)
+    ask = openai_chat.parse({"model": "plan", "messages": [{"role": "user", "content": text}]})
+    sent = screening.request(ask)
+    assert sent.input_bytes >= openai_chat.parse({"model": "plan", **sent.payload}).input_bytes > ask.input_bytes
+
+
+async def test_streamed_arguments_stay_json_where_a_number_was_replaced(inspected: Domain) -> None:
+    inspected.provider.mind = lambda _: {"tool_calls": [{"name": "mail", "arguments": {"order": int(CARD)}}]}
+    agent = await inspected.agent(workflow="hidden")
+    answer = await said(await agent.chat("hi", stream=True))
+    (call,) = answer["tool_calls"]
+    assert json.loads(call["function"]["arguments"])["order"].startswith("<CREDIT_CARD_")
+
+
+def test_a_problem_can_be_told_without_the_value_in_it() -> None:
+    told = unsaid(Problem("invalid_arguments", f"{ALICE} is bad", errors=[{"path": "/to", "message": f"not {ALICE}"}]))
+    assert told.detail == "a***@e***.com is bad"
+    assert told.errors == ({"path": "/to", "message": "not a***@e***.com"},)
