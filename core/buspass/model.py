@@ -14,6 +14,8 @@ UNLIMITED: Final = 2**53 - 1
 """What an account without a limit starts at: the largest integer that every store keeps exactly."""
 SLOTS: Final = 64
 """Calls of one task that may be in flight at once."""
+THOUGHTS: Final = 1000
+"""Thoughts that one task may add to its journal."""
 MICRO: Final = 1_000_000
 """Micro-dollars in a dollar."""
 

@@ -1,5 +1,6 @@
 """Tasks begin once, change status by one table, and lose nothing when an answer is lost."""
 
+import asyncio
 from dataclasses import replace
 
 import pytest
@@ -42,6 +43,9 @@ class House:
         head = new_head(limits=limits or {"calls": 5}, expires_at=task.deadline, max_calls={})
         return await (host or self.tasks).begin(task, head, RECORD)
 
+    async def listed(self):
+        return [task for task, _ in (await self.tasks.listing("", 100, 10))[0]]
+
     @property
     def items(self):
         return self.state._items["t"]
@@ -81,19 +85,40 @@ async def test_a_task_begun_again_is_the_one_that_stands(house):
         await house.begin(house.task(fingerprint="f2"))
 
 
-@pytest.mark.parametrize("after", [1, 2, 3])
+async def test_a_task_is_listed_once_however_often_its_beginning_is_repeated(house):
+    await house.begin()
+    for seconds in (1, 1, 86_400):
+        house.clock.advance(seconds)
+        await house.begin(house.task(), host=house.host())
+    assert await house.listed() == ["t"]
+
+
+@pytest.mark.parametrize("faults", [(Dies(0),), (Dies(1),), (None, Dies(0)), (None, Dies(1))])
+async def test_a_beginning_that_crashed_early_is_listed_once(faults):
+    house = House(transactional=False)
+    house.state.meet(*faults)
+    with pytest.raises(Crash):
+        await house.begin()
+    house.clock.advance(86_400)
+    await house.begin(host=house.host())
+    assert await house.listed() == ["t"]
+
+
+@pytest.mark.parametrize("after", [0, 1, 2])
 async def test_a_beginning_that_broke_off_is_taken_up_with_what_stands(after):
     house = House(transactional=False)
-    house.state.meet(None, Dies(after))
+    house.state.meet(None, None, Dies(after))
     with pytest.raises(Crash):
         await house.begin(calls=5)
+    house.clock.advance(86_400)
     host = house.host()
     begun = await house.begin(house.task(wrapped_key="wrapped-2", revision="r2"), host=host, calls=9, tokens=7)
     stored = (await house.host().look("t")).task
     assert begun == stored == (await host.look("t")).task
-    assert (stored.wrapped_key, stored.revision) == ("wrapped-1", "r1" if after > 1 else "r2")
+    assert (stored.wrapped_key, stored.revision) == ("wrapped-1" if after > 0 else "wrapped-2", "r1")
+    assert await house.listed() == ["t"], "it is listed once, under the day of its first beginning"
     assert house.head["limits"] == house.items["rec:e0"]["limits"]
-    assert house.head["limits"] == ({"calls": 5} if after > 2 else {"calls": 9, "tokens": 7})
+    assert house.head["limits"] == ({"calls": 5} if after > 1 else {"calls": 9, "tokens": 7})
     assert house.head["available"]["calls"] == house.head["limits"]["calls"]
     assert house.head["available"]["tokens"] == house.head["limits"].get("tokens", 2**53 - 1)
 
@@ -175,6 +200,16 @@ async def test_what_is_not_there_is_not_found(house):
             await call
 
 
+async def test_a_long_gap_is_looked_through_in_parts(house):
+    await house.begin()
+    house.clock.advance(86_400 * 250)
+    found, after, looks = [], "", 0
+    while after is not None:
+        page, after = await house.tasks.listing(after, 5, 400)
+        found, looks = found + page, looks + 1
+    assert ([task for task, _ in found], looks) == (["t"], 4)
+
+
 async def test_a_listing_goes_back_day_by_day_newest_first(house):
     for day in range(3):
         for n in range(2):
@@ -184,9 +219,12 @@ async def test_a_listing_goes_back_day_by_day_newest_first(house):
     found, after = [], ""
     while after is not None:
         page, after = await house.tasks.listing(after, 2 if not found else 3, 10)
-        found += page
+        found += [task for task, _ in page]
     assert found == ["t21", "t20", "t11", "t10", "t01", "t00"]
-    assert (await house.tasks.listing("", 10, 3))[0] == ["t21", "t20"]  # as far back as was asked
+    page, after = await house.tasks.listing("", 10, 3)
+    assert [task for task, _ in page] == ["t21", "t20"]  # as far back as was asked
+    assert after is None
+    assert await house.tasks.listing(page[-1][1], 10, 3) == ([], None), "a page further on looks no further back"
 
 
 # ── change ──
@@ -307,6 +345,67 @@ async def test_calls_that_settle_meanwhile_do_not_hinder_a_note(house):
     house.state.apply = busy
     await house.tasks.note("t", "t1", {"kind": "thought", "at": 1}, 1)
     assert "rec:t1" in house.items
+
+
+async def test_parallel_notes_do_not_refuse_each_other(house):
+    await house.begin()
+    hosts = [house.host() for _ in range(4)]
+    apply = house.state.apply
+
+    async def slow(partition, operations):
+        await asyncio.sleep(0)
+        return await apply(partition, operations)
+
+    house.state.apply = slow
+    notes = (hosts[n % 4].note("t", f"t{n}", {"kind": "thought", "at": 1}, 1) for n in range(200))
+    await asyncio.gather(*notes)
+    assert house.head["entries"] == len(house.events) == 201
+    assert len(house.head["notes"]) <= 32
+
+
+async def test_a_task_takes_a_thousand_notes(house):
+    await house.begin()
+    house.head["thoughts"] = 2
+    for n in range(2):
+        head = await house.tasks.note("t", f"t{n}", {"kind": "thought", "at": 1}, 1)
+    assert head["entries"] == 3
+    with pytest.raises(Problem, match="call_limit") as refused:
+        await house.tasks.note("t", "t3", {"kind": "thought", "at": 1}, 1)
+    assert refused.value.extra == {"limit": 1000}
+
+
+# ── keys ──
+
+
+async def test_an_erased_key_is_noticed_by_every_host_within_a_minute(house):
+    await house.begin()
+    there = house.host()
+    assert (await there.look("t")).task.wrapped_key == "wrapped-1"
+    del house.items["key"]
+    house.clock.advance(60.001)
+    for host in (house.tasks, there):
+        assert (await host.view("t")).task.wrapped_key is None
+        assert host.seen("t").task.wrapped_key is None
+    assert (await there.look("t")).task.wrapped_key is None
+
+
+async def test_a_key_is_asked_for_once_a_minute(house):
+    await house.begin()
+    reads = []
+    read = house.state.read
+
+    async def counted(partition, key):
+        reads.append(key)
+        return await read(partition, key)
+
+    house.state.read = counted
+    for _ in range(3):
+        house.clock.advance(61)
+        for _ in range(5):
+            await house.tasks.view("t")
+    assert reads == ["key"] * 3
+    await house.tasks.look("t")
+    assert reads == ["key"] * 3 + ["head"]
 
 
 # ── checkpoint ──

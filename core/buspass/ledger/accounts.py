@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from buspass.model import ACCOUNTS, SLOTS, UNLIMITED, Amounts
+from buspass.model import ACCOUNTS, SLOTS, THOUGHTS, UNLIMITED, Amounts
 from buspass.ports.state import Item, Value
 
 
@@ -43,6 +43,8 @@ def new_head(
         "available": {name: limits.get(name, UNLIMITED) for name in ACCOUNTS},
         "allocated": dict.fromkeys(ACCOUNTS, 0),
         "slots": SLOTS,
+        "thoughts": THOUGHTS,
+        "notes": {},
         "left": dict(max_calls),
         "open": {},
         "late": {},

@@ -10,15 +10,16 @@ import asyncio
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from typing import Final, cast
 
 from buspass.errors import Problem
-from buspass.model import UNLIMITED
+from buspass.model import THOUGHTS, UNLIMITED
 from buspass.ports.clock import Clock
 from buspass.ports.state import (
     Absent,
     Applied,
+    AtLeast,
     Equals,
     Item,
     Operation,
@@ -38,18 +39,31 @@ HEAD: Final = "head"
 COPIES: Final = 4096
 """Tasks whose last head a host keeps."""
 TRIES: Final = 8
-OPENING: Final = 4
-"""Items that a task begins with: key, task, first record, head."""
+NOTE_TRIES: Final = 24
+KEY_AGE: Final = 60_000
+"""Milliseconds that a copy of a task's key is used before the store is asked whether it was erased."""
+SPREAD: Final = 32
+"""Places that thoughts are counted at: parallel ones seldom meet at the same."""
+OPENING: Final = 3
+"""Items that a task begins with after its facts: key, first record, head."""
 LATEST: Final = 2**48 - 1
+LISTED_DAYS: Final = 100
+"""Days that one look at the lists goes through."""
+FIRST: Final = "0"
+"""Sorts before every entry of a day."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class View:
-    """A task and its head as last seen. `fresh`: read for this very call, so a refusal may rest on it."""
+    """A task and its head as last seen. `fresh`: read for this very call, so a refusal may rest on it.
+
+    `key_at`: when its key was seen in the store (ms), for an erasure elsewhere must be noticed here.
+    """
 
     task: Task
     head: Item
     fresh: bool
+    key_at: int = 0
 
 
 class Tasks:
@@ -70,26 +84,30 @@ class Tasks:
         stands. Raises Problem idempotency_mismatch where that one was asked for otherwise, state_unavailable.
         The first record keeps the limits, so that an audit finds a head whose limits were altered.
         """
+        met = await self._apply(task.id, [Put("task", to_item(task))])
+        first = isinstance(met, Applied)
+        if not first and met.item is not None:
+            if met.item.get("fingerprint") != task.fingerprint:
+                raise _mismatch()
+            if await self._read(task.id, HEAD) is not None:
+                return (await self.look(task.id)).task
+            task = replace(task, created_at=int(str(met.item["created_at"])))
+        # the day's entry stands where the facts say, so that a task has one, however often its beginning is repeated
         day = f"tasks:{moment(task.created_at):%Y-%m-%d}"
         await self._apply(day, [Put(f"{LATEST - task.created_at:012x}.{task.id}", {"task": task.id})])
         operations: list[Operation] = [
             Put("key", {"wrapped": task.wrapped_key or ""}),
-            Put("task", to_item(task)),
             Put("rec:e0", self._stamp(task.id, "rec:e0", {**opening, "limits": head["limits"]})),
             Put(HEAD, {**head, "entries": 1}),
         ]
         while True:
             result = await self._apply(task.id, operations)
-            if isinstance(result, Applied) and len(operations) == OPENING:
-                self._keep(View(task=task, head=result.item or head, fresh=False))
+            if isinstance(result, Applied) and first and len(operations) == OPENING:
+                self._keep(View(task=task, head=result.item or head, fresh=False, key_at=self._clock.now()))
                 return task
             if isinstance(result, Applied) or operations[result.index].key == HEAD:
-                break
-            operations = remaining(operations, result, task.fingerprint)
-        found = (await self.look(task.id)).task
-        if found.fingerprint != task.fingerprint:
-            raise _mismatch()
-        return found
+                return (await self.look(task.id)).task
+            operations = remaining(operations, result)
 
     # ── look ────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -98,21 +116,29 @@ class Tasks:
         return self._seen.get(task)
 
     async def view(self, task: str) -> View:
-        """Give the copy, or read: the first call of a task at a host reads once."""
-        return self.seen(task) or await self.look(task)
+        """Give the copy, or read: the first call of a task at a host reads once, and its key once a minute."""
+        known = self.seen(task)
+        if known is None or self._key_is_young(known):
+            return known or await self.look(task)
+        key, now = await self._read(task, "key"), self._clock.now()
+        self._keep(
+            replace(known, task=replace(known.task, wrapped_key=str(key["wrapped"]) if key else None), key_at=now)
+        )
+        return self._seen[task]
 
     async def look(self, task: str) -> View:
         """Read a task as it is now. Raises Problem not_found, state_unavailable."""
-        known = self._seen.get(task)
-        if known is not None and known.task.wrapped_key:
+        known, now = self._seen.get(task), self._clock.now()
+        if known is not None and known.task.wrapped_key and self._key_is_young(known):
             head = await self._read(task, HEAD)
             facts: Task | None = known.task
+            now = known.key_at
         else:
             head, item, key = await asyncio.gather(*(self._read(task, name) for name in (HEAD, "task", "key")))
             facts = from_item(item, key) if item else None
         if head is None or facts is None:
             raise Problem("not_found", "there is no such task in this trust domain")
-        view = View(task=facts, head=head, fresh=True)
+        view = View(task=facts, head=head, fresh=True, key_at=now)
         self._keep(replace(view, fresh=False))
         return view
 
@@ -121,27 +147,39 @@ class Tasks:
         if (known := self._seen.get(task)) is not None and "open" in head:
             self._keep(replace(known, head=head))
 
+    def _key_is_young(self, known: View) -> bool:
+        return self._clock.now() - known.key_at <= KEY_AGE
+
     def _keep(self, view: View) -> None:
         known = self._seen.get(view.task.id)
-        if known is None or int(str(known.head["version"])) <= int(str(view.head["version"])):
-            self._seen[view.task.id] = view
+        if known is not None and int(str(known.head["version"])) > int(str(view.head["version"])):
+            view = replace(view, head=known.head)
+        if known is not None and known.key_at > view.key_at:
+            view = replace(view, task=known.task, key_at=known.key_at)
+        self._seen[view.task.id] = view
         self._seen.move_to_end(view.task.id)
         if len(self._seen) > COPIES:
             self._seen.popitem(last=False)
 
-    async def listing(self, after: str, limit: int, days: int) -> tuple[list[str], str | None]:
-        """Give up to `limit` task ids, newest first, and the cursor behind them. Entries are hints."""
-        found: list[str] = []
+    async def listing(self, after: str, limit: int, days: int) -> tuple[list[tuple[str, str]], str | None]:
+        """Give up to `limit` tasks, newest first, as (id, cursor behind it), and the cursor behind all of them.
+
+        It looks `days` back from tomorrow, at most LISTED_DAYS of them at once. Entries are hints.
+        """
+        found: list[tuple[str, str]] = []
         start, _, key = after.partition("/")
-        today = moment(self._clock.now()) + timedelta(days=1)
-        first = datetime.fromisoformat(start).replace(tzinfo=UTC) if start else today
-        for back in range(days):
-            day = f"{first - timedelta(days=back):%Y-%m-%d}"
-            rows = await self._list(f"tasks:{day}", key if day == start else "", limit - len(found))
-            found += [str(item["task"]) for _, item in rows]
+        newest = moment(self._clock.now()).date() + timedelta(days=1)
+        first = min(date.fromisoformat(start), newest) if start else newest
+        last = newest - timedelta(days=days - 1)
+        for back in range(LISTED_DAYS):
+            if (day := first - timedelta(days=back)) < last:
+                return found, None
+            rows = await self._list(f"tasks:{day}", key if str(day) == start else "", limit - len(found))
+            found += [(str(item["task"]), f"{day}/{name}") for name, item in rows]
             if len(found) >= limit:
-                return found, f"{day}/{rows[-1][0]}"
-        return found, None
+                return found, found[-1][1]
+        on = first - timedelta(days=LISTED_DAYS)
+        return found, f"{on}/{FIRST}" if on >= last else None
 
     # ── change ──────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -175,21 +213,31 @@ class Tasks:
             head = result.item
         raise Problem("conflict", "the task changes too fast right now; retry", retry_after=0.5)
 
-    async def note(self, task: str, call: str, record: Mapping[str, Value], fence: int) -> None:
-        """Add a record that moves no money (a thought): it is counted like any other."""
+    async def note(self, task: str, call: str, record: Mapping[str, Value], fence: int) -> Item:
+        """Add a record that moves no money (a thought): it is counted like any other. Gives the head.
+
+        Raises Problem call_limit after THOUGHTS of them, fenced, conflict, state_unavailable.
+        """
         head: Item | None = (await self.look(task)).head
         key = f"rec:{call}"
-        put = Put(key, self._stamp(task, key, record))
-        for _ in range(TRIES):
+        operations: list[Operation] = [Put(key, self._stamp(task, key, record))]
+        for _ in range(NOTE_TRIES):
             if head is None:
                 raise Problem("not_found", "there is no such task in this trust domain")
             if head["fence"] != fence:
                 raise Problem("fenced", "another worker has resumed this task")
-            last = Equals(("written",), str(head["written"]))
-            count = Update(HEAD, (last, Equals(("fence",), fence)), {("entries",): 1}, {("written",): key})
-            result = await self._apply(task, [put, count])
-            if isinstance(result, Applied) or result.index == 0:  # the latter: it stands, and may be counted already
-                return
+            if int(str(head["thoughts"])) < 1:
+                raise Problem("call_limit", f"a task takes at most {THOUGHTS} thoughts", limit=THOUGHTS)
+            place = str(self._clock.random(1)[0] % SPREAD)
+            result, lost = await self._send(task, [*operations, noting(head, place, call, fence)])
+            if isinstance(result, Applied):
+                self.saw(task, result.item or head)
+                return result.item or head
+            if lost:  # it may be counted already, and one more counted than written would look like a loss
+                return head
+            if result.index == 0 and operations:  # it stands from a try whose count was refused
+                operations = []
+                continue
             head = result.item
         raise Problem("conflict", "the task changes too fast right now; retry", retry_after=0.5)
 
@@ -237,10 +285,16 @@ class Tasks:
             raise unavailable(error) from error
 
     async def _apply(self, partition: str, operations: Sequence[Operation]) -> Applied | Refused:
-        """Apply; after a lost answer once more. Every operation falsifies its own condition, so that is harmless."""
+        return (await self._send(partition, operations))[0]
+
+    async def _send(self, partition: str, operations: Sequence[Operation]) -> tuple[Applied | Refused, bool]:
+        """Apply; after a lost answer once more, and say so: a refusal may then be the first try's own doing.
+
+        Every operation falsifies its own condition, so that is harmless.
+        """
         for left in (2, 1, 0):
             try:
-                return await self._state.apply(partition, operations)
+                return await self._state.apply(partition, operations), left < 2
             except Unavailable as error:
                 raise unavailable(error) from error
             except OutcomeUnknown as error:
@@ -249,14 +303,22 @@ class Tasks:
         raise AssertionError("unreachable")  # pragma: no cover
 
 
-def remaining(operations: Sequence[Operation], met: Refused, fingerprint: str) -> list[Operation]:
+def noting(head: Item, place: str, call: str, fence: int) -> Update:
+    """Count a thought. What stands at its place is its condition, so that it is counted once."""
+    notes = head["notes"]
+    before = notes.get(place) if isinstance(notes, Mapping) else None
+    path = ("notes", place)
+    as_read = Absent(path) if before is None else Equals(path, str(before))
+    require = (as_read, Equals(("fence",), fence), AtLeast(("thoughts",), 1))
+    return Update(HEAD, require, {("entries",): 1, ("thoughts",): -1}, {path: call})
+
+
+def remaining(operations: Sequence[Operation], met: Refused) -> list[Operation]:
     """Give what is left to put of a task whose beginning broke off before: what stands stays, the rest follows.
 
-    A head that follows an older first record takes that one's limits. Raises Problem idempotency_mismatch.
+    A head that follows an older first record takes that one's limits.
     """
     stands, item = operations[met.index].key, met.item or {}
-    if stands == "task" and item.get("fingerprint") != fingerprint:
-        raise _mismatch()
     rest = [operation for operation in operations if operation.key != stands]
     limits = item.get("limits")
     if stands == "rec:e0" and isinstance(limits, Mapping):
