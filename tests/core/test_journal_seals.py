@@ -119,6 +119,18 @@ async def test_a_journal_longer_than_a_page_is_read_whole(kept):
     assert len(seal["keys"]) == 231
 
 
+async def test_a_seal_covers_so_many_records_as_an_item_can_name_and_the_next_ones_the_rest(kept, monkeypatch):
+    monkeypatch.setattr("buspass.journal.seals.SEALED", 3)
+    for n in range(7):
+        await kept.call(f"c{n}")
+    await kept.sealer.seal("t")
+    read = await read_all(kept.state, "t")
+    assert [len(seal["keys"]) for seal in read.seals] == [3, 3, 2]
+    assert (kept.items["head"]["seals"], kept.items["head"]["sealed"]) == (3, 8)
+    verdict = await kept.audit()
+    assert (verdict.sealed, verdict.problems) == (8, ())
+
+
 async def test_a_crash_between_seal_and_head_is_made_good_by_the_next():
     kept = Kept(transactional=False)
     await kept.call("i1")

@@ -108,6 +108,20 @@ async def test_a_list_that_asks_for_nonsense_is_refused(domain: Domain, query: s
     assert (answer.status_code, code(answer)) == (400, "invalid_request"), answer.text
 
 
+async def test_a_list_looks_at_so_many_tasks_and_then_says_where_to_go_on(
+    domain: Domain, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("buspass.reading.LOOKED", 3)
+    mine = await domain.agent()
+    for _ in range(4):
+        await domain.agent(agent="other")
+    headers = await workload(domain)
+    page = (await mine.client.get("/v1/tasks?limit=1", headers=headers)).json()
+    assert page["data"] == []
+    assert page["next_cursor"]
+    assert await listed(mine, headers, "limit=1") == [mine.task]
+
+
 async def test_a_hint_whose_task_was_never_born_is_passed_over(domain: Domain) -> None:
 
     agent = await domain.agent()
@@ -205,6 +219,29 @@ async def test_a_thought_is_noted_under_its_parent(domain: Domain) -> None:
     told = {row["id"]: (row["thought"], row.get("cause")) for row in rows}
     assert told == {first.json()["id"]: ("one", None), second.json()["id"]: ("two", first.json()["id"])}
     assert set((await agent.get()).json()["budget"]["spent"].values()) == {0}
+
+
+async def test_parallel_thoughts_are_all_taken(domain: Domain) -> None:
+    agent = await domain.agent()
+    there = await domain.at("aws", agent)
+    for _ in range(4):
+        answers = await asyncio.gather(*((agent, there)[n % 2].post("thoughts", text="x") for n in range(24)))
+        assert {answer.status_code for answer in answers} == {201}
+    assert (await agent.get("/trace/verify")).json()["records"] == 97
+
+
+async def test_thoughts_are_sealed_as_calls_are_and_a_task_takes_no_more_than_a_thousand(
+    domain: Domain, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("buspass.reading.SEAL_EVERY", 4)
+    agent = await domain.agent()
+    for _ in range(3):
+        await agent.post("thoughts", text="x")
+    verdict = (await agent.get("/trace/verify")).json()
+    assert (verdict["ok"], verdict["sealed"]) == (True, 4)
+    domain.state.inner._items[agent.task]["head"]["thoughts"] = 0  # type: ignore[attr-defined]  # as after a thousand
+    refused = await agent.post("thoughts", text="x")
+    assert (refused.status_code, code(refused)) == (403, "call_limit")
 
 
 @pytest.mark.parametrize(

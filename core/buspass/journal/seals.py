@@ -33,6 +33,8 @@ from buspass.ports.state import (
 )
 
 SEAL_EVERY: Final = 256
+SEALED: Final = 1000
+"""Records that one seal covers at most: its list of keys must fit an item of every store."""
 KEEP_LATE: Final = 600_000
 """Milliseconds that a late settle's marker outlives its credit record."""
 PREFIXES: Final = ("rec:", "credit:")
@@ -91,9 +93,9 @@ class Sealer:
         self._clock = clock
 
     async def seal(self, task: str) -> Item | None:
-        """Seal what is not sealed yet; None where nothing was. Safe beside other sealers: one of them wins.
+        """Seal what is not sealed yet, SEALED records at a time, and give the last seal; None where nothing was.
 
-        Raises Problem state_unavailable.
+        Safe beside other sealers: one of them wins. Raises Problem state_unavailable.
         """
         try:
             return await self._seal(task)
@@ -103,23 +105,28 @@ class Sealer:
             raise Problem("state_unavailable", "the signing key could not be used", retry_after=1) from error
 
     async def _seal(self, task: str) -> Item | None:
-        for _ in range(TRIES):
+        tries, seal = TRIES, None
+        while tries:
             journal = await read_all(self._state, task)
             head = await self._state.read(task, "head")
             if head is None:
-                return None
+                return seal
             number = len(journal.seals)
             if whole(head["seals"]) < number:  # a crash between seal and head: the head is brought up first
                 await self._count(task, number - 1, journal.seals[-1])
             if not (fresh := unsealed(journal, head)):
-                return None
-            seal = await self._signed(task, number, fresh, journal)
-            count = Update("head", (Equals(("seals",), number),), {("seals",): 1, ("sealed",): len(fresh)})
-            result = await self._state.apply(task, [Put(f"seal:{number:08d}", seal), count])
-            if isinstance(result, Applied):
+                return seal
+            part = fresh[:SEALED]
+            made = await self._signed(task, number, part, journal)
+            count = Update("head", (Equals(("seals",), number),), {("seals",): 1, ("sealed",): len(part)})
+            if not isinstance(await self._state.apply(task, [Put(f"seal:{number:08d}", made), count]), Applied):
+                tries -= 1
+                continue
+            seal = made
+            if len(part) == len(fresh):
                 await self._drop_markers(task, head, journal)
                 return seal
-        return None  # others seal without a pause: one of them has it
+        return seal  # others seal without a pause: one of them has it
 
     async def _count(self, task: str, before: int, seal: Item) -> None:
         amount = len(keys_of(seal))
