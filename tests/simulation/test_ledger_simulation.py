@@ -108,4 +108,4 @@ def test_it_finds_a_driver_that_sends_a_write_again(simulated):
 
 
 def found(simulated, **faults):
-    return any(simulated(seed, **faults).broken for seed in (*range(1, 400, 2), *range(0, 400, 2)))
+    return any(simulated(seed, **faults).broken for seed in (*range(1, 1000, 2), *range(0, 1000, 2)))
