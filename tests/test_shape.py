@@ -165,7 +165,7 @@ def test_every_problem_that_is_raised_has_a_code():
 
 def test_every_route_is_documented_and_no_other():
     documented = re.findall(r"^\| `((?:GET|POST|PUT|DELETE|PATCH) /\S*)` \|", page("api.md"), re.MULTILINE)
-    assert sorted(documented) == sorted(f"{route.method} {route.path}" for route in ROUTES)
+    assert sorted(documented) == sorted(f"{route.method} {route.path.replace(':path', '')}" for route in ROUTES)
 
 
 def refused_families():
