@@ -185,13 +185,6 @@ async def test_a_target_without_a_price_is_refused_where_cost_is_limited_and_fre
     assert (await agent.chat(model="dear")).headers["buspass-cost"] == "0.000000"
 
 
-async def test_streaming_is_refused_by_name(domain: Domain) -> None:
-    agent = await domain.agent()
-    answer = await agent.chat(stream=True)
-    assert (answer.status_code, code(answer)) == (422, "unsupported")
-    assert answer.json()["error"]["param"] == "stream"
-
-
 async def test_labels_of_body_and_header_stand_in_the_record(domain: Domain) -> None:
     agent = await domain.agent()
     headers = {"buspass-metadata": '{"step": "plan", "team": "header"}'}
@@ -266,7 +259,8 @@ async def test_blobs_out_of_reach_lose_the_payload_and_never_the_settle(domain: 
     assert found["spent"]["calls"] == 1
     assert found["held"]["calls"] == 0
     again = await agent.chat(headers={"idempotency-key": "k"})
-    assert (again.status_code, code(again)) == (409, "conflict")
+    assert (again.status_code, code(again)) == (502, "outcome_unknown")
+    assert again.json()["error"]["retryable"] is False
     assert len(domain.provider.requests) == 1, "what was done is not done again for a lost outcome"
 
 

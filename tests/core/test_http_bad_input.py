@@ -14,6 +14,7 @@ from buspass.errors import CODES
 from buspass.http.app import ROUTES, Endpoint
 from buspass.http.operation import UNSERVED
 from buspass.identity.jws import sign
+from buspass.surfaces.anthropic_messages import ERROR_TYPES
 from buspass.testing.clock import FakeClock
 from buspass.testing.house import Agent, Domain
 
@@ -23,10 +24,12 @@ SENDING = [row for row in GUARDED if row.sends]
 JSON = [row for row in SENDING if row.sends != "Form"]
 OBJECTS = [row for row in JSON if row.path != "/v1/tasks/{id}/checkpoint"]
 FIELD = {"no_such_field": 1}
+ASKED = {"model": "plan", "messages": [{"role": "user", "content": "x"}]}
 GOOD: dict[str, dict[str, Any]] = {
     "start": {"workflow": "work"},
     "think": {"text": "x"},
-    "chat": {"model": "plan", "messages": [{"role": "user", "content": "x"}]},
+    **dict.fromkeys(("chat", "azure_chat", "azure_deployment", "count"), ASKED),
+    "messages": {**ASKED, "max_tokens": 9},
     "act": {"arguments": {"id": "1"}},
 }
 
@@ -41,7 +44,7 @@ def part(text: dict[str, Any]) -> str:
 
 def path_of(row: Endpoint, agent: Agent) -> str:
     known = agent.task if "/tasks/" in row.path else "k_aaaaaaaaaaaaaaaa" if "/keys/" in row.path else "a1"
-    return row.path.replace("{id}", known).replace("{name}", "item")
+    return row.path.replace("{id}", known).replace("{name}", "item").replace("{alias:path}", "plan")
 
 
 async def request(
@@ -66,6 +69,14 @@ def judged(row: Endpoint, answer: httpx.Response, *codes: str) -> dict[str, Any]
         error = document["error"]
         assert isinstance(error["message"], str)
         assert {"message", "type", "param", "code", "retryable"} <= set(error)
+    elif row.envelope == "anthropic":
+        assert answer.headers["content-type"] == "application/json"
+        assert set(document) == {"type", "error"}
+        assert document["type"] == "error"
+        error = document["error"]
+        assert isinstance(error["message"], str)
+        assert {"message", "type", "code", "retryable"} <= set(error)
+        assert error["type"] == ERROR_TYPES.get(answer.status_code, "invalid_request_error")
     else:
         error = document
         assert answer.headers["content-type"] == "application/problem+json"
@@ -193,7 +204,7 @@ BODIES: dict[str, tuple[bytes, tuple[str, ...]]] = {
 async def test_a_body_that_is_no_good_changes_nothing(domain: Domain, row: Endpoint, what: str) -> None:
     agent = await domain.agent()
     content, codes = BODIES[what]
-    if row.handler == "chat" and what == "too large":
+    if row.section == "Models" and what == "too large":
         content = b'{"model": "' + b"x" * 7_000_000 + b'"}'
     token = await right_token(domain, row, agent)
     judged(row, await request(row, agent, token, content=content), *codes)
@@ -234,7 +245,15 @@ async def test_what_is_open_is_open_and_a_head_of_it_too(domain: Domain, row: En
     assert (await request(row, agent, None, method="HEAD")).status_code == 200
 
 
-PATHS = ["/", "/v1", "/v1/", "/v1/tasks/", "/v2/tasks", "/v1/tasks/x/y/z", "/admin", "/.env", "//", "/v1/tools/a/b"]
+PATHS = ["/v1", "/v1/", "/v1/tasks/", "/v2/tasks", "/v1/tasks/x/y/z", "/admin", "/.env", "//", "/v1/tools/a/b"]
+
+
+async def test_the_root_says_what_this_is(domain: Domain) -> None:
+    """Clients try the base URL before they use it."""
+    client = await domain.host()
+    answer = await client.get("/")
+    assert answer.json() == {"service": "buspass", "host": "onprem", "description": "/openapi.json"}
+    assert (await client.head("/")).status_code == 200
 
 
 @pytest.mark.parametrize("path", PATHS)
@@ -275,6 +294,7 @@ async def test_what_clients_may_well_try_is_refused_by_name(domain: Domain, path
         ("/v1/files", True),
         ("/v1/batches/b", True),
         ("/openai/deployments/plan/chat/completions", True),
+        ("/openai/deployments/plan/embeddings", True),
         ("/v1/chat/nothing", True),
         ("/v1/spend", False),
         ("/v1/nothing", False),

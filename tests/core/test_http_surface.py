@@ -24,6 +24,7 @@ from buspass.testing.house import DOMAIN_KEY, LIMITS, Agent, Domain
 from buspass.testing.state_memory import MemoryState
 
 CONFIG = Path(__file__).parents[1] / "data" / "domain" / "buspass.yaml"
+ASKED = {"model": "plan", "messages": [{"role": "user", "content": "x"}]}
 
 
 async def described(client: httpx.AsyncClient) -> dict[str, Any]:
@@ -38,15 +39,15 @@ async def test_the_description_has_every_route_once_and_no_other(domain: Domain)
     document = await described(await domain.host())
     assert document["openapi"] == "3.1.0"
     told = {(method.upper(), path) for path, methods in document["paths"].items() for method in methods}
-    assert told == {(row.method, row.path) for row in ROUTES}
+    assert told == {(row.method, row.path.replace(":path", "")) for row in ROUTES}
     operations = [operation for methods in document["paths"].values() for operation in methods.values()]
     names = [operation["operationId"] for operation in operations]
     assert len(set(names)) == len(names)
     for row in ROUTES:
-        operation = document["paths"][row.path][row.method.lower()]
+        operation = document["paths"][row.path.replace(":path", "")][row.method.lower()]
         assert ("security" in operation) is (row.who != "anyone")
         parameters = {given["name"] for given in operation.get("parameters", ())}
-        assert parameters == set(re.findall(r"{(\w+)}", row.path))
+        assert parameters == set(re.findall(r"{(\w+)(?::path)?}", row.path))
         assert ("requestBody" in operation) is bool(row.sends)
 
 
@@ -78,7 +79,12 @@ async def every_answer(domain: Domain, agent: Agent) -> Mapping[str, httpx.Respo
     task = f"/v1/tasks/{agent.task}"
     answers = {
         "start": await client.post("/v1/tasks", json={"workflow": "work"}, headers=workload),
-        "chat": await agent.chat(),
+        "messages": await client.post("/v1/messages", json={**ASKED, "max_tokens": 9}, **own),
+        **{
+            row.handler: await client.post(row.path.replace("{alias:path}", "plan"), json=ASKED, **own)
+            for row in ROUTES
+            if row.section == "Models" and row.method == "POST" and row.handler != "messages"
+        },
         "act": await agent.call("item", {"id": "1"}),
         "think": await client.post(f"{task}/thoughts", json={"text": "hm"}, **own),
         "save": await client.put(f"{task}/checkpoint", json={"at": 1}, **own),
@@ -111,7 +117,8 @@ async def test_what_is_answered_fits_what_is_described(domain: Domain) -> None:
     for row in ROUTES:
         answer = answers[row.handler]
         assert answer.status_code == row.status, (row.handler, answer.text)
-        schema = document["paths"][row.path][row.method.lower()]["responses"][str(row.status)]
+        operation = document["paths"][row.path.replace(":path", "")][row.method.lower()]
+        schema = operation["responses"][str(row.status)]
         reference = schema["content"]["application/json"]["schema"]
         validator = jsonschema_rs.Draft202012Validator(
             {**reference, "components": document["components"]}, validate_formats=True

@@ -133,9 +133,9 @@ class CallRoutes:
 
 
 def _with_model(data: bytes, alias: str) -> bytes:
-    """Put the model that the path names into a body; what is no JSON object is left for the parser to refuse."""
+    """Put the model that the path names into a body; what is no good is left as it is, for the parser to refuse."""
     try:
-        value = json.loads(data)
-    except ValueError:
+        value = parse_json(data, limit=len(data))
+    except Problem:
         return data
     return json.dumps({**value, "model": alias}).encode() if isinstance(value, dict) else data
