@@ -35,7 +35,9 @@ def demo(*options: str, folder: Path) -> dict[str, Any]:
 
 def wrong(said: dict[str, Any]) -> list[Any]:
     """The requests that did not end as data and rules demand, with what was held against them."""
-    return [(row["text"], row["outcome"], row["expected"], row["faults"]) for row in said["requests"] if not row["right"]]
+    return [
+        (row["text"], row["outcome"], row["expected"], row["faults"]) for row in said["requests"] if not row["right"]
+    ]
 
 
 def test_every_request_of_the_example_ends_as_it_must_and_nothing_goes_around_the_gateway(tmp_path: Path) -> None:

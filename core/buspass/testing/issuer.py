@@ -59,9 +59,7 @@ class SigningKey:
     @property
     def public_pem(self) -> bytes:
         public = self.private.public_key()
-        return public.public_bytes(
-            serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
-        )
+        return public.public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -203,9 +201,7 @@ class Issuer:
     async def _jwks(self, request: Request) -> Response:
         if (realm := self._realm(request)) is None:
             return _error(404, "not_found", "no such realm")
-        return JSONResponse(
-            {"keys": [key.jwk for key in realm.keys]}, headers={"Cache-Control": "max-age=300"}
-        )
+        return JSONResponse({"keys": [key.jwk for key in realm.keys]}, headers={"Cache-Control": "max-age=300"})
 
     async def _token(self, request: Request) -> Response:
         if (realm := self._realm(request)) is None:
