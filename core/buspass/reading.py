@@ -5,10 +5,13 @@ Owns the shapes that api.md gives them. Refuses to change status and money.
 
 from __future__ import annotations
 
+import asyncio
 import json
+from bisect import bisect_right
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import asdict
+from itertools import batched
 from typing import Any, Final
 
 from buspass.callers import Caller, TaskCaller, WorkloadCaller, fence_of, visible
@@ -17,8 +20,8 @@ from buspass.calls.screening import redacted
 from buspass.errors import Problem
 from buspass.guard import check_standing
 from buspass.journal import SEAL_EVERY, Erased, timeline, verify
-from buspass.journal.seals import read_all
-from buspass.journal.timeline import moment
+from buspass.journal.seals import Read, read_all, read_steady
+from buspass.journal.timeline import moment, order
 from buspass.ledger import balance
 from buspass.ledger.holds import entries
 from buspass.lifecycle import Lifecycle
@@ -28,6 +31,8 @@ from buspass.tasks import Task, View, keyless
 
 CHECKPOINT_BYTES: Final = 256 * 1024
 THOUGHT_CHARACTERS: Final = 20_000
+AT_ONCE: Final = 32
+"""Payloads that are read at a time."""
 LOOKED: Final = 500
 """Tasks that one page of a list looks at."""
 
@@ -90,18 +95,37 @@ class Reading:
 
     # ── journal ─────────────────────────────────────────────────────────────────────────────────────────────────
 
-    async def trace(self, who: Caller, task: str) -> dict[str, Any]:
-        """Give the journal in order, each action with the thought that caused it."""
+    async def trace(self, who: Caller, task: str, *, limit: int, after: tuple[int, str] | None) -> dict[str, Any]:
+        """Give a page of the journal in order, each action with the thought that caused it.
+
+        `after`: when the last row of the page before began (ms), and its key. What was left after each row is summed
+        over the whole journal for every page, so it goes on from one page to the next.
+        """
         house = self._house
         view = await self._lifecycle.settle_overdue(await visible(house, who, task))
-        journal = await read_all(house.state, task)
-        await house.ledger.finish_credits(task, view.head, journal.covered)
-        payloads = {}
-        for key, record in journal.records.items():
-            if name := record.get("payload"):
-                payloads[key] = await self._payload(view.task, str(name))
-        limits = balance(view.head).limits
-        return {"task": document(view), "records": timeline(journal.records, payloads, limits)}
+        records = (await self._journal(view)).records
+        places = order(records)
+        first = bisect_right(places, after) if after else 0
+        page = [key for _, key in places[first : first + limit]]
+        payloads = await self._payloads(view.task, {key: str(records[key].get("payload") or "") for key in page})
+        rows = timeline(records, payloads, balance(view.head).limits)[first : first + limit]
+        more = len(places) > first + limit
+        cursor = "{}.{}".format(*places[first + limit - 1]) if more else None
+        return {"task": document(view), "records": rows, "next_cursor": cursor}
+
+    async def _journal(self, view: View) -> Read:
+        """Read the journal, and post what a crash left between a credit's record and the head."""
+        journal = await read_all(self._house.state, view.task.id)
+        await self._house.ledger.finish_credits(view.task.id, view.head, journal.covered)
+        return journal
+
+    async def _payloads(self, task: Task, names: Mapping[str, str]) -> dict[str, dict[str, Any]]:
+        logged = [(key, name) for key, name in names.items() if name]
+        found: dict[str, dict[str, Any]] = {}
+        for part in batched(logged, AT_ONCE):
+            payloads = await asyncio.gather(*(self._payload(task, name) for _, name in part))
+            found.update(zip((key for key, _ in part), payloads, strict=True))
+        return found
 
     async def _payload(self, task: Task, name: str) -> dict[str, Any]:
         try:
@@ -112,12 +136,13 @@ class Reading:
         return {part: payload[part] for part in ("thought", "arguments", "result", "tool_calls") if part in payload}
 
     async def verdict(self, who: Caller, task: str) -> dict[str, Any]:
-        """Prove that a journal is whole."""
+        """Prove that a journal is whole. Raises Problem conflict where the task never rests for long enough."""
         house = self._house
-        view = await self._lifecycle.settle_overdue(await visible(house, who, task))
-        journal = await read_all(house.state, task)
-        await house.ledger.finish_credits(task, view.head, journal.covered)
-        head = (await house.tasks.look(task)).head
+        await self._journal(await self._lifecycle.settle_overdue(await visible(house, who, task)))
+        steady = await read_steady(house.state, task)
+        if steady is None:
+            raise Problem("conflict", "the task is too busy to be audited now; retry, or suspend it", retry_after=1)
+        head, journal = steady
         spent = balance(head).spent
         found = await verify(house.journal, task, head, spent, journal, house.keyring.check)
         return {"ok": not found.problems, **asdict(found), "problems": list(found.problems)}

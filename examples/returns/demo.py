@@ -95,9 +95,16 @@ class Run:
         """The journal of a task, read by the workload that started it."""
         token = await self.stack.workload_token(self.http)
         headers = {"Authorization": f"Bearer {token}"}
-        answer = await self.http.get(f"{self.stack.gateway}/v1/tasks/{task}/trace", headers=headers)
-        self.traces[task] = answer.raise_for_status().json()["records"]
-        return self.traces[task]
+        path, query = f"{self.stack.gateway}/v1/tasks/{task}/trace", dict[str, str]()
+        records: list[dict[str, Any]] = []
+        while True:
+            page = (await self.http.get(path, params=query, headers=headers)).raise_for_status().json()
+            records += page["records"]
+            if page["next_cursor"] is None:
+                break
+            query = {"cursor": page["next_cursor"]}
+        self.traces[task] = records
+        return records
 
     async def summary(self, seconds: float) -> dict[str, Any]:
         """Every request that the services logged, held against the journals."""

@@ -1,9 +1,12 @@
 """The timeline: thoughts, the actions they caused, refusals, money; from a trace as the gateway gives it."""
 
+import argparse
+import json
 from datetime import UTC, datetime, timedelta
 
 import pytest
 
+from buspass.cli import trace
 from buspass.cli.printable import cut, money, printable, table
 from buspass.cli.timeline import render
 
@@ -204,3 +207,15 @@ def test_a_table_is_cut_in_its_flexible_columns_alone():
     assert max(map(len, shown)) == 100
     assert shown[1].startswith("t_" + "x" * 24 + "  www")
     assert table(("A",), [("x" * 120,)], flexible=(0,)) == ["A", "x" * 99 + "…"]
+
+
+def test_a_long_trace_is_fetched_page_by_page(monkeypatch, capsys):
+    pages = {None: (["a", "b"], "2.rec:b"), "2.rec:b": (["c"], None)}
+
+    def get(self, path, query=None):
+        rows, cursor = pages[(query or {}).get("cursor")]
+        return {"task": {"id": "t_1"}, "records": rows, "next_cursor": cursor}
+
+    monkeypatch.setattr("buspass.cli.connection.Connection.get", get)
+    assert trace.run(argparse.Namespace(words=["--json", "t_1"], json=False)) == 0
+    assert json.loads(capsys.readouterr().out) == {"task": {"id": "t_1"}, "records": ["a", "b", "c"]}

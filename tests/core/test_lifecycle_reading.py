@@ -8,6 +8,7 @@ from typing import Any
 import httpx
 import pytest
 
+from buspass.journal import seals
 from buspass.ports.state import Delete, Put
 from buspass.testing.clock import FakeClock
 from buspass.testing.house import Agent, Domain
@@ -177,6 +178,60 @@ async def test_the_verdict_counts_and_finds_what_was_altered(domain: Domain) -> 
     assert not verdict["ok"]
     assert any("MAC" in problem for problem in verdict["problems"])
     assert any(problem.startswith("cost:") for problem in verdict["problems"])
+
+
+@pytest.mark.parametrize("limit", [1, 2, 5])
+async def test_a_trace_comes_in_pages_and_what_was_left_goes_on_from_one_to_the_next(
+    domain: Domain, limit: int
+) -> None:
+    agent = await domain.agent()
+    for n in range(3):
+        await agent.chat(f"thought {n}")
+        await agent.call("item", {"id": "1"})  # in the same millisecond
+    whole = (await agent.get("/trace")).json()
+    assert whole["next_cursor"] is None
+    rows: list[Any] = []
+    query = f"?limit={limit}"
+    while query:
+        page = (await agent.get(f"/trace{query}")).json()
+        assert len(page["records"]) <= limit
+        rows += page["records"]
+        query = f"?limit={limit}&cursor={page['next_cursor']}" if page["next_cursor"] else ""
+    assert rows == whole["records"]
+    assert len(rows) == 7
+    assert sum("thought" in row for row in rows) == 3
+
+
+@pytest.mark.parametrize(
+    "query",
+    ["limit=0", "limit=1001", "limit=", "limit=x", "limit=-1", "color=red", "cursor=x", "cursor=1.head", "cursor=1"],
+)
+async def test_a_page_of_a_trace_that_makes_no_sense_is_refused(domain: Domain, query: str) -> None:
+    answer = await (await domain.agent()).get(f"/trace?{query}")
+    assert (answer.status_code, code(answer)) == (400, "invalid_request"), answer.text
+
+
+@pytest.mark.parametrize(("disturbed", "status"), [(0, 200), (3, 200), (1000, 409)])
+async def test_an_audit_of_a_task_at_work_raises_no_false_alarm(
+    domain: Domain, monkeypatch: pytest.MonkeyPatch, disturbed: int, status: int
+) -> None:
+    agent = await domain.agent()
+    await agent.chat()
+    read_all = seals.read_all
+    left = disturbed
+
+    async def busy(state: Any, task: str) -> Any:
+        nonlocal left
+        journal = await read_all(state, task)
+        if left:
+            left -= 1
+            await agent.call("item", {"id": "1"})
+        return journal
+
+    monkeypatch.setattr(seals, "read_all", busy)
+    answer = await agent.get("/trace/verify")
+    assert answer.status_code == status, answer.text
+    assert answer.json()["ok"] if status == 200 else code(answer) == "conflict"
 
 
 async def test_a_payload_that_is_gone_leaves_the_journal_readable(domain: Domain) -> None:

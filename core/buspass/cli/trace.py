@@ -51,7 +51,11 @@ def _show(task: str, *, as_json: bool) -> int:
     from buspass.cli.timeline import render  # noqa: PLC0415
 
     path = task_path(task, "trace")
-    found = Connection().get(path)
+    connection = Connection()
+    found = connection.get(path)
+    while (cursor := found.pop("next_cursor")) is not None:
+        page = connection.get(path, {"cursor": cursor})
+        found |= page | {"records": found["records"] + page["records"]}
     print(json.dumps(found, indent=2) if as_json else "\n".join(render(found)))
     return OK
 

@@ -119,7 +119,9 @@ SCHEMAS: Final[Mapping[str, Any]] = {
     "Saved": _object({"etag": STRING}),
     "Thought": _object({"text": STRING, "parent": STRING}, required=("text",), closed=True),
     "Id": _object({"id": STRING}),
-    "Trace": _object({"task": _ref("Task"), "records": _list({"type": "object"})}),
+    "Trace": _object(
+        {"task": _ref("Task"), "records": _list({"type": "object"}), "next_cursor": {"type": ["string", "null"]}}
+    ),
     "Verdict": _object(
         {"ok": {"type": "boolean"}, "records": WHOLE, "sealed": WHOLE, "seals": WHOLE, "problems": _list(STRING)}
     ),

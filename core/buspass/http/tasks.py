@@ -22,6 +22,8 @@ from buspass.tools.schema import parse_json
 
 STATUSES: Final[tuple[Status, ...]] = ("open", "suspended", "completed", "killed", "expired")
 EXCHANGE: Final = "urn:ietf:params:oauth:grant-type:token-exchange"
+TRACED: Final = 1000
+"""Records in one page of a journal at most."""
 ACCESS_TOKEN: Final = "urn:ietf:params:oauth:token-type:access_token"  # noqa: S105 - a token's type (RFC 8693)
 JWT: Final = "urn:ietf:params:oauth:token-type:jwt"
 
@@ -44,8 +46,7 @@ class TaskRoutes:
         """Give a page of tasks."""
         who = await caller(self._house, bearer(request), session(request))
         query = request.query_params
-        if unknown := set(query) - {"status", "workflow", "limit", "cursor"}:
-            raise Problem("invalid_request", f"unknown query parameter {min(unknown)!r}")
+        _known(request, {"status", "workflow", "limit", "cursor"})
         limit = query.get("limit", "50")
         if not re.fullmatch(r"[1-9][0-9]?|100", limit):
             raise Problem("invalid_request", "limit is a number from 1 to 100")
@@ -111,7 +112,13 @@ class TaskRoutes:
     async def trace(self, request: Request) -> Response:
         """Give the journal."""
         who = await caller(self._house, bearer(request), session(request))
-        return answer(await self._reading.trace(who, _id(request)))
+        query = request.query_params
+        _known(request, {"limit", "cursor"})
+        limit = query.get("limit", str(TRACED))
+        if not re.fullmatch(r"[1-9][0-9]{0,3}", limit) or int(limit) > TRACED:
+            raise Problem("invalid_request", f"limit is 1 to {TRACED}")
+        after = _place(query.get("cursor"))
+        return answer(await self._reading.trace(who, _id(request), limit=int(limit), after=after))
 
     async def verify(self, request: Request) -> Response:
         """Prove the journal."""
@@ -164,6 +171,20 @@ async def _reason(request: Request) -> str:
     if set(asked) - {"reason"} or not isinstance(asked.get("reason", ""), str):
         raise Problem("invalid_request", "the body is {reason?}, a string")
     return str(asked.get("reason", ""))
+
+
+def _known(request: Request, names: set[str]) -> None:
+    if unknown := set(request.query_params) - names:
+        raise Problem("invalid_request", f"unknown query parameter {min(unknown)!r}")
+
+
+def _place(cursor: str | None) -> tuple[int, str] | None:
+    if not cursor:
+        return None
+    if not re.fullmatch(r"[0-9]{1,15}\.(rec|credit):[A-Za-z0-9_.:-]{1,128}", cursor):
+        raise Problem("invalid_request", "cursor is the next_cursor of an earlier page")
+    at, _, key = cursor.partition(".")
+    return int(at), key
 
 
 def _cursor(cursor: str | None) -> str:

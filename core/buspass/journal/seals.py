@@ -39,6 +39,7 @@ KEEP_LATE: Final = 600_000
 """Milliseconds that a late settle's marker outlives its credit record."""
 PREFIXES: Final = ("rec:", "credit:")
 TRIES: Final = 4
+STEADY_TRIES: Final = 16
 _UNSAFE: Final = re.compile(r"[^A-Za-z0-9_.:-]")
 
 
@@ -62,6 +63,21 @@ async def read_all(state: State, task: str) -> Read:
         records.update(await _pages(state, task, prefix))
     seals = await _pages(state, task, "seal:")
     return Read(records=records, seals=[item for _, item in seals])
+
+
+async def read_steady(state: State, task: str) -> tuple[Item, Read] | None:
+    """Read head and journal as of one moment: nothing changed the head while the records were read.
+
+    None where there is none, or the task changed every time: no page of a store is a snapshot. Raises the state
+    port's errors.
+    """
+    head = await state.read(task, "head")
+    for _ in range(STEADY_TRIES):
+        journal = await read_all(state, task)
+        before, head = head, await state.read(task, "head")
+        if head is not None and head == before and not unposted(journal, head):
+            return head, journal
+    return None
 
 
 async def _pages(state: State, task: str, prefix: str) -> list[tuple[str, Item]]:
@@ -165,6 +181,12 @@ def unsealed(journal: Read, head: Item) -> list[str]:
     posted = {f"credit:{call}" for call in late(head)}
     fresh = journal.records.keys() - journal.covered
     return sorted(key for key in fresh if key in posted or not key.startswith("credit:"))
+
+
+def unposted(journal: Read, head: Item) -> bool:
+    """Say whether a credit stands in the journal that the head has not got yet."""
+    posted = {f"credit:{call}" for call in late(head)} | journal.covered
+    return any(key.startswith("credit:") and key not in posted for key in journal.records)
 
 
 def late(head: Item) -> Mapping[str, Value]:

@@ -49,7 +49,8 @@ def timeline(
     """
     left = dict(limits)
     rows = []
-    for key, record in sorted(records.items(), key=_when):
+    for _, key in order(records):
+        record = records[key]
         use = record.get("use")
         spent = {name: int(str(n)) for name, n in use.items()} if isinstance(use, Mapping) else {}
         for name in left:
@@ -58,9 +59,9 @@ def timeline(
     return rows
 
 
-def _when(pair: tuple[str, Item]) -> tuple[int, str]:
-    key, record = pair
-    return int(str(record["at"])), key
+def order(records: Mapping[str, Item]) -> list[tuple[int, str]]:
+    """Give when each began (ms) and its key, in the order of the rows."""
+    return sorted((int(str(record["at"])), key) for key, record in records.items())
 
 
 def row(key: str, record: Item, use: Mapping[str, int], left: Mapping[str, int]) -> dict[str, Any]:
