@@ -19,10 +19,10 @@ class Journal:
         self.state, self.clock = MemoryState(), FakeClock()
         self.licences = Licences(self.state)
 
-    async def infer(self, *offers, call=None):
+    async def infer(self, *offers, call=None, waited=0.0):
         call = call or keyless(self.clock, "i")
+        await self.put(call, offers=list(offers), at=self.clock.now() + round(waited * 1000), turn=1)
         self.clock.advance(1)
-        await self.put(call, offers=list(offers))
         return call
 
     async def put(self, call, **record):
@@ -60,6 +60,36 @@ async def test_an_inference_with_a_clients_key_licenses_too(journal):
     call = await journal.infer(offer("call_1"), call=keyed("t", "my key", "inference"))
     await journal.put("k" + "0" * 32)  # a keyed action offers nothing
     assert (await journal.licences.by_id("t", "call_1")).inference == call
+
+
+async def test_of_inferences_with_and_without_a_key_the_one_held_last_counts(journal):
+    old = await journal.infer(offer("call_0"))
+    keys = [keyed("t", f"key {n}", "inference") for n in range(6)]
+    for call in sorted(keys):  # so the digests' order is that of time, which is the order they are listed in
+        assert (await journal.infer(offer("call_0"), call=call)) == call
+        assert (await journal.licences.by_id("t", "call_0")).inference == call
+    last = await journal.infer(offer("call_0"))
+    assert (await journal.licences.by_id("t", "call_0")).inference == last != old
+
+
+async def test_an_inference_that_waited_for_its_money_is_newer_than_one_that_did_not(journal):
+    for _ in range(3):
+        await journal.infer()
+    waited = await journal.infer(offer("call_0"), waited=50)
+    for _ in range(10):
+        await journal.infer()
+    await journal.infer(offer("call_0"))
+    assert (await journal.licences.by_id("t", "call_0")).inference == waited
+
+
+async def test_a_licence_that_an_action_in_flight_uses_is_left_to_it(journal):
+    first, second = await journal.infer(offer("call_1")), await journal.infer(offer("call_2"))
+    in_use = await journal.licences.by_content("t", "pay", "f")
+    await journal.state.apply("t", [Put("head", {"open": {in_use.call: {}}})])
+    found = await journal.licences.by_content("t", "pay", "f")
+    assert (in_use.inference, found.inference) == (second, first)
+    await journal.put(found.call, use={})
+    assert await journal.licences.by_content("t", "pay", "f") == in_use, "its twin meets it there, and is told to wait"
 
 
 async def test_the_search_goes_on_through_pages_and_ends_somewhere(journal):

@@ -7,17 +7,24 @@ round, so that a listing meets the newest first and no index is needed. Refuses 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, cast
 
 from buspass.errors import Problem
 from buspass.ports.clock import Clock
-from buspass.ports.state import Item, State, Unavailable
+from buspass.ports.state import Item, State, Unavailable, Value
 
 LATEST: Final = 2**48 - 1
 LOOK_BACK: Final = 512
-"""Inferences that are searched for a licence."""
+"""Inferences that are searched for a licence: so many keyless ones, and so many calls with a key."""
+HELD_BACK: Final = 60_000
+"""Milliseconds that a call may have waited for its hold: what began earlier by less may have been held later."""
+KEYLESS: Final = "rec:i"
+KEYED: Final = "rec:k"
+
+type Place = tuple[int, int]
+"""When a call's hold stood (ms), and its turn among those of its name."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,41 +64,85 @@ class Licences:
         self._state = state
 
     async def by_id(self, task: str, tool_call_id: str) -> Licence | None:
-        """Give the licence with this id in the newest inference that offered it."""
-        async for call, offer, index in self._offers(task):
-            if offer["id"] == tool_call_id:
-                return licence(call, index, offer)
-        return None
+        """Give the licence with this id in the newest inference that offered it: models use an id again and again.
+
+        The newest is the one whose hold stood last, whatever its id and its client's key.
+        """
+        found: list[tuple[Place, Licence]] = []
+        async for call, record in self._inferences(task, KEYLESS):
+            if found and began(call) < found[0][0][0] - HELD_BACK:
+                break  # this one and all after it began so long before that they were held before, too
+            found += _with_id(call, record, tool_call_id)
+        async for call, record in self._inferences(task, KEYED):
+            found += _with_id(call, record, tool_call_id)
+        return max(found, key=lambda pair: pair[0])[1] if found else None
 
     async def by_content(self, task: str, tool: str, fingerprint: str) -> Licence | None:
-        """Give the newest licence for this tool and these arguments that no finished action has used."""
-        async for call, offer, index in self._offers(task):
-            if offer["tool"] == tool and offer["fingerprint"] == fingerprint:
-                found = licence(call, index, offer)
-                if await self._state.read(task, f"rec:{found.call}") is None:
-                    return found
-        return None
+        """Give the newest licence for this tool and these arguments that no finished action has used.
 
-    async def _offers(self, task: str) -> AsyncIterator[tuple[str, Mapping[str, Any], int]]:
+        One that an action in flight uses is given only where there is no other.
+        """
+        open_now = await self._in_flight(task)
+        in_use: Licence | None = None
+        for prefix in (KEYLESS, KEYED):
+            async for call, record in self._inferences(task, prefix):
+                for index, offer in _offers(record):
+                    if offer["tool"] != tool or offer["fingerprint"] != fingerprint:
+                        continue
+                    found = licence(call, index, offer)
+                    if found.call in open_now:
+                        in_use = in_use or found
+                    elif await self._read(task, f"rec:{found.call}") is None:
+                        return found
+        return in_use
+
+    async def _in_flight(self, task: str) -> Collection[str]:
+        head = await self._read(task, "head")
+        found = head.get("open") if head else None
+        return found.keys() if isinstance(found, Mapping) else ()
+
+    async def _read(self, task: str, key: str) -> Item | None:
         try:
-            async for key, record in self._inferences(task):
-                offers = record.get("offers")
-                for index, offer in enumerate(offers if isinstance(offers, list) else ()):
-                    yield key.removeprefix("rec:"), cast("Mapping[str, Any]", offer), index
+            return await self._state.read(task, key)
         except Unavailable as error:
-            raise Problem("state_unavailable", f"the journal could not be read ({error})", retry_after=1) from error
+            raise _away(error) from error
 
-    async def _inferences(self, task: str) -> AsyncIterator[tuple[str, Item]]:
-        """Yield inferences newest first; those with a client's key, whose ids bear no time, after them."""
-        for prefix in ("rec:i", "rec:k"):
-            after, size, seen = "", 4, 0
-            while seen < LOOK_BACK:
+    async def _inferences(self, task: str, prefix: str) -> AsyncIterator[tuple[str, Item]]:
+        """Yield up to LOOK_BACK calls and their records, the keyless ones newest first."""
+        after, size, seen = "", 4, 0
+        while seen < LOOK_BACK:
+            try:
                 page = await self._state.list(task, prefix, after, size)
-                for pair in page:
-                    yield pair
-                if len(page) < size:
-                    break
-                after, seen, size = page[-1][0], seen + size, 64
+            except Unavailable as error:
+                raise _away(error) from error
+            for key, record in page:
+                yield key.removeprefix("rec:"), record
+            if len(page) < size:
+                return
+            after, seen, size = page[-1][0], seen + size, 64
+
+
+def began(call: str) -> int:
+    """Give when a keyless call began (ms), as its id says."""
+    return LATEST - int(call[1:13], 16)
+
+
+def _offers(record: Item) -> Iterable[tuple[int, Mapping[str, Any]]]:
+    offers = record.get("offers")
+    return enumerate(cast("list[Mapping[str, Any]]", offers) if isinstance(offers, list) else ())
+
+
+def _with_id(call: str, record: Item, tool_call_id: str) -> list[tuple[Place, Licence]]:
+    offered = [licence(call, index, offer) for index, offer in _offers(record) if offer["id"] == tool_call_id]
+    return [((_whole(record.get("at")), _whole(record.get("turn"))), found) for found in offered]
+
+
+def _whole(value: Value) -> int:
+    return value if type(value) is int else 0
+
+
+def _away(error: Unavailable) -> Problem:
+    return Problem("state_unavailable", f"the journal could not be read ({error})", retry_after=1)
 
 
 def licence(call: str, index: int, offer: Mapping[str, Any]) -> Licence:
