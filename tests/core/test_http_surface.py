@@ -14,11 +14,12 @@ import jwt
 import pytest
 
 from buspass.errors import ConfigError
-from buspass.http import start
+from buspass.http import compose, start
 from buspass.http.adapters import ADAPTERS, adapter, opened
 from buspass.http.app import ROUTES
 from buspass.http.compose import composed
 from buspass.model import Limits
+from buspass.ports.state import Delete, Put
 from buspass.testing.blobs_memory import MemoryBlobs
 from buspass.testing.house import DOMAIN_KEY, LIMITS, Agent, Domain
 from buspass.testing.state_memory import MemoryState
@@ -149,11 +150,70 @@ async def test_a_host_is_ready_while_its_store_answers(domain: Domain) -> None:
     client = await domain.host()
     ready = await client.get("/health/ready")
     revision = domain.apps["onprem"].house.settings.revision
-    assert ready.json() == {"status": "ok", "host": "onprem", "revision": revision, "checks": {"state": "ok"}}
+    assert ready.json() == {
+        "status": "ok",
+        "host": "onprem",
+        "revision": revision,
+        "checks": {"state": "ok", "keys": "ok"},
+    }
     domain.state.inner.down = True  # type: ignore[attr-defined]  # it is a MemoryState
     away = await client.get("/health/ready")
     assert (away.status_code, away.json()["status"]) == (503, "unavailable")
     assert (await client.get("/health/live")).status_code == 200
+
+
+async def test_a_host_whose_key_nobody_can_know_is_not_ready(domain: Domain) -> None:
+    client = await domain.host()
+    ((name, row),) = await domain.state.list("domain", "jwk:", "", 10)
+    await domain.state.apply("domain", [Delete(name, ())])
+    for _ in range(2):
+        lost = await client.get("/health/ready")
+        assert (lost.status_code, lost.json()["checks"]["state"]) == (503, "ok")
+        assert "public key" in lost.json()["checks"]["keys"]
+        await domain.state.apply("domain", [Put(name, {**row, "mac": "forged"})])
+
+
+class Opened:
+    """A part that a host opened."""
+
+    def __init__(self) -> None:
+        self.closed = 0
+
+    async def close(self) -> None:
+        self.closed += 1
+
+
+@pytest.mark.parametrize("fails", ["blobs", "publish", "house", "routed"])
+async def test_a_host_that_does_not_come_up_closes_what_it_opened(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fails: str
+) -> None:
+    parts: list[Opened] = []
+
+    async def opened(port: str, url: str) -> Opened:
+        if port == fails:
+            raise ConfigError(["no"])
+        parts.append(Opened())
+        return parts[-1]
+
+    def outbound() -> Opened:
+        parts.append(Opened())
+        return parts[-1]
+
+    async def publish(keyring: Any) -> None:
+        if fails == "publish":
+            raise ConfigError(["no"])
+
+    def broken(*_: Any, **__: Any) -> Any:
+        raise ConfigError(["no"])
+
+    monkeypatch.setattr(compose, "opened", opened)
+    monkeypatch.setattr(compose, "_outbound", outbound)
+    monkeypatch.setattr(compose.Keyring, "publish", publish)
+    if fails in {"house", "routed"}:
+        monkeypatch.setattr(compose, {"house": "_house", "routed": "routed"}[fails], broken)
+    with pytest.raises(ConfigError):
+        await composed(environ(tmp_path), LIMITS)
+    assert [part.closed for part in parts] == [1] * {"blobs": 1}.get(fails, 3)
 
 
 async def test_every_host_publishes_the_keys_of_all(domain: Domain) -> None:

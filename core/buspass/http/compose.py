@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Mapping
+from contextlib import AsyncExitStack
 from pathlib import Path
 
 from starlette.types import Receive, Scope, Send
@@ -97,25 +98,35 @@ async def composed(
     domain_key = await _domain_key(settings, secrets, data, create=local)
     signer: Signer = await adapter("signer", host.signer.partition(":")[0])(host.signer, data=data, create=local)
     operator: str | None = await adapter("keys", "operator")(data, create=True) if local else None
-    state = state or await opened("state", host.state)
-    blobs = blobs or await opened("blobs", host.blobs)
-    keyring = Keyring(state, signer, host.name, domain_key, clock)
-    await keyring.publish()
-    house = _house(
-        settings,
-        host,
-        limits,
-        clock=clock,
-        state=state,
-        blobs=blobs,
-        secrets=secrets,
-        signer=signer,
-        keyring=keyring,
-        domain_key=domain_key,
-        outbound=outbound or _outbound(),
-        operator=operator,
-    )
-    return Application(house, blobs)
+    async with AsyncExitStack() as unfinished:  # what was opened here is closed again where the host does not come up
+        if state is None:
+            state = await opened("state", host.state)
+            unfinished.push_async_callback(state.close)
+        if blobs is None:
+            blobs = await opened("blobs", host.blobs)
+            unfinished.push_async_callback(blobs.close)
+        if outbound is None:
+            outbound = _outbound()
+            unfinished.push_async_callback(outbound.close)
+        keyring = Keyring(state, signer, host.name, domain_key, clock)
+        await keyring.publish()
+        house = _house(
+            settings,
+            host,
+            limits,
+            clock=clock,
+            state=state,
+            blobs=blobs,
+            secrets=secrets,
+            signer=signer,
+            keyring=keyring,
+            domain_key=domain_key,
+            outbound=outbound,
+            operator=operator,
+        )
+        application = Application(house, blobs)
+        unfinished.pop_all()
+    return application
 
 
 def _settings(environ: Mapping[str, str], bind: str, port: int) -> Settings:

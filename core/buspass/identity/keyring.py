@@ -65,6 +65,15 @@ class Keyring:
                 raise _away() from error
         raise _away()
 
+    async def published(self) -> bool:
+        """Say whether other hosts can know this host's key now. Raises Problem state_unavailable."""
+        try:
+            return await self._state.read(PARTITION, f"{_PREFIX}{self._host}:{self._kid}") == self._row(
+                self._host, self._public
+            )
+        except Unavailable as error:
+            raise _away() from error
+
     async def key(self, kid: str) -> jwt.PyJWK | None:
         """The domain's key of that name. An unknown one has the rows read again, at most every 10 s."""
         if kid in self._own:
