@@ -8,7 +8,7 @@ from buspass.errors import Problem
 from buspass.ledger import Claim, Finished, Held, Ledger, Outcome, Stale, balance, new_head
 from buspass.ledger.accounts import amounts, table, text, whole
 from buspass.model import ACCOUNTS, UNLIMITED
-from buspass.ports.state import Put
+from buspass.ports.state import OutcomeUnknown, Put
 from buspass.testing.clock import FakeClock
 from buspass.testing.state_memory import Crash, Dies, Down, Late, Lost, MemoryState
 
@@ -197,6 +197,33 @@ async def test_a_hold_whose_answer_was_lost_stands(books):
     assert list(books.head["open"]) == ["a"]
     await books.settled(held, tokens=1)
     books.right()
+
+
+async def test_a_hold_whose_answer_was_lost_does_not_take_a_later_ones_turn(books):
+    apply, lost = books.state.apply, []
+
+    async def raced(partition, operations):
+        if not lost:
+            lost.append(1)
+            await apply(partition, operations)
+            await books.held(books.claim("b"))
+            raise OutcomeUnknown
+        return await apply(partition, operations)
+
+    books.state.apply = raced
+    held = await books.held(books.claim("a"))
+    assert held.turn == 3, "b has 2, and the first hold of a was given back"
+    assert set(books.head["open"]) == {"a", "b"}
+    assert books.head["count"]["m"] == 2
+    books.right()
+
+
+async def test_a_hold_whose_answer_is_lost_again_is_given_back(books):
+    books.state.meet(Lost(), None, Lost())
+    with pytest.raises(Problem, match="state_unavailable"):
+        await books.ledger.hold(books.claim(), 0)
+    assert not books.head["open"]
+    assert books.right().held["tokens"] == 0
 
 
 @pytest.mark.parametrize("fault", [Down(), Late()])

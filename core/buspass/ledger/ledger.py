@@ -139,16 +139,24 @@ class Ledger:
         capped = claim.capped and whole(table(head, "left").get(claim.name, 0)) < 1
         return over or capped or claim.call in table(head, "open")
 
-    async def _take(self, claim: Claim) -> Held | Item:
+    async def _take(self, claim: Claim, *, again: bool = True) -> Held | Item:
+        """Hold, or give the head that refused. The turn is read off the answer alone.
+
+        A head read later counts holds that came after this one: with their turn, an older result would pass for the
+        newest. So a hold whose answer was lost is given back and taken once more.
+        """
         attempt, now = self._clock.random(8).hex(), self._clock.now()
-        update = taking(claim, attempt, now)
         try:
-            result = await self._state.apply(claim.task, [update])
+            result = await self._state.apply(claim.task, [taking(claim, attempt, now)])
         except OutcomeUnknown:
             head = await self._head(claim.task)
             mine = table(head, "open").get(claim.call)
             if not isinstance(mine, Mapping) or mine["attempt"] != attempt:
                 raise _unavailable("the hold's answer was lost") from None
+            await self._commit(claim.task, [releasing(entry_of(claim.call, mine))])
+            if not again:
+                raise _unavailable("the hold's answer was lost twice; it was given back") from None
+            return await self._take(claim, again=False)
         except Unavailable as error:
             raise _unavailable(str(error)) from error
         else:
