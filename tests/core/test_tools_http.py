@@ -250,6 +250,12 @@ def test_the_list_of_tools_says_where_each_is_called():
     assert catalog.functions({}, TOOLS, HOSTS, "aws") == []
 
 
+def test_a_refusal_does_not_grow_with_the_name_that_was_asked_for():
+    refused = catalog.granted("x" * 100_000, ROUTE, TOOLS, HOSTS, "aws")
+    assert "x" * 128 in refused.detail
+    assert len(refused.detail) < 400
+
+
 def test_a_tool_outside_the_route_or_the_host_is_not_granted():
     assert catalog.granted("refund", ROUTE, TOOLS, HOSTS, "aws") is None
     outside = catalog.granted("wire_money", ROUTE, TOOLS, HOSTS, "aws")

@@ -6,11 +6,14 @@ Pure. Refuses to know who asks, what was called before, and how a tool is reache
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Final
 
 from buspass.config.settings import Host, Step, Tool
 from buspass.errors import Problem
 from buspass.tools.schema import closed
+
+NAMED: Final = 128
+"""Characters of an unknown tool's name that a refusal repeats."""
 
 
 def functions(
@@ -49,7 +52,9 @@ def granted(
         allowed = sorted(route)
         listed = ", ".join(allowed) or "none"
         row = {"path": "/tool", "message": "is not in the route", "allowed": allowed}
-        return Problem("tool_not_granted", f"tool {name!r} is not granted; this task has: {listed}", errors=[row])
+        return Problem(
+            "tool_not_granted", f"tool {name[:NAMED]!r} is not granted; this task has: {listed}", errors=[row]
+        )
     tool = tools[name]
     host = _served_at(tool, this_host)
     if host == this_host:
