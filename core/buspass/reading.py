@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import json
 from bisect import bisect_right
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from contextlib import suppress
 from dataclasses import asdict
 from itertools import batched
@@ -238,8 +238,8 @@ class Reading:
             if before == etag:  # else it may have been replaced between two looks
                 raise Problem("not_found", "this task's checkpoint was erased")
 
-    async def save(self, who: Caller, task: str, data: bytes, expected: str | None) -> str:
-        """Keep the agent's state and give its ETag. `expected`: the ETag it must replace, "" for none."""
+    async def save(self, who: Caller, task: str, data: bytes, expected: Collection[str] | None) -> str:
+        """Keep the agent's state and give its ETag. `expected`: ETags one of which it must replace, "" for none."""
         house = self._house
         fence = fence_of(who)
         if fence is None:

@@ -389,6 +389,28 @@ async def test_a_checkpoint_is_kept_as_it_came_and_replaced_on_condition(domain:
 
 
 @pytest.mark.parametrize(
+    ("given", "problem"),
+    [
+        ('"other", "{}"', None),
+        (' "{}" ,, "other",', None),
+        ('W/"other", "{}"', None),
+        ('"with,comma", "{}"', None),
+        ('W/"{}"', "precondition_failed"),
+        ('"other"', "precondition_failed"),
+        ('"other,{}"', "precondition_failed"),
+        ("{}", "invalid_request"),
+        ('"{}', "invalid_request"),
+        ('*, "{}"', "invalid_request"),
+    ],
+)
+async def test_if_match_is_a_list_of_strong_etags(domain: Domain, given: str, problem: str | None) -> None:
+    agent = await domain.agent()
+    etag = (await put(agent)).json()["etag"]
+    answer = await put(agent, b"2", if_match=given.replace("{}", etag))
+    assert answer.json().get("code") == problem, answer.text
+
+
+@pytest.mark.parametrize(
     ("content", "problem"),
     [
         (b"{}" + b" " * (256 * 1024 - 2), None),

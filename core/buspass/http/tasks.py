@@ -22,6 +22,8 @@ from buspass.tools.schema import parse_json
 
 STATUSES: Final[tuple[Status, ...]] = ("open", "suspended", "completed", "killed", "expired")
 EXCHANGE: Final = "urn:ietf:params:oauth:grant-type:token-exchange"
+_ETAG: Final = re.compile(r'(W/)?"([\x21\x23-\x7e\x80-\xff]*)"')
+_ETAGS: Final = re.compile(rf"(?:{_ETAG.pattern})?(?:[ \t]*,[ \t]*(?:{_ETAG.pattern})?)*")
 TRACED: Final = 1000
 """Records in one page of a journal at most."""
 ACCESS_TOKEN: Final = "urn:ietf:params:oauth:token-type:access_token"  # noqa: S105 - a token's type (RFC 8693)
@@ -200,8 +202,14 @@ def _cursor(cursor: str | None) -> str:
     return cursor
 
 
-def _expected(request: Request) -> str | None:
+def _expected(request: Request) -> frozenset[str] | None:
+    """Give the ETags one of which must stand there ("" for nothing), None for any (RFC 9110 §13.1.1, §13.1.2)."""
     if request.headers.get("if-none-match", "").strip() == "*":
-        return ""
-    match = request.headers.get("if-match")
-    return None if match is None or match.strip() == "*" else match.strip().strip('"')
+        return frozenset({""})
+    fields = request.headers.getlist("if-match")
+    match = ", ".join(fields).strip()
+    if not fields or match == "*":
+        return None
+    if not _ETAGS.fullmatch(match):
+        raise Problem("invalid_request", 'If-Match is * or a list of ETags, each in quotes: "…", "…"')
+    return frozenset(tag for weak, tag in _ETAG.findall(match) if not weak)  # a weak one never matches

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime, timedelta
 from typing import Final, cast
@@ -243,10 +243,10 @@ class Tasks:
 
     # ── checkpoint ──────────────────────────────────────────────────────────────────────────────────────────────
 
-    async def point(self, task: str, fence: int, etag: str, expected: str | None) -> str | None:
+    async def point(self, task: str, fence: int, etag: str, expected: Collection[str] | None) -> str | None:
         """Make the head point at a new checkpoint; give the one it pointed at.
 
-        `expected`: what it must point at now ("" for nothing, None for anything). Raises Problem
+        `expected`: one of these it must point at now ("" for nothing), or at anything where it is None. Raises Problem
         precondition_failed, fenced, conflict.
         """
         head: Item | None = (await self.look(task)).head
@@ -259,7 +259,7 @@ class Tasks:
                 return before
             if head["fence"] != fence:
                 raise Problem("fenced", "another worker has resumed this task")
-            if expected is not None and expected != (now or ""):
+            if expected is not None and (now or "") not in expected:
                 raise Problem("precondition_failed", "the checkpoint is another one by now; read it again")
             is_now = Equals(("checkpoint",), str(now)) if now else Absent(("checkpoint",))
             update = Update(HEAD, (is_now, Equals(("fence",), fence)), {("version",): 1}, {("checkpoint",): etag})
