@@ -150,12 +150,17 @@ def test_a_task_is_killed_once_and_for_all(buspass, agent):
 
 
 def test_machines_get_json(buspass, agent):
-    listed = json.loads(buspass("task", "list", "--limit", "1", "--json")[1])["data"]
-    assert [row["id"] for row in listed] == [agent.task]
-    assert json.loads(buspass("task", "show", agent.task, "--json")[1])["id"] == agent.task
-    assert json.loads(buspass("trace", agent.task, "--json")[1])["task"]["id"] == agent.task
+    def document(*words):
+        code, out, err = buspass(*words, "--json")
+        assert code == 0, err
+        return json.loads(out)
+
+    assert [row["id"] for row in document("task", "list", "--limit", "1")["data"]] == [agent.task]
+    assert document("task", "show", agent.task)["id"] == agent.task
+    assert document("trace", agent.task)["task"]["id"] == agent.task
+    assert document("trace", "verify", agent.task)["ok"] is True
     assert json.loads(buspass("trace", "verify", "--json", agent.task)[1])["ok"] is True
-    assert json.loads(buspass("task", "kill", agent.task, "--reason", "r", "--json")[1])["in_flight"] == 0
+    assert document("task", "kill", agent.task, "--reason", "r")["in_flight"] == 0
 
 
 def test_a_list_longer_than_a_page_is_fetched_page_by_page(buspass, agent, monkeypatch):
