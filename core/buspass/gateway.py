@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Coroutine, Mapping
-from contextlib import suppress
+from contextlib import aclosing, suppress
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
@@ -130,7 +130,8 @@ class Gateway:
         view = await house.tasks.view(claims.task)
         claims_match(claims, view.task)
         wait = house.workflow(claims.workflow).wait
-        deadline = house.clock.now() + round(incoming.seconds * 1000)
+        seconds = incoming.flowing if isinstance(call, Inference) and call.ask.stream else incoming.seconds
+        deadline = house.clock.now() + round(seconds * 1000)
         for _ in range(ROUNDS):
             view = await self._swept(view)
             try:
@@ -244,7 +245,9 @@ class Gateway:
             return await self._finish(call, admitted, begun, watch)
         headers = {"Buspass-Task": admitted.view.task.id, "Buspass-Call": call.id, **begun.headers}
         headers["Server-Timing"] = watch.header()
-        return Reply(status=200, document=None, headers=headers, stream=self._flow(call, admitted, begun, watch))
+        stream = self._flow(call, admitted, begun, watch)
+        await anext(stream)  # a generator that was never begun would pass its end over, too
+        return Reply(status=200, document=None, headers=headers, stream=stream)
 
     async def _flow(
         self, call: Inference, admitted: Admitted, flow: Flow, watch: Stopwatch
@@ -253,11 +256,13 @@ class Gateway:
         ending: Ending | None = None
         said: list[bytes] = []
         try:
+            yield b""  # from here on it is settled, even if nobody ever reads it
             with watch("dispatch"):
-                async for piece in flow.pieces():
-                    if call.keyed:
-                        said.append(piece)
-                    yield piece
+                async with aclosing(flow.pieces()) as pieces:
+                    async for piece in pieces:
+                        if call.keyed:
+                            said.append(piece)
+                        yield piece
             ending = streamed(flow.ending(), said, flow) if call.keyed else flow.ending()
         except Problem as problem:
             ending = flow.ending(problem)
@@ -266,7 +271,8 @@ class Gateway:
         finally:
             if ending is None:  # the client hung up, or the host is stopping
                 gone = Problem("deadline_exceeded", "the client hung up in the middle of the stream")
-                await self._surely(self._close(call, admitted, flow, flow.ending(gone)))
+                with suppress(Problem):  # nobody is left to be told; the hold is the sweep's to end
+                    await self._surely(self._close(call, admitted, flow, flow.ending(gone)))
         try:
             with watch("settle"):
                 head = await self._surely(self._close(call, admitted, flow, ending))

@@ -29,9 +29,11 @@ SEND_WITHIN: Final = 5_000
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Incoming:
-    """A request to infer or to act, as `http` hands it in. `seconds`: what the host leaves for it; `session`: a key's.
+    """A request to infer or to act, as `http` hands it in. `session`: a key's.
 
-    `surface` names the wire format of a request to infer, `headers` those of its own that it may read.
+    `seconds`: what the host leaves until an answer begins, which is all there is unless it streams; `flowing`: what it
+    leaves until a stream ends. `surface` names the wire format of a request to infer, `headers` those of its own that
+    it may read.
     """
 
     token: str
@@ -39,6 +41,7 @@ class Incoming:
     name: str = ""
     key: str | None = None
     seconds: float
+    flowing: float
     log: Literal["none", "metadata", "redacted", "full"] | None = None
     labels: Mapping[str, Any] = field(default_factory=dict)
     traceparent: str | None = None

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping
+from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -96,15 +97,16 @@ class Flow:
         self._screened = ScreenedStream(endings.screening)
         self.headers = {"Buspass-Target": f"{target.provider}/{target.model}", "Buspass-Attempts": str(tried)}
 
-    async def pieces(self) -> AsyncIterator[bytes]:
+    async def pieces(self) -> AsyncGenerator[bytes, None]:
         """Give the agent's bytes as they come, but for those that end the stream. Raises Problem."""
         decoder = self._begun.decoder
         async for piece in self._seen(self._begun.events):
             yield piece
         try:
-            async for chunk in self._chunks():
-                async for piece in self._seen(decoder.feed(chunk)):
-                    yield piece
+            async with aclosing(self._chunks()) as chunks:
+                async for chunk in chunks:
+                    async for piece in self._seen(decoder.feed(chunk)):
+                        yield piece
             decoder.close()
             async for piece in self._given(self._screened.end()):
                 yield piece
@@ -124,7 +126,7 @@ class Flow:
             await self._endings.screening.keep()
             yield self._surface.stream_event(event)
 
-    async def _chunks(self) -> AsyncIterator[bytes]:
+    async def _chunks(self) -> AsyncGenerator[bytes, None]:
         """Give the provider's bytes, with a look at the clock and the task every two seconds meanwhile."""
         clock = self._house.clock
         look = clock.monotonic() + LOOK_AGAIN

@@ -217,7 +217,7 @@ class Inference:
         secret = await house.secret(provider.auth.secret) if provider.auth.secret else None
         seconds = in_time(held, house.clock.now())
         if self.ask.stream:
-            seconds = min(seconds, self._model().first_token)
+            seconds = min(seconds, self._model().first_token, self._incoming.seconds)
         return self._wire(target).request(provider, target, self.ask, self._bound, secret, seconds)
 
     async def _whole(self, target: Target, request: Request) -> Answer:

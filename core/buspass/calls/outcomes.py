@@ -6,6 +6,7 @@ Owns the outcome's blob and its replay. Refuses to know why a call is repeated.
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import AsyncGenerator, Sequence
 from dataclasses import replace
 from typing import Final
@@ -19,6 +20,7 @@ from buspass.ledger import Held, Outcome
 from buspass.ports.state import Item, Value
 from buspass.tasks import Task
 
+log = logging.getLogger("buspass")
 NEVER_AGAIN: Final = {"x-should-retry": "false"}
 """The same key brings the same answer for ever."""
 
@@ -97,6 +99,7 @@ def broken(held: Held, error: Exception) -> Ending:
     """Give the ending of a call that failed inside Buspass after its hold: it may have been sent."""
     problem = error if isinstance(error, Problem) else Problem("internal", "the call failed inside Buspass")
     if problem is not error:
+        log.error("call %s failed inside Buspass", held.claim.call, exc_info=error)
         problem.__cause__ = error
     facts: dict[str, Value] = {"status": "unknown", "code": problem.code, "estimated": True}
     last: Final = "unknown" if held.claim.kind == "action" else ""

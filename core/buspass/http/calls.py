@@ -114,18 +114,19 @@ class CallRoutes:
         return view
 
     async def _incoming(self, request: Request, most: int, name: str = "") -> Incoming:
-        left = request.scope.get("extensions", {}).get("buspass.deadline")
         limits = self._house.limits
-        seconds = min(limits.first_byte, limits.total, *([left] if left is not None else [])) - MARGIN
+        flowing = min(limits.total, request.scope.get("extensions", {}).get("buspass.deadline", limits.total)) - MARGIN
+        seconds = min(flowing, limits.first_byte - MARGIN)
         if seconds <= 0:
             raise Problem("deadline_exceeded", "no time is left at this host to carry out the call")
         return Incoming(
             token=bearer(request),
             session=session(request),
             body=await body(request, most),
+            flowing=flowing,
+            seconds=seconds,
             name=name,
             key=idempotency_key(request),
-            seconds=seconds,
             log=log_level(request),
             labels=labels(request),
             traceparent=request.headers.get("traceparent"),

@@ -9,6 +9,7 @@ import asyncio
 import json
 import logging
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from contextlib import suppress
 from typing import Any, Final, Literal, cast
 
 from starlette.requests import ClientDisconnect, Request
@@ -167,7 +168,14 @@ class Flowing(Response):
         self._pieces = pieces
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002 - ASGI's signature
-        await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+        try:
+            with suppress(OSError):  # what ASGI servers raise where the client has gone meanwhile
+                await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+                await self._until_gone(receive, send)
+        finally:
+            await self._pieces.aclose()
+
+    async def _until_gone(self, receive: Receive, send: Send) -> None:
         pump = asyncio.ensure_future(self._pump(send))
         gone = asyncio.ensure_future(_gone(receive))
         try:
@@ -177,7 +185,6 @@ class Flowing(Response):
             if not pump.done():
                 pump.cancel()
             await asyncio.gather(gone, pump, return_exceptions=True)
-            await self._pieces.aclose()
         if not pump.cancelled():
             pump.result()
 
