@@ -87,7 +87,8 @@ class StandIn:
         return JSONResponse({})
 
     async def trace(self, request: Request) -> Response:
-        return JSONResponse({"task": {}, "records": self.tasks[request.path_params["id"]]["records"]})
+        records = self.tasks[request.path_params["id"]]["records"]
+        return JSONResponse({"task": {}, "records": records, "next_cursor": None})
 
     async def tools(self, request: Request) -> Response:
         self.of(request)
