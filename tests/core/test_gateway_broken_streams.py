@@ -153,6 +153,20 @@ async def test_a_first_event_that_does_not_come_is_not_waited_for(
     assert not streaming.provider.requests, "the first may have been billed"
 
 
+@pytest.mark.parametrize("begin", [b"data: nope\n\n", b'data: {"choices": 7}\n\n'])
+async def test_a_provider_that_begins_badly_is_not_listened_to(
+    streaming: Domain, listen: Any, books: Any, feed: Any, begin: bytes
+) -> None:
+    feed.first = False
+    feed.say(begin)
+    agent = await streaming.agent()
+    async with listen(agent, TEXT, model="fed") as stream:
+        assert stream.status == 502
+    assert feed.gone.is_set(), "its connection was let go though it might go on"
+    (record,) = await books(agent).calls()
+    await charged(record, "upstream_error")
+
+
 async def test_a_provider_that_stands_still_is_not_waited_for(
     streaming: Domain, listen: Any, books: Any, feed: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

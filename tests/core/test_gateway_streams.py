@@ -175,6 +175,10 @@ async def test_a_tool_call_in_a_stream_is_a_licence_for_one_action(
     assert other.json()["code"] == "idempotency_mismatch", "one licence, one action"
 
 
+def asks_for_two(request: Mapping[str, Any]) -> Mapping[str, Any]:
+    return {"content": None, "tool_calls": [{"name": "item", "arguments": {"id": str(number)}} for number in (7, 8)]}
+
+
 def called(choice: Mapping[str, Any]) -> list[Any]:
     return [call for call in choice["delta"].get("tool_calls", ()) if "id" in call]
 
@@ -182,14 +186,14 @@ def called(choice: Mapping[str, Any]) -> list[Any]:
 async def test_a_tool_call_of_a_stream_that_broke_licenses_nothing(
     streaming: Domain, listen: Any, books: Any, feed: Any
 ) -> None:
-    feed.mind = asks_for_item
+    feed.mind = asks_for_two  # the first is whole when the second begins
     agent = await streaming.agent()
     function = {"type": "function", "function": {"name": "item", "parameters": {"type": "object"}}}
     async with listen(agent, model="fed", tools=[function]) as stream:
         await feed.give(len(feed.frames) - 3)
         feed.say(None)
         events = await stream.rest()
-    (offer,) = (call["id"] for event in events for choice in event.get("choices", ()) for call in called(choice))
+    offer, _ = (call["id"] for event in events for choice in event.get("choices", ()) for call in called(choice))
     await books(agent).calls()
     answer = await agent.call("item", {"id": "7"}, tool_call_id=offer)
     assert answer.json()["code"] == "thought_required"
