@@ -160,10 +160,15 @@ def anything(value: Any, path: str, report: Report) -> Any:
 
 
 def record(
-    fields: Mapping[str, Check], *, required: Sequence[str] = (), refused: Mapping[str, str] = NONE_REFUSED
+    fields: Mapping[str, Check],
+    *,
+    required: Sequence[str] = (),
+    refused: Mapping[str, str] = NONE_REFUSED,
+    dropped: Collection[str] = (),
 ) -> Check:
     """An object with these members and no others; `refused` says why we lack one that clients know.
 
+    `dropped` are left out unread: what an SDK adds to an answer for its own use, and sends back with it.
     `null` means "not given", which is how SDKs write it: such a member is left out, known or refused.
     """
 
@@ -176,7 +181,7 @@ def record(
             if name in fields:
                 if given is not None:
                     clean[name] = fields[name](given, under(path, name), report)
-            elif given is not None or name not in refused:
+            elif name not in dropped and (given is not None or name not in refused):
                 report.refuse(under(path, name), refused.get(name, "is not a field that is known here"), sorted(fields))
         for name in required:
             if value.get(name) is None:

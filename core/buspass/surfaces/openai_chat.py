@@ -39,12 +39,19 @@ SHOWN: Final = either(
 SAID: Final = either(
     text(), array(tagged("type", {"text": TEXT_PART, "refusal": REFUSAL_PART}, "content part"), least=1)
 )
-FUNCTION_CALL: Final = record({"name": FUNCTION_NAME, "arguments": text()}, required=["name", "arguments"])
+FUNCTION_CALL: Final = record(
+    {"name": FUNCTION_NAME, "arguments": text()}, required=["name", "arguments"], dropped=["parsed_arguments"]
+)
 TOOL_CALL: Final = tagged(
     "type",
-    {"function": record({"id": CALL_ID, "type": text(), "function": FUNCTION_CALL}, required=["id", "function"])},
+    {
+        "function": record(
+            {"id": CALL_ID, "type": text(), "function": FUNCTION_CALL}, required=["id", "function"], dropped=["index"]
+        )
+    },
     "tool call",
 )
+"""With what OpenAI's streaming and parsing helpers leave in a message that an agent sends back."""
 INSTRUCTION: Final = record({"role": text(), "content": CONTENT, "name": SPEAKER}, required=["content"])
 USER: Final = record({"role": text(), "content": SHOWN, "name": SPEAKER}, required=["content"])
 ASSISTANT: Final = record(
@@ -55,6 +62,7 @@ ASSISTANT: Final = record(
         "refusal": text(),
         "tool_calls": array(TOOL_CALL, least=1, most=128),
     },
+    dropped=["parsed"],
     refused={
         "audio": "is not available: text only",
         "function_call": "is OpenAI's old form: use tool_calls",
