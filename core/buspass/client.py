@@ -11,17 +11,17 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import AsyncIterator, Iterator, Mapping
-from contextlib import asynccontextmanager, contextmanager
-from typing import Any, Final
+from collections.abc import Mapping
+from contextlib import suppress
+from typing import Any, Final, Self
 
 import httpx
 
-from buspass.workload import TokenSource
-from buspass.workload import token as prove
+from buspass.workload import TokenSource, token
 
 EARLY: Final = 60.0
-"""Seconds before a task token's end when it is renewed."""
+"""Seconds before a task token's end when it is renewed; of a short one its last quarter."""
+SECONDS: Final = 60  # for an answer of the gateway
 EXCHANGE: Final = "urn:ietf:params:oauth:grant-type:token-exchange"
 
 
@@ -34,27 +34,22 @@ class BuspassError(Exception):
 
 
 class Task:
-    """A task that this process works on. Not for several threads at once while it renews."""
+    """A task that this process works on. Not for several threads at once while it renews.
 
-    def __init__(self, url: str, source: TokenSource, client: httpx.Client | httpx.AsyncClient) -> None:
-        self._url, self._source, self._client = url, source, client
-        self._token, self._base, self._until, self._etag = "", "", 0.0, ""
+    `document` is the task as it began, `id` its id; `base_url` is what an OpenAI client takes.
+    """
+
+    def __init__(self, url: str | None, source: TokenSource, terms: Mapping[str, Any]) -> None:
+        address = url or os.environ.get("BUSPASS_URL", "http://127.0.0.1:8700")
+        self._url, self._source, self._terms = address.rstrip("/").removesuffix("/v1"), source, terms
+        self._token, self._renew_at, self._etag, self._ended = "", 0.0, "", False
         self.document: Mapping[str, Any] = {}
-
-    @property
-    def id(self) -> str:
-        """The task's id."""
-        return str(self.document["id"])
-
-    @property
-    def base_url(self) -> str:
-        """What an OpenAI client takes as base_url."""
-        return self._base
+        self.id = self.base_url = ""
 
     @property
     def api_key(self) -> str:
         """The task token, renewed when it is about to end. For a long-lived client pass `key` instead."""
-        if time.monotonic() > self._until - EARLY:
+        if time.monotonic() > self._renew_at:
             self._renewed(httpx.post(**self._renewal()))
         return self._token
 
@@ -62,43 +57,38 @@ class Task:
         """Give the token: a callable for SDKs that take one, such as `OpenAI(api_key=t.key)`."""
         return self.api_key
 
-    @property
-    def headers(self) -> dict[str, str]:
-        """Headers for requests of your own."""
-        return {"authorization": f"Bearer {self.api_key}"}
-
-    # The requests, for both kinds of client.
-
-    def _start(self, body: Mapping[str, Any]) -> dict[str, Any]:
-        headers = {"authorization": f"Bearer {prove(self._source)}"}
-        return {"method": "POST", "url": f"{self._url}/v1/tasks", "json": body, "headers": headers}
+    def _start(self) -> dict[str, Any]:
+        proof = {"authorization": f"Bearer {token(self._source)}"}
+        return {"method": "POST", "url": f"{self._url}/v1/tasks", "json": self._terms, "headers": proof}
 
     def _started(self, answer: httpx.Response) -> None:
         started = _checked(answer).json()
-        self.document, self._base = started["task"], started["base_url"]
-        self._token, self._until = started["token"], time.monotonic() + started["expires_in"]
+        self.document, self.base_url = started["task"], str(started["base_url"])
+        self.id = str(self.document["id"])
+        self._good(started["token"], started["expires_in"])
+
+    def _renewed(self, answer: httpx.Response) -> None:
+        fresh = _checked(answer).json()
+        self._good(fresh["access_token"], fresh["expires_in"])
+
+    def _good(self, key: str, seconds: float) -> None:
+        self._token, self._renew_at = key, time.monotonic() + seconds - min(EARLY, seconds / 4)
 
     def _renewal(self) -> dict[str, Any]:
         form = {
             "grant_type": EXCHANGE,
             "subject_token": self._token,
             "subject_token_type": "urn:ietf:params:oauth:token-type:access_token",
-            "actor_token": prove(self._source),
+            "actor_token": token(self._source),
             "actor_token_type": "urn:ietf:params:oauth:token-type:jwt",
         }
         return {"url": f"{self._url}/oauth2/token", "data": form, "timeout": 30}
 
-    def _renewed(self, answer: httpx.Response) -> None:
-        fresh = _checked(answer).json()
-        self._token, self._until = fresh["access_token"], time.monotonic() + fresh["expires_in"]
-
     def _at(self, method: str, part: str, **more: Any) -> dict[str, Any]:
-        headers = {**self.headers, **more.pop("headers", {})}
-        return {"method": method, "url": f"{self._url}/v1/tasks/{self.id}/{part}", "headers": headers, **more}
+        return {"method": method, "url": f"{self._url}/v1/tasks/{self.id}/{part}", **more}
 
     def _saving(self, state: Any) -> dict[str, Any]:
-        match = {"if-match": f'"{self._etag}"'} if self._etag else {}
-        return self._at("PUT", "checkpoint", json=state, headers=match)
+        return self._at("PUT", "checkpoint", json=state, headers={"if-match": f'"{self._etag}"'} if self._etag else {})
 
     def _saved(self, answer: httpx.Response) -> None:
         self._etag = str(_checked(answer).json()["etag"])
@@ -113,79 +103,89 @@ class Task:
 class SyncTask(Task):
     """A task for synchronous code."""
 
-    _client: httpx.Client
+    def __enter__(self) -> Self:
+        self._started(httpx.request(**self._start(), timeout=SECONDS))
+        self._client = httpx.Client(timeout=SECONDS)
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        with self._client:
+            if kind is None and not self._ended:
+                self.end("complete", "done")
+            elif not self._ended:
+                with suppress(BuspassError, httpx.HTTPError, LookupError):  # the agent's own error is what matters
+                    self.end("kill", f"{kind.__name__} in the agent" if kind else "")
 
     def save(self, state: Any) -> None:
         """Keep the agent's own state (JSON, 256 KB). Raises BuspassError: another worker has saved since."""
-        self._saved(self._client.request(**self._saving(state)))
+        self._saved(self._send(self._saving(state)))
 
     def restore(self) -> Any:
         """Give the state that was kept last, or None."""
-        return self._restored(self._client.request(**self._at("GET", "checkpoint")))
+        return self._restored(self._send(self._at("GET", "checkpoint")))
 
     def end(self, verb: str, reason: str = "") -> None:
-        """Complete, suspend or kill the task. Repeating it does no harm."""
-        _checked(self._client.request(**self._at("POST", verb, json={"reason": reason})))
+        """Complete, suspend or kill the task: then the end of the block changes nothing more."""
+        _checked(self._send(self._at("POST", verb, json={"reason": reason})))
+        self._ended = True
+
+    def _send(self, request: dict[str, Any]) -> httpx.Response:
+        headers = {"authorization": f"Bearer {self.api_key}", **request.pop("headers", {})}
+        return self._client.request(**request, headers=headers)
 
 
 class AsyncTask(Task):
     """A task for asynchronous code; `api_key` renews synchronously, `fresh` does so without blocking."""
 
-    _client: httpx.AsyncClient
+    async def __aenter__(self) -> Self:
+        async with httpx.AsyncClient(timeout=SECONDS) as client:
+            self._started(await client.request(**self._start()))
+        self._client = httpx.AsyncClient(timeout=SECONDS)
+        return self
+
+    async def __aexit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        async with self._client:
+            if kind is None and not self._ended:
+                await self.end("complete", "done")
+            elif not self._ended:
+                with suppress(BuspassError, httpx.HTTPError, LookupError):
+                    await self.end("kill", f"{kind.__name__} in the agent" if kind else "")
 
     async def fresh(self) -> str:
         """Give the token, renewed when it is about to end: for `AsyncOpenAI(api_key=t.fresh)`."""
-        if time.monotonic() > self._until - EARLY:
+        if time.monotonic() > self._renew_at:
             self._renewed(await self._client.post(**self._renewal()))
         return self._token
 
     async def save(self, state: Any) -> None:
-        """Keep the agent's own state."""
-        self._saved(await self._client.request(**self._saving(state)))
+        """Keep the agent's own state, as SyncTask does."""
+        self._saved(await self._send(self._saving(state)))
 
     async def restore(self) -> Any:
         """Give the state that was kept last, or None."""
-        return self._restored(await self._client.request(**self._at("GET", "checkpoint")))
+        return self._restored(await self._send(self._at("GET", "checkpoint")))
 
     async def end(self, verb: str, reason: str = "") -> None:
-        """Complete, suspend or kill the task."""
-        _checked(await self._client.request(**self._at("POST", verb, json={"reason": reason})))
+        """Complete, suspend or kill the task: then the end of the block changes nothing more."""
+        _checked(await self._send(self._at("POST", verb, json={"reason": reason})))
+        self._ended = True
+
+    async def _send(self, request: dict[str, Any]) -> httpx.Response:
+        headers = {"authorization": f"Bearer {await self.fresh()}", **request.pop("headers", {})}
+        return await self._client.request(**request, headers=headers)
 
 
-@contextmanager
-def task(
-    workflow: str, *, url: str | None = None, workload_token: TokenSource = None, **terms: Any
-) -> Iterator[SyncTask]:
-    """Start a task of `workflow`; `terms` are `on_behalf_of`, `metadata` and `budget`. Raises BuspassError."""
-    with httpx.Client(timeout=60) as client:
-        started = SyncTask(_address(url), workload_token, client)
-        started._started(client.request(**started._start({"workflow": workflow, **terms})))  # noqa: SLF001 - its maker
-        try:
-            yield started
-        except BaseException as error:
-            started.end("kill", f"{type(error).__name__} in the agent")
-            raise
-        started.end("complete", "done")
+def task(workflow: str, *, url: str | None = None, workload_token: TokenSource = None, **terms: Any) -> SyncTask:
+    """Give a task of `workflow`, which `with` starts; `terms` are `on_behalf_of`, `metadata` and `budget`.
+
+    Entering raises BuspassError (refused), LookupError (no workload token) and httpx.HTTPError (no gateway).
+    """
+    return SyncTask(url, workload_token, {"workflow": workflow, **terms})
 
 
-@asynccontextmanager
-async def atask(
-    workflow: str, *, url: str | None = None, workload_token: TokenSource = None, **terms: Any
-) -> AsyncIterator[AsyncTask]:
-    """Do what `task` does, for asynchronous code."""
-    async with httpx.AsyncClient(timeout=60) as client:
-        started = AsyncTask(_address(url), workload_token, client)
-        started._started(await client.request(**started._start({"workflow": workflow, **terms})))  # noqa: SLF001
-        try:
-            yield started
-        except BaseException as error:
-            await started.end("kill", f"{type(error).__name__} in the agent")
-            raise
-        await started.end("complete", "done")
-
-
-def _address(url: str | None) -> str:
-    return (url or os.environ.get("BUSPASS_URL", "http://127.0.0.1:8700")).rstrip("/").removesuffix("/v1")
+def atask(workflow: str, *, url: str | None = None, workload_token: TokenSource = None, **terms: Any) -> AsyncTask:
+    """Do what `task` does, for `async with`."""
+    return AsyncTask(url, workload_token, {"workflow": workflow, **terms})
 
 
 def _checked(answer: httpx.Response) -> httpx.Response:

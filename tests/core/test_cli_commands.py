@@ -111,7 +111,7 @@ def test_every_verb_helps(buspass, verb):
     [
         ([], "VERB"),
         (["frobnicate"], "frobnicate"),
-        (["run", "--", "agent.py"], "not available yet: buspass run"),
+        (["login", "--", "agent.py"], "not available yet: buspass login"),
         (["spend"], "not available yet: buspass spend"),
         (["demo", "procurement"], "not available yet: demo procurement"),
         (["demo", "nothing"], "procurement"),

@@ -13,17 +13,17 @@ import traceback
 from collections.abc import Sequence
 from typing import Final
 
-from buspass.cli import check, demo, key, models, task, trace, up
+from buspass.cli import check, demo, init, key, models, run, task, trace, up
 from buspass.cli.printable import printable
 from buspass.cli.stop import FAILED, INTERRUPTED, OK, USAGE, Stop
 from buspass.errors import ConfigError
 
 __all__ = ["main"]
 
-VERBS: Final = (up, check, demo, key, models, task, trace)
+VERBS: Final = (up, run, init, check, demo, key, models, task, trace)
 LATER: Final = (
-    *("action", "doctor", "import", "init", "latency", "login"),
-    *("observed", "policy", "run", "spend", "stop", "top"),
+    *("action", "doctor", "import", "latency", "login"),
+    *("observed", "policy", "spend", "stop", "top"),
 )
 """Verbs that are planned: refused by name, never as a typing error."""
 
@@ -31,6 +31,7 @@ DESCRIPTION: Final = "The cage that AI agents live in: one governed path for eve
 EPILOG: Final = """\
 examples:
   buspass up                        serve ./buspass.yaml, or an example with simulated models
+  buspass run -- python agent.py    an agent as it is, governed; prints its bill
   buspass check buspass.yaml        say everything that is wrong with a configuration
   buspass demo returns              the return-exception agent over three hosts
   buspass task list --status open   who is at work, and what they may still spend
@@ -40,11 +41,11 @@ environment:
   BUSPASS_CONFIG   the configuration of `up`
   BUSPASS_DATA     keys and stores (default ~/.local/share/buspass)
   BUSPASS_HOST     which of the configuration's hosts this one is
-  BUSPASS_URL      the gateway that key, task and trace ask (default http://127.0.0.1:8700)
+  BUSPASS_URL      the gateway that run, key, task and trace ask (default http://127.0.0.1:8700)
   BUSPASS_TOKEN    an operator's token for it, instead of BUSPASS_DATA/operator.key
   BUSPASS_DEBUG=1  shows the stack trace of a failure
 
-exit codes: 0 done, 1 refused or failed, 2 wrong usage or configuration, 130 interrupted
+exit codes (`run`: the command's own): 0 done, 1 refused or failed, 2 wrong usage or configuration, 130 interrupted
 """
 
 

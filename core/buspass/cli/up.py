@@ -11,12 +11,14 @@ import errno
 import importlib
 import os
 import signal
+import threading
 from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlsplit
 
+from buspass.cli.agent import hide
 from buspass.cli.stop import FAILED, INTERRUPTED, OK, USAGE, Stop
 
 if TYPE_CHECKING:
@@ -42,6 +44,9 @@ def add(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None
     parser.add_argument("--config", metavar="F", type=Path, help="buspass.yaml")
     parser.add_argument("--bind", metavar="A", help=f"the address to listen at (default {BIND})")
     parser.add_argument("--port", metavar="N", type=_port, help=f"the port (default {PORT}; 0: a free one)")
+    parser.add_argument(
+        "--until-eof", action="store_true", help="end with standard input, for a program that starts this one"
+    )
     parser.set_defaults(run=run)
 
 
@@ -57,6 +62,9 @@ def run(arguments: argparse.Namespace) -> int:
 
     bind, port = _address(arguments)
     environ = _environment(arguments, bind)
+    if arguments.until_eof:
+        hide()
+        threading.Thread(target=_end_with_stdin, daemon=True).start()
     os.umask(0o077)  # keys, stores and sockets: whatever is made here is its owner's alone
     host = _host()
     with ExitStack() as stack:
@@ -77,6 +85,13 @@ def run(arguments: argparse.Namespace) -> int:
         except OSError as error:
             raise _not_had(error, bind, port) from error
     return INTERRUPTED if stopped == signal.SIGINT else OK
+
+
+def _end_with_stdin() -> None:
+    """Stop as SIGTERM does when whoever started this process is gone, however it went."""
+    while os.read(0, 4096):
+        pass
+    os.kill(os.getpid(), signal.SIGTERM)
 
 
 def _address(arguments: argparse.Namespace) -> tuple[str, int]:
