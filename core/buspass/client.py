@@ -3,8 +3,8 @@
     with task("returns", on_behalf_of={"token": customer}) as t:
         OpenAI(base_url=t.base_url, api_key=t.api_key)
 
-The task is completed when the block ends, and killed when it raises. `async with atask(…)` is the same for async code.
-The gateway is at `BUSPASS_URL` (default http://127.0.0.1:8700); how the workload proves itself: `buspass.workload`.
+Completed when the block ends, killed when it raises; `async with atask(…)` is the same for async code. The gateway is at
+`BUSPASS_URL` (default http://127.0.0.1:8700); how the workload proves itself: `buspass.workload`.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from buspass.workload import TokenSource, token
 
 EARLY: Final = 60.0
 """Seconds before a task token's end when it is renewed; of a short one its last quarter."""
-SECONDS: Final = 60  # for an answer of the gateway
+SECONDS: Final = 60
 EXCHANGE: Final = "urn:ietf:params:oauth:grant-type:token-exchange"
 
 
@@ -109,12 +109,14 @@ class SyncTask(Task):
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        with self._client:
+        try:
             if kind is None and not self._ended:
                 self.end("complete", "done")
-            elif not self._ended:
+            elif kind is not None and not self._ended:
                 with suppress(BuspassError, httpx.HTTPError, LookupError):  # the agent's own error is what matters
-                    self.end("kill", f"{kind.__name__} in the agent" if kind else "")
+                    self.end("kill", f"{kind.__name__} in the agent")
+        finally:
+            self._client.close()
 
     def save(self, state: Any) -> None:
         """Keep the agent's own state (JSON, 256 KB). Raises BuspassError: another worker has saved since."""
@@ -144,12 +146,14 @@ class AsyncTask(Task):
         return self
 
     async def __aexit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        async with self._client:
+        try:
             if kind is None and not self._ended:
                 await self.end("complete", "done")
-            elif not self._ended:
+            elif kind is not None and not self._ended:
                 with suppress(BuspassError, httpx.HTTPError, LookupError):
-                    await self.end("kill", f"{kind.__name__} in the agent" if kind else "")
+                    await self.end("kill", f"{kind.__name__} in the agent")
+        finally:
+            await self._client.aclose()
 
     async def fresh(self) -> str:
         """Give the token, renewed when it is about to end: for `AsyncOpenAI(api_key=t.fresh)`."""
@@ -176,10 +180,8 @@ class AsyncTask(Task):
 
 
 def task(workflow: str, *, url: str | None = None, workload_token: TokenSource = None, **terms: Any) -> SyncTask:
-    """Give a task of `workflow`, which `with` starts; `terms` are `on_behalf_of`, `metadata` and `budget`.
-
-    Entering raises BuspassError (refused), LookupError (no workload token) and httpx.HTTPError (no gateway).
-    """
+    """Give a task, which `with` starts; `terms`: `on_behalf_of`, `metadata`, `budget`. Entering raises BuspassError
+    (refused), LookupError (no workload token), httpx.HTTPError (no gateway)."""
     return SyncTask(url, workload_token, {"workflow": workflow, **terms})
 
 

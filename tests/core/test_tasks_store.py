@@ -9,6 +9,7 @@ from buspass.errors import Problem
 from buspass.journal import Journal
 from buspass.ledger import new_head
 from buspass.model import Principal, Subject
+from buspass.ports.state import OutcomeUnknown
 from buspass.tasks import TRANSITIONS, Grant, Task, Tasks
 from buspass.tasks.store import COPIES
 from buspass.testing.clock import FakeClock
@@ -277,6 +278,23 @@ async def test_a_change_whose_answer_was_lost_happens_once(house, verb, fault):
     assert head == house.head
     assert head["fence"] == 1 + (verb == "resume")
     assert head["entries"] <= len(house.events) == 2
+
+
+async def test_a_change_whose_answer_was_lost_before_anothers_is_not_counted_twice(house):
+    await house.begin()
+    apply, lost = house.state.apply, []
+
+    async def raced(partition, operations):
+        if not lost:
+            lost.append(1)
+            await apply(partition, operations)
+            await house.host().change("t", "resume", RECORD)
+            raise OutcomeUnknown
+        return await apply(partition, operations)
+
+    house.state.apply = raced
+    await house.tasks.change("t", "resume", RECORD)
+    assert house.head["entries"] <= len(house.events) == 3
 
 
 async def test_a_change_meets_anothers_and_judges_anew(house):
