@@ -3,8 +3,8 @@
     with task("returns", on_behalf_of={"token": customer}) as t:
         OpenAI(base_url=t.base_url, api_key=t.api_key)
 
-Completed when the block ends, killed when it raises; `async with atask(…)` is the same for async code. The gateway is at
-`BUSPASS_URL` (default http://127.0.0.1:8700); how the workload proves itself: `buspass.workload`.
+Completed when the block ends, killed when it raises; `async with atask(…)` is the same for async code. The gateway is
+at `BUSPASS_URL` (default http://127.0.0.1:8700); how the workload proves itself: `buspass.workload`.
 """
 
 from __future__ import annotations
@@ -180,8 +180,7 @@ class AsyncTask(Task):
 
 
 def task(workflow: str, *, url: str | None = None, workload_token: TokenSource = None, **terms: Any) -> SyncTask:
-    """Give a task, which `with` starts; `terms`: `on_behalf_of`, `metadata`, `budget`. Entering raises BuspassError
-    (refused), LookupError (no workload token), httpx.HTTPError (no gateway)."""
+    """Give a task, which `with` starts; `terms`: `on_behalf_of`, `metadata`, `budget`. Raises as `with` begins."""
     return SyncTask(url, workload_token, {"workflow": workflow, **terms})
 
 
