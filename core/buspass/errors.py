@@ -92,6 +92,8 @@ class Problem(Exception):  # noqa: N818 - RFC 9457's word for it
         self.task: str | None = None
         self.call: str | None = None
         self.headers: Mapping[str, str] = {}
+        self.final = False
+        """Whether it will be told again whenever this call is repeated, so that no retry can mend it."""
 
     @property
     def status(self) -> int:
@@ -99,7 +101,7 @@ class Problem(Exception):  # noqa: N818 - RFC 9457's word for it
 
     @property
     def retryable(self) -> bool:
-        return CODES[self.code].retryable
+        return CODES[self.code].retryable and not self.final
 
     def document(self) -> dict[str, Any]:
         """RFC 9457's members and ours; members without a value are absent."""
@@ -113,7 +115,7 @@ class Problem(Exception):  # noqa: N818 - RFC 9457's word for it
             "code": self.code,
             "task": self.task,
             "call": self.call,
-            "retryable": row.retryable,
+            "retryable": self.retryable,
             "errors": [dict(row) for row in self.errors] or None,
             **self.extra,
         }

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import json
 from bisect import bisect_right
-from collections.abc import Collection, Mapping
+from collections.abc import Container, Mapping
 from contextlib import suppress
 from dataclasses import asdict
 from itertools import batched
@@ -21,7 +21,7 @@ from buspass.errors import Problem
 from buspass.guard import check_standing
 from buspass.journal import SEAL_EVERY, Erased, timeline, verify
 from buspass.journal.seals import Read, read_all, read_steady
-from buspass.journal.timeline import moment, order
+from buspass.journal.timeline import LAST, Place, moment, order, place
 from buspass.ledger import balance
 from buspass.ledger.holds import entries
 from buspass.lifecycle import Lifecycle
@@ -105,12 +105,12 @@ class Reading:
         view = await self._lifecycle.settle_overdue(await visible(house, who, task))
         records = (await self._journal(view)).records
         places = order(records)
-        first = bisect_right(places, after) if after else 0
-        page = [key for _, key in places[first : first + limit]]
+        first = bisect_right(places, _place(records, *after)) if after else 0
+        page = [key for *_, key in places[first : first + limit]]
         payloads = await self._payloads(view.task, {key: str(records[key].get("payload") or "") for key in page})
         rows = timeline(records, payloads, balance(view.head).limits)[first : first + limit]
         more = len(places) > first + limit
-        cursor = "{}.{}".format(*places[first + limit - 1]) if more else None
+        cursor = "{0}.{3}".format(*places[first + limit - 1]) if more else None
         return {"task": document(view), "records": rows, "next_cursor": cursor}
 
     async def _journal(self, view: View) -> Read:
@@ -238,7 +238,7 @@ class Reading:
             if before == etag:  # else it may have been replaced between two looks
                 raise Problem("not_found", "this task's checkpoint was erased")
 
-    async def save(self, who: Caller, task: str, data: bytes, expected: Collection[str] | None) -> str:
+    async def save(self, who: Caller, task: str, data: bytes, expected: Container[str] | None) -> str:
         """Keep the agent's state and give its ETag. `expected`: ETags one of which it must replace, "" for none."""
         house = self._house
         fence = fence_of(who)
@@ -304,6 +304,11 @@ def _budget(amounts: Mapping[str, int]) -> dict[str, int | float]:
 
 def _wanted(row: Mapping[str, Any], status: str | None, workflow: str | None) -> bool:
     return status in (None, row["status"]) and workflow in (None, row["workflow"])
+
+
+def _place(records: Mapping[str, Item], at: int, key: str) -> Place:
+    """Give where a cursor stands; one that names no record stands behind all of its millisecond."""
+    return place(key, records[key]) if key in records else (at, LAST, 0, key)
 
 
 def _action(task: str, key: str, record: Item) -> dict[str, Any]:

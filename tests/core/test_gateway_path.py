@@ -12,6 +12,7 @@ from starlette.responses import JSONResponse
 
 from buspass.errors import Problem
 from buspass.testing.house import Agent, Domain
+from buspass.testing.provider import Fault
 
 STATIONS = [
     "authenticate",
@@ -183,6 +184,18 @@ async def test_a_target_without_a_price_is_refused_where_cost_is_limited_and_fre
     assert code(await limited.chat(model="dear")) == "unpriced"
     agent = await domain.agent(workflow="unlimited")
     assert (await agent.chat(model="dear")).headers["buspass-cost"] == "0.000000"
+
+
+@pytest.mark.parametrize("way", ["whole", "stream", "failed"])
+async def test_functions_that_an_agent_brings_itself_are_journalled_as_local(domain: Domain, way: str) -> None:
+    functions = [{"type": "function", "function": {"name": name}} for name in ("grep", "item")]
+    if way == "failed":
+        domain.provider.faults.append(Fault(kind="error"))
+    for workflow, local in (("free", ["grep", "item"]), ("work", None)):
+        agent = await domain.agent(workflow=workflow)
+        await agent.chat(tools=functions[workflow == "work" :], stream=way == "stream")
+        (row,) = (row for row in (await agent.get("/trace")).json()["records"] if row["kind"] == "inference")
+        assert row.get("local") == local, "a workflow's own tools are not local"
 
 
 async def test_labels_of_body_and_header_stand_in_the_record(domain: Domain) -> None:

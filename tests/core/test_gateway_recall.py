@@ -12,6 +12,7 @@ from starlette.responses import JSONResponse, Response
 
 from buspass.testing.clock import FakeClock
 from buspass.testing.house import Agent, Domain
+from buspass.testing.provider import Fault
 
 KEY = {"idempotency-key": "once"}
 FUNCTIONS = [
@@ -54,6 +55,21 @@ async def think(agent: Agent) -> list[str]:
 
 
 # ── Idempotency-Key ─────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+async def test_a_failure_that_is_told_again_can_no_longer_be_mended_by_a_retry(domain: Domain, upstream: Any) -> None:
+    upstream.script.append(JSONResponse({}, 429))
+    domain.provider.faults.append(Fault(kind="rate_limited"))
+    agent = await domain.agent()
+    first = await agent.chat("a", model="backed", headers=KEY)
+    assert (code(first), first.json()["error"]["retryable"]) == ("no_target_available", True)
+    assert "retry-after" in first.headers
+    again = await agent.chat("a", model="backed", headers=KEY)
+    assert (again.status_code, code(again)) == (503, "no_target_available")
+    assert again.headers["buspass-replayed"] == "true"
+    assert again.json()["error"]["retryable"] is False
+    assert again.headers["x-should-retry"] == "false"
+    assert "retry-after" not in again.headers
 
 
 async def test_the_same_key_and_body_bring_the_same_answer_at_no_cost_on_every_host(domain: Domain) -> None:

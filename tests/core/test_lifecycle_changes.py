@@ -9,6 +9,7 @@ import httpx
 import jwt
 import pytest
 
+from buspass.ledger import RUN_LIMIT
 from buspass.testing.clock import FakeClock
 from buspass.testing.house import Agent, Domain
 from buspass.testing.issuer import Issuer
@@ -369,3 +370,15 @@ async def test_an_issuer_that_is_away_is_not_taken_for_a_bad_token(identified: D
         await client.get("/v1/tasks/t_x", headers=bearer(issuer.mint("people", {"sub": "olga"}))),
     ):
         assert (answer.status_code, code(answer)) == (503, "identity_unavailable")
+
+
+async def test_a_resume_begins_a_new_run_of_refusals(domain: Domain) -> None:
+    agent = await domain.agent()
+    for _ in range(RUN_LIMIT - 1):
+        await agent.chat(model="nothing")
+    agent = heir(agent, await resume(domain, agent))
+    await agent.chat(model="nothing")
+    assert (await agent.get()).json()["status"] == "open", "the new worker is not suspended for the old one's mistakes"
+    for _ in range(RUN_LIMIT - 1):
+        await agent.chat(model="nothing")
+    assert (await agent.get()).json()["status"] == "suspended", "but for its own"

@@ -464,3 +464,32 @@ async def test_a_checkpoint_replaced_while_it_is_read_is_read_anew(
 
     monkeypatch.setattr(vault, "get", replaced)
     assert (await agent.get("/checkpoint")).content == b"2"
+
+
+async def test_if_match_star_replaces_what_is_there_and_makes_nothing_new(domain: Domain) -> None:
+    agent = await domain.agent()
+    path, headers = f"/v1/tasks/{agent.task}/checkpoint", {**agent.headers, "if-match": "*"}
+    refused = await agent.client.put(path, json={"at": 1}, headers=headers)
+    assert (refused.status_code, code(refused)) == (412, "precondition_failed")
+    assert (await agent.get("/checkpoint")).status_code == 404
+    assert (await agent.client.put(path, json={"at": 1}, headers=agent.headers)).status_code == 200
+    assert (await agent.client.put(path, json={"at": 2}, headers=headers)).status_code == 200
+    assert (await agent.get("/checkpoint")).json() == {"at": 2}
+
+
+async def test_what_began_in_one_millisecond_stands_in_the_order_of_cause(domain: Domain) -> None:
+    agent = await domain.agent()
+    calls = []
+    for number in range(12):
+        await agent.call("item", {"id": str(number)})
+        calls.append((await agent.chat()).headers["buspass-call"])
+    await agent.chat(model="nothing")
+    rows = (await agent.get("/trace")).json()["records"]
+    assert len({row["at"] for row in rows}) == 1
+    assert [row["kind"] for row in rows] == ["lifecycle", *["inference"] * 12, *["action"] * 12, "refusal"]
+    assert [row["id"] for row in rows[1:13]] == calls, "calls of one name in the order of their holds"
+    page = (await agent.get("/trace?limit=5")).json()
+    rest = (await agent.get(f"/trace?cursor={page['next_cursor']}")).json()
+    assert page["records"] + rest["records"] == rows
+    at = page["next_cursor"].partition(".")[0]
+    assert (await agent.get(f"/trace?cursor={at}.rec:zzz")).json()["records"] == [], "behind all of its millisecond"

@@ -94,7 +94,7 @@ class Endings:
             "detail": problem.detail[:300],
             "attempts": tried,
             "estimated": charged,
-            **self.screening.facts(),
+            **self._always(),
         }
         if target is not None:
             facts["target"] = targets.name(target)
@@ -124,8 +124,13 @@ class Endings:
             },
             "offers": [self._offer(offer) for offer in answer.offers],
             "labels": json.dumps(self.screening.labels({**self.ask.metadata, **self.incoming.labels})),
-            **self.screening.facts(),
+            **self._always(),
         }
+
+    def _always(self) -> dict[str, Value]:
+        """Findings; and where the workflow has no tools, the functions that the agent brings itself."""
+        own = () if self.house.workflow(self.view.task.workflow).route else self.ask.tools
+        return self.screening.facts() | ({"local": list(own)} if own else {})
 
     def _payload(self, answer: Answer) -> dict[str, object]:
         return {

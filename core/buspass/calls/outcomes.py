@@ -21,12 +21,13 @@ from buspass.ports.state import Item, Value
 from buspass.tasks import Task
 
 log = logging.getLogger("buspass")
-NEVER_AGAIN: Final = {"x-should-retry": "false"}
-"""The same key brings the same answer for ever."""
 
 
 async def replay(house: House, call: Call, task: Task, record: Item) -> Reply:
-    """Give a finished call's outcome, at no cost. Raises the Problem that it ended with, or idempotency_mismatch."""
+    """Give a finished call's outcome, at no cost: the same key brings the same for ever.
+
+    Raises the Problem that it ended with, or idempotency_mismatch.
+    """
     asked = mark(house, task, call.asked)
     if record.get("asked", asked) != asked:
         raise Problem("idempotency_mismatch", "this key was used with another request; use a new key")
@@ -49,8 +50,8 @@ async def replay(house: House, call: Call, task: Task, record: Item) -> Reply:
 
 def _told(call: Call, headers: dict[str, str], code: str, detail: str, **extra: object) -> Problem:
     problem = Problem(code, detail, **extra)  # type: ignore[arg-type]  # what an earlier problem's extra held
-    problem.call = call.id
-    problem.headers = headers | NEVER_AGAIN
+    problem.call, problem.final = call.id, True
+    problem.headers = headers
     return problem
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Container
 from datetime import date
 from typing import Any, Final
 from urllib.parse import parse_qs
@@ -202,14 +203,26 @@ def _cursor(cursor: str | None) -> str:
     return cursor
 
 
-def _expected(request: Request) -> frozenset[str] | None:
-    """Give the ETags one of which must stand there ("" for nothing), None for any (RFC 9110 §13.1.1, §13.1.2)."""
+class _Any:
+    """Every ETag there is: what `If-Match: *` names."""
+
+    def __contains__(self, etag: object) -> bool:
+        return bool(etag)
+
+
+def _expected(request: Request) -> Container[str] | None:
+    """Give the ETags one of which must stand there ("" for nothing), None where it does not matter.
+
+    Source: RFC 9110 §13.1.1, §13.1.2.
+    """
     if request.headers.get("if-none-match", "").strip() == "*":
         return frozenset({""})
     fields = request.headers.getlist("if-match")
     match = ", ".join(fields).strip()
-    if not fields or match == "*":
+    if not fields:
         return None
+    if match == "*":
+        return _Any()
     if not _ETAGS.fullmatch(match):
         raise Problem("invalid_request", 'If-Match is * or a list of ETags, each in quotes: "…", "…"')
     return frozenset(tag for weak, tag in _ETAG.findall(match) if not weak)  # a weak one never matches

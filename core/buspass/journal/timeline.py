@@ -23,6 +23,7 @@ SHOWN: Final = (
     "tool_call_id",
     "estimated",
     "overrun",
+    "local",
     "txn_jti",
     "fence",
     "revision",
@@ -30,6 +31,12 @@ SHOWN: Final = (
     "price",
     "digests",
 )
+
+
+type Place = tuple[int, int, int, str]
+RANKS: Final[Mapping[str, int]] = {"thought": 1, "inference": 2, "action": 3, "refusal": 4}
+"""Within one millisecond a task's start comes first, and what causes comes before what it may have caused."""
+LAST: Final = 5
 
 
 def moment(ms: int) -> str:
@@ -49,7 +56,7 @@ def timeline(
     """
     left = dict(limits)
     rows = []
-    for _, key in order(records):
+    for *_, key in order(records):
         record = records[key]
         use = record.get("use")
         spent = {name: int(str(n)) for name, n in use.items()} if isinstance(use, Mapping) else {}
@@ -59,9 +66,15 @@ def timeline(
     return rows
 
 
-def order(records: Mapping[str, Item]) -> list[tuple[int, str]]:
-    """Give when each began (ms) and its key, in the order of the rows."""
-    return sorted((int(str(record["at"])), key) for key, record in records.items())
+def order(records: Mapping[str, Item]) -> list[Place]:
+    """Give the place of each record, in the order of the rows."""
+    return sorted(place(key, record) for key, record in records.items())
+
+
+def place(key: str, record: Item) -> Place:
+    """Give when a record began (ms), and what orders those of one millisecond: kind, turn in the head, key (last)."""
+    rank = 0 if record.get("operation") == "start" else RANKS.get(str(record.get("kind")), LAST)
+    return int(str(record["at"])), rank, int(str(record.get("turn") or 0)), key
 
 
 def row(key: str, record: Item, use: Mapping[str, int], left: Mapping[str, int]) -> dict[str, Any]:

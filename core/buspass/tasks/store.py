@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime, timedelta
 from typing import Final, cast
@@ -243,7 +243,7 @@ class Tasks:
 
     # ── checkpoint ──────────────────────────────────────────────────────────────────────────────────────────────
 
-    async def point(self, task: str, fence: int, etag: str, expected: Collection[str] | None) -> str | None:
+    async def point(self, task: str, fence: int, etag: str, expected: Container[str] | None) -> str | None:
         """Make the head point at a new checkpoint; give the one it pointed at.
 
         `expected`: one of these it must point at now ("" for nothing), or at anything where it is None. Raises Problem
@@ -352,6 +352,7 @@ def transition(head: Item, verb: Verb, fence: int | None, key: str) -> Update:
     change: dict[Path, Value] = {("status",): after, ("written",): key}
     if verb == "resume":
         add[("fence",)] = 1
+        change[("refusals", "run")] = 0  # the next worker is not suspended for what misled the last one
     return Update(HEAD, require, add, change)
 
 
