@@ -99,7 +99,8 @@ class Stack:
         """What the services logged so far."""
         if not self.log.exists():
             return []
-        return [json.loads(line) for line in self.log.read_text(encoding="utf-8").splitlines()]
+        whole, _, _ = self.log.read_text(encoding="utf-8").rpartition("\n")  # the last may be half written
+        return [json.loads(line) for line in whole.split("\n") if line]
 
     async def _token(self, http: httpx.AsyncClient, realm: str, form: dict[str, str], secret: str) -> str:
         url = f"{self.url(UPSTREAMS['issuer'])}/{realm}/token"
