@@ -22,6 +22,8 @@ TOKEN: Final = (
     *("OPENAI_API_KEY", "ANTHROPIC_AUTH_TOKEN", "ANTHROPIC_API_KEY", "AZURE_OPENAI_API_KEY", "AZURE_API_KEY"),
     "BUSPASS_TOKEN",
 )
+ELSEWHERE: Final = {"OPENAI_AGENTS_DISABLE_TRACING": "1"}
+"""Keeps the Agents SDK from sending its traces, and the token with them, to OpenAI whatever the address is."""
 KEYS: Final = frozenset(
     (
         *TOKEN,
@@ -74,7 +76,7 @@ def governed(
     out = taken(environ, secrets)
     found = {name: value for name, value in environ.items() if name not in out}
     found |= dict.fromkeys(GATEWAY_V1, f"{url}/v1") | dict.fromkeys(GATEWAY, url) | dict.fromkeys(TOKEN, token)
-    found["BUSPASS_TASK"] = task
+    found |= {"BUSPASS_TASK": task} | ELSEWHERE
     host = urlsplit(url).hostname or ""
     if any(name.lower() in {"http_proxy", "https_proxy", "all_proxy"} for name in environ):
         found |= _past_the_proxy(environ, host)
