@@ -11,12 +11,14 @@ from collections.abc import Callable, Iterator, Mapping
 from datetime import datetime
 from typing import Any, Final
 
-from buspass.cli.printable import WIDTH, cut, money, printable
+from buspass.cli.printable import cut, money, printable
 
 type Row = Mapping[str, Any]
 type Ask = Callable[[Mapping[str, str | int]], Any]
 """Gives a page of `GET /v1/tasks/{id}/trace` for a query."""
 
+WIDTH: Final = 160
+"""Columns of a line at most: why a call was refused is what a reader needs."""
 THOUGHT: Final = 40
 """Columns of what a row says; its facts stand behind."""
 PAGE: Final = 500
