@@ -77,7 +77,7 @@ class File:
         """Open a connection; `wait` seconds for a lock. Transactions are begun and ended by hand."""
         connection = sqlite3.connect(self.path, timeout=wait, isolation_level=None, check_same_thread=False)
         try:
-            connection.execute(f"PRAGMA synchronous = {self._synchronous}")
+            _patiently(connection, f"PRAGMA synchronous = {self._synchronous}")
         except sqlite3.Error:
             connection.close()
             raise
@@ -105,7 +105,7 @@ class File:
         try:
             connection = self.connect(wait=10)
             try:
-                _write_ahead(connection)
+                _patiently(connection, "PRAGMA journal_mode = WAL")
                 _lay_out(connection, self.path)
             finally:
                 connection.close()
@@ -115,13 +115,16 @@ class File:
             raise ValueError(f"{self.path} is no SQLite file: {error}") from error
 
 
-def _write_ahead(connection: sqlite3.Connection) -> None:
-    """Switch to WAL. The switch does not wait for another process that switches too, so it is tried again."""
-    for pause in (0.01, 0.05, 0.2, 0.5, 1.0, None):
+def _patiently(connection: sqlite3.Connection, pragma: str) -> None:
+    """Run a pragma that reads the file's header, and may meet a lock for which SQLite itself does not wait.
+
+    So it is where another process switches the file to WAL, or closes the last connection and takes the WAL away.
+    """
+    for pause in (0.01, 0.05, 0.2, 0.5, 1.0, 2.0, None):
         try:
-            connection.execute("PRAGMA journal_mode = WAL").fetchone()
-        except sqlite3.OperationalError:
-            if pause is None:
+            connection.execute(pragma).fetchone()
+        except sqlite3.OperationalError as error:
+            if pause is None or error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY:
                 raise
             time.sleep(pause)
         else:

@@ -18,7 +18,9 @@ async def write(state, name, n):
     return answer
 
 
-async def main(url, name, callers, calls):
+async def main(url, name, callers, calls, opens):
+    for _ in range(opens - 1):
+        await (await sqlite.open(url)).close()
     state = await sqlite.open(url)
     numbers = iter(range(calls))
 
@@ -31,4 +33,4 @@ async def main(url, name, callers, calls):
 
 
 if __name__ == "__main__":
-    asyncio.run(main(sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4])))
+    asyncio.run(main(sys.argv[1], sys.argv[2], *map(int, sys.argv[3:])))

@@ -346,10 +346,10 @@ def test_after_a_fork_the_store_says_so(tmp_path):
 # ── several processes ──
 
 
-def writers(folder, count, callers, calls):
+def writers(folder, count, callers, calls, opens=1):
     return [
         subprocess.Popen(
-            [sys.executable, WRITER, url(folder), f"p{n}", str(callers), str(calls)],
+            [sys.executable, WRITER, url(folder), f"p{n}", str(callers), str(calls), str(opens)],
             stdout=subprocess.PIPE,
             text=True,
         )
@@ -387,6 +387,13 @@ async def test_processes_share_a_file_and_never_take_more_than_there_is(tmp_path
     assert [process.returncode for process in processes] == [0, 0, 0]
     assert await audit(tmp_path, 300, answered) == answered
     assert len(answered) == 300
+
+
+async def test_processes_that_come_and_go_at_once_all_open_the_file(tmp_path):
+    """The last one out takes the WAL away, and a newcomer meets a lock for which SQLite does not wait."""
+    processes = writers(tmp_path, 4, 1, 0, opens=60)
+    assert [process.communicate(timeout=60)[0] for process in processes] == [""] * 4
+    assert [process.returncode for process in processes] == [0] * 4
 
 
 async def test_kill_minus_nine_loses_nothing_that_was_answered(tmp_path):
