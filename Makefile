@@ -50,6 +50,10 @@ verify: .venv .venv312  ## the slow and heavy rest: marked tests, Python 3.12, t
 	$(BIN312)/python -m pytest -n 2 --dist loadfile -m "not verify" tests/core tests/contract tests/hosts
 	$(BIN)/buspass demo returns --rogue
 
+.PHONY: docs
+docs: .venv  ## build the site of docs/ into build/site
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
 .PHONY: lint
 lint: .venv  ## ruff, its formatter, mypy --strict, and which way imports run
 	$(BIN)/ruff check
