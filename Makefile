@@ -43,12 +43,17 @@ test: lint  ## lint, then every test that is not marked verify, with core's cove
 		--include='core/buspass/*' --omit='core/buspass/testing/*' --fail-under=90
 
 .PHONY: verify
-verify: .venv .venv312  ## the slow and heavy rest: marked tests, Python 3.12, the wheel in a clean environment, the whole demo
+verify: .venv .venv312 services  ## the slow and heavy rest: marked tests, Python 3.12, the wheel in a clean environment, the whole demo
 	UV=$(abspath $(UV)) $(BIN)/python -m pytest -m verify
 	$(BIN312)/python -m compileall -q $(SOURCES)
 	$(BIN312)/mypy --cache-dir .mypy_cache/312
 	$(BIN312)/python -m pytest -n 2 --dist loadfile -m "not verify" tests/core tests/contract tests/hosts
 	$(BIN)/buspass demo returns --rogue
+
+.PHONY: services
+services:  ## what make verify starts by itself, from the system's packages: redis-server
+	@command -v redis-server >/dev/null || { apt-get update -qq && apt-get install -qq -y --no-install-recommends redis-server >/dev/null; } \
+		|| { echo "make verify needs redis-server: install it from your system's packages" >&2; exit 1; }
 
 .PHONY: docs
 docs: .venv  ## build the site of docs/ into build/site

@@ -72,10 +72,18 @@ class Task:
         return answer.choices[0].message
 
     async def act(self, url: str, arguments: Any, call_id: str | None = None) -> httpx.Response:
-        """One tool call; waits and asks again where the gateway says that waiting helps."""
+        """One tool call; waits and asks again where the gateway says that waiting helps.
+
+        Where the connection broke it is asked again, too: the model's tool call is its key, so it is done once.
+        """
         body = {"arguments": arguments} | ({"tool_call_id": call_id} if call_id else {})
-        for _ in range(3):
-            answer = await self.http.post(url, headers=self.headers, json=body)
+        for left in (2, 1, 0):
+            try:
+                answer = await self.http.post(url, headers=self.headers, json=body)
+            except httpx.TransportError:
+                if not left or not call_id:
+                    raise
+                continue
             if answer.status_code != 429:
                 break
             await asyncio.sleep(min(float(answer.headers.get("Retry-After", 1)), 10))

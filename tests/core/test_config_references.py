@@ -234,8 +234,8 @@ ALONE = [
         "f:3:22 providers.p.api: not available yet: this wire format; allowed: openai, anthropic",
     ),
     (
-        "state: redis://host",
-        "f:3:8 state: not available yet: this state store; allowed: sqlite://, memory://",
+        "state: cosmos://account/db",
+        "f:3:8 state: not available yet: this state store; allowed: sqlite://, memory://, redis://",
     ),
     (
         "blobs: s3://bucket",

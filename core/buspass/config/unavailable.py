@@ -23,18 +23,18 @@ class Row:
     built: tuple[str, ...] = ()
 
 
-_SQLITE: Final = ("sqlite://", "memory://")
+_STATES: Final = ("sqlite://", "memory://", "redis://")
 
 NUMBER: Final = "a number"
 """Stands in `built` for every number."""
 
 TABLE: Final = (
     Row("signer", "signers in a cloud's key service", ("file://",)),
-    Row("state", "this state store", _SQLITE),
+    Row("state", "this state store", _STATES),
     Row("queue", "this queue", ("sqlite://",)),
     Row("blobs", "this blob store", ("file://",)),
     Row("hosts.*.signer", "signers in a cloud's key service", ("file://",)),
-    Row("hosts.*.state", "this state store", _SQLITE),
+    Row("hosts.*.state", "this state store", _STATES),
     Row("hosts.*.queue", "this queue", ("sqlite://",)),
     Row("hosts.*.blobs", "this blob store", ("file://",)),
     Row("providers.*.api", "this wire format", ("openai", "anthropic")),

@@ -11,8 +11,12 @@ import signal
 import socket
 import sys
 from collections.abc import Awaitable, Callable, Iterator
+from typing import Final
 
 import uvicorn
+
+IDLE: Final = 75
+"""Seconds that an idle connection stays: longer than clients keep theirs, or a request meets the close of it."""
 
 
 class _Server(uvicorn.Server):
@@ -44,6 +48,7 @@ async def serve(application: Callable[..., Awaitable[None]], *, port: int) -> No
         access_log=False,
         server_header=False,
         proxy_headers=False,
+        timeout_keep_alive=IDLE,
         timeout_graceful_shutdown=2,
     )
     server = _Server(config)

@@ -1,0 +1,6 @@
+"""Lets the suites import what starts their servers."""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent))
