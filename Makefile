@@ -17,7 +17,7 @@ SOURCES := core aws azure onprem examples tests
 LOCK := requirements.lock
 
 # A checkout's own settings, not the caller's, decide what is imported.
-unexport PYTHONPATH VIRTUAL_ENV
+unexport PYTHONPATH VIRTUAL_ENV PYTHONDONTWRITEBYTECODE
 export PYTHONSAFEPATH := 1
 
 define no-python

@@ -87,6 +87,7 @@ def test_every_client_finds_the_gateway():
         **dict.fromkeys(("AZURE_OPENAI_API_KEY", "AZURE_API_KEY"), "ey.t"),
         "BUSPASS_TASK": "t_1",
         "OPENAI_AGENTS_DISABLE_TRACING": "1",
+        "CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC": "1",
     }
 
 

@@ -160,6 +160,7 @@ async def test_a_model_outside_the_grant_is_refused_with_the_ones_inside(domain:
     answer = await agent.chat(model="gpt-9")
     assert (answer.status_code, code(answer)) == (403, "model_not_granted")
     assert answer.json()["error"]["errors"][0]["allowed"] == ["plan", "backed"]
+    assert answer.json()["error"]["message"].endswith("it has plan, backed")
     assert answer.headers["x-should-retry"] == "false"
     assert not domain.provider.requests
 

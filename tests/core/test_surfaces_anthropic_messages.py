@@ -251,3 +251,12 @@ def test_unknown_usage_is_shown_as_the_zeros_that_the_format_demands():
     answer = provider.answer(Response(status=200, headers={}, body=b'{"type": "message", "id": "m", "content": [], "stop_reason": "end_turn"}'))  # fmt: skip
     assert answer.usage == Usage(known=False)
     assert surface.render(answer, "plan")["usage"]["input_tokens"] == 0
+
+
+def test_what_claude_code_sends_passes():
+    # version 2.1.197, as it was recorded; texts and tools cut short
+    request = json.loads((DATA / "claude_code.json").read_bytes())
+    ask = surface.parse(request["body"], headers=request["headers"], streaming=True)
+    assert (ask.model, ask.stream, ask.max_output) == ("claude-opus-4-8", True, 64000)
+    assert ask.headers["anthropic-beta"] == request["headers"]["anthropic-beta"]
+    assert [turn["role"] for turn in ask.payload["messages"]] == ["user", "system"]

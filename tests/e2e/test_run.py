@@ -29,7 +29,9 @@ BLOCKS = re.findall(r"^```([a-z ]+)\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL
 AGENT = BLOCKS[1][1]
 KEY = "sk-proj-0123456789abcdefghijklmnop"
 CLAUDE_KEY = "sk-ant-api03-0123456789abcdefghijkl"
-SECONDS = 30
+SECONDS = 120
+"""For a whole run: hang-ups are what it ends, not slowness."""
+NOT_OURS = ("BUSPASS_", "OPENAI_", "ANTHROPIC_", "AZURE_", "PYTHONDONTWRITEBYTECODE")
 
 
 def mind(request):
@@ -79,7 +81,7 @@ def reader(tmp_path_factory):
 @pytest.fixture
 def home(tmp_path, provider, reader):
     """An empty folder, and the environment of a user with a key."""
-    clean = {n: v for n, v in os.environ.items() if not n.startswith(("BUSPASS_", "OPENAI_", "ANTHROPIC_", "AZURE_"))}
+    clean = {name: value for name, value in os.environ.items() if not name.startswith(NOT_OURS)}
     folder = tmp_path / "my-agent"
     folder.mkdir()
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
@@ -214,6 +216,21 @@ def test_azures_client_runs_unchanged_and_a_refusal_is_shown_and_billed(home):
     assert done.stdout == "Send it back; you get 900 dollars.\nmodel_not_granted\n", done.stderr
     assert billed(done)[:4] == (0, 1, 0, 1)
     assert re.search(r"✗ gpt-7 +model_not_granted: model 'gpt-7' is not granted", done.stderr)
+
+
+def test_a_call_that_does_not_fit_the_budget_is_told_with_what_gives_more(home):
+    folder, _ = home
+    (folder / "agent.py").write_text(AGENT)
+    done = run(home, "--cost", "0.001", "--", sys.executable, "agent.py")
+    assert (done.returncode, billed(done)[:4]) == (1, (1, 0, 0, 1)), done.stderr
+    assert "buspass · a call did not fit the budget: --cost X gives more" in done.stderr
+    assert "budget_exhausted" in done.stderr
+
+
+def test_a_model_that_is_not_served_is_told_without_a_page_of_names(home):
+    done = run(home, "--", sys.executable, "-c", AZURE.replace("gpt-5-mini", "gpt-none"))
+    assert "PermissionDeniedError" in done.stderr
+    assert re.search(r"it has (\S+, ){7}\S+ and \d+ more: see GET /v1/models", done.stderr)
 
 
 # ── how it ends ─────────────────────────────────────────────────────────────────────────────────────────────────────

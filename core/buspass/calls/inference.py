@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, Final
 
 from buspass.calls.call import Ending, Incoming, in_time, policy_input
@@ -34,6 +34,8 @@ MARGIN: Final = 1.0
 """Seconds that a host keeps for itself to settle and to answer."""
 DRAW: Final = 64
 """Random bytes that decide among targets by weight: 16 weights of a million each need 48 to be fair."""
+NAMED: Final = 8
+"""Models that a refusal's text names; `errors` has them all."""
 
 
 class Inference:
@@ -71,7 +73,7 @@ class Inference:
         if self.ask.model not in granted.models:
             raise Problem(
                 "model_not_granted",
-                f"model {self.ask.model!r} is not granted to this task; it has {', '.join(granted.models) or 'none'}",
+                f"model {self.ask.model!r} is not granted to this task; it has {_some(granted.models)}",
                 errors=[{"path": "model", "message": "not granted", "allowed": list(granted.models)}],
             )
         outside = [name for name in self.ask.tools if name not in granted.tools]
@@ -248,6 +250,11 @@ def asked_of(incoming: Incoming, body: Any) -> Ask:
     if incoming.surface == anthropic_messages.NAME:
         return anthropic_messages.parse(body, headers=incoming.headers, streaming=True)
     return openai_chat.parse(body, streaming=True)
+
+
+def _some(models: Sequence[str]) -> str:
+    more = f" and {len(models) - NAMED} more: see GET /v1/models" if len(models) > NAMED else ""
+    return ", ".join(models[:NAMED]) + more or "none"
 
 
 def _limits(view: View) -> Mapping[str, Value]:

@@ -22,8 +22,9 @@ TOKEN: Final = (
     *("OPENAI_API_KEY", "ANTHROPIC_AUTH_TOKEN", "ANTHROPIC_API_KEY", "AZURE_OPENAI_API_KEY", "AZURE_API_KEY"),
     "BUSPASS_TOKEN",
 )
-ELSEWHERE: Final = {"OPENAI_AGENTS_DISABLE_TRACING": "1"}
-"""Keeps the Agents SDK from sending its traces, and the token with them, to OpenAI whatever the address is."""
+ELSEWHERE: Final = {"OPENAI_AGENTS_DISABLE_TRACING": "1", "CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC": "1"}
+"""Keeps the Agents SDK from sending its traces, and the token with them, to OpenAI whatever the address is; and Claude
+Code from talking to Anthropic beside it (telemetry, error reports, updates)."""
 KEYS: Final = frozenset(
     (
         *TOKEN,

@@ -27,10 +27,14 @@ LATE: Final = 900.0
 
 
 class Tally:
-    """What a run came to, by its journal. `cost` is USD; `held`: the most that was seen held at once, USD."""
+    """What a run came to, by its journal. `cost` is USD; `held`: the most that was seen held at once, USD.
+
+    `exhausted`: a call was refused for want of budget.
+    """
 
     def __init__(self) -> None:
         self.thoughts = self.actions = self.refused = 0
+        self.exhausted = False
         self.cost = self.held = 0.0
         self.models: dict[str, tuple[str, str]] = {}
         self.functions: Counter[str] = Counter()
@@ -40,6 +44,7 @@ class Tally:
         self.thoughts += row["kind"] == "inference"
         self.actions += row["kind"] == "action"
         self.refused += row["kind"] == "refusal"
+        self.exhausted |= row.get("code") == "budget_exhausted"
         if row["kind"] == "inference" and row.get("target"):
             provider, _, model = str(row["target"]).partition("/")
             self.models[str(row["name"])] = (provider, model)

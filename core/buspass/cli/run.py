@@ -106,6 +106,9 @@ class Run:
                 self._end("kill", f"{type(error).__name__} before the agent ended")
             raise
         self._finish(timeline, code)
+        if timeline.tally.exhausted:
+            more = "--cost X gives more" if gateway.providers else "the workflow's budget in buspass.yaml gives more"
+            self._say(f"buspass · a call did not fit the budget: {more}")
         _remember(command, self._gateway, self.task, timeline)
         print(timeline.tally.bill(name, code), file=sys.stderr)
         return code

@@ -21,6 +21,7 @@ PROVIDER_SIDE: Final = "has the provider act or keep state by itself"
 PASS: Final = frozenset(
     {
         "claude-code-20250219",
+        "context-1m-2025-08-07",  # held at the dearest row of the price list that the input's bound can reach
         "context-management-2025-06-27",
         "effort-2025-11-24",
         "extended-cache-ttl-2025-04-11",
@@ -28,12 +29,15 @@ PASS: Final = frozenset(
         "interleaved-thinking-2025-05-14",
         "max-tokens-3-5-sonnet-2024-07-15",
         "messages-2023-12-15",
+        "mid-conversation-system-2026-04-07",
         "model-context-window-exceeded-2025-08-26",
         "output-128k-2025-02-19",
         "prompt-caching-2024-07-31",
         "prompt-caching-scope-2026-01-05",
+        "redact-thinking-2026-02-12",
         "structured-outputs-2025-11-13",
         "structured-outputs-2025-12-15",
+        "thinking-token-count-2026-05-13",
         "token-counting-2024-11-01",
         "token-efficient-tools-2025-02-19",
     }
@@ -41,11 +45,12 @@ PASS: Final = frozenset(
 """Betas that change how a model answers and nothing about who acts or what a token costs."""
 
 REFUSED: Final[Mapping[str, str]] = {
+    "advanced-tool-use-2025-11-20": PROVIDER_SIDE,
     "advisor-tool-2026-03-01": PROVIDER_SIDE,
     "code-execution-2025-05-22": PROVIDER_SIDE,
+    "code-execution-2025-08-25": PROVIDER_SIDE,
     "compact-2026-01-12": "runs a second inference that nobody bounds",
     "compact-2026-09-04": "runs a second inference that nobody bounds",
-    "context-1m-2025-08-07": DEARER,
     "fast-mode-2026-02-01": DEARER,
     "files-api-2025-04-14": PROVIDER_SIDE,
     "managed-agents-2026-04-01": PROVIDER_SIDE,
@@ -60,6 +65,8 @@ REFUSED: Final[Mapping[str, str]] = {
     "server-side-fallback-2026-06-01": "lets the provider choose another model than the one that was granted",
     "server-side-fallback-2026-07-01": "lets the provider choose another model than the one that was granted",
     "skills-2025-10-02": PROVIDER_SIDE,
+    "tool-search-tool-2025-10-19": PROVIDER_SIDE,
+    "web-search-2025-03-05": PROVIDER_SIDE,
 }
 """Why; a beta in neither table is refused as unknown here."""
 
