@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from typing import Any, Final, Literal
 
-from buspass.allocation import draw
+from buspass.allocation import Drawn, draw, unused
 from buspass.callers import Caller, OperatorCaller, TaskCaller, fence_of, visible
 from buspass.calls.call import policy_task
 from buspass.calls.house import House
@@ -98,9 +98,10 @@ class Lifecycle:
             fingerprint=hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest(),
         )
         route = {name: step for name, step in workflow.route.items() if name in terms.grant.tools}
-        limits, pooled = await self._drawn(workflow, task, terms)
+        drawn = await self._drawn(workflow, task, terms)
+        pooled: dict[str, Value] = {"pool": drawn.account} if drawn else {}
         head = pooled | new_head(
-            limits=limits,
+            limits={**terms.limits, "cost": drawn.amount} if drawn else terms.limits,
             expires_at=task.deadline,
             max_calls={segment(name): step.max_calls for name, step in route.items() if step.max_calls is not None},
         )
@@ -109,6 +110,8 @@ class Lifecycle:
         )
         begun = await house.tasks.begin(task, head, opening)
         view = await house.tasks.look(begun.id)
+        if drawn is not None:
+            await unused(house, drawn, begun.id, view.head)
         if view.head["fence"] != FIRST_FENCE:  # a repeated key must not give back what a resume took away
             raise Problem("fenced", "another worker has resumed the task that this Idempotency-Key started")
         return await self._token(view, draft.principal)
@@ -119,14 +122,13 @@ class Lifecycle:
             raise Problem("unauthenticated", detail)
         return await self._house.oidc.workload(token)
 
-    async def _drawn(self, workflow: Workflow, task: Task, terms: Terms) -> tuple[Mapping[str, int], dict[str, Value]]:
-        """Take the task's money out of its workflow's pool; give its limits, and what its head says of that."""
+    async def _drawn(self, workflow: Workflow, task: Task, terms: Terms) -> Drawn | None:
+        """Take the task's money out of its workflow's pool, where it has one."""
         if workflow.pool is None:
-            return terms.limits, {}
+            return None
         if (cost := terms.limits.get("cost")) is None:
             raise Problem("denied", f"workflow {workflow.name!r} has a pool and no limit of cost", reasons=["pool"])
-        allocation = await draw(self._house, workflow.pool, task.id, cost, task.deadline)
-        return {**terms.limits, "cost": allocation.amount}, {"pool": workflow.pool}
+        return await draw(self._house, workflow.pool, task.id, cost, task.deadline)
 
     def _workflow(self, name: Any) -> Workflow:
         known = self._house.settings.workflows

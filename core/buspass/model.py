@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal
@@ -18,6 +19,13 @@ THOUGHTS: Final = 1000
 """Thoughts that one task may add to its journal."""
 MICRO: Final = 1_000_000
 """Micro-dollars in a dollar."""
+DUE_SHARDS: Final = 8
+"""Places that due times are spread over."""
+
+
+def due_shard(partition: str) -> str:
+    """Give the shard of the index `due` in which a partition's due time stands, for every host's timer to find."""
+    return f"due:{zlib.crc32(partition.encode()) % DUE_SHARDS}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

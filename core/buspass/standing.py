@@ -16,7 +16,7 @@ import hmac
 from dataclasses import replace
 from typing import Final
 
-from buspass.allocation import draw
+from buspass.allocation import draw, unused
 from buspass.calls.call import policy_task
 from buspass.calls.house import House
 from buspass.closing import LIVING, lifecycle_record, settle_overdue
@@ -114,25 +114,27 @@ async def _begin(house: House, key: Key, session: str, generation: int) -> View 
     task, terms = await _drafted(house, key, session, generation)
     if (cost := terms.limits.get("cost")) is None:
         raise Problem("denied", f"workflow {workflow.name!r} no longer limits cost, so a key's money has no bound")
-    allocation = await draw(house, key.pool, task.id, cost, task.deadline)
-    if allocation.state == "released":
+    drawn = await draw(house, key.pool, task.id, cost, task.deadline)
+    if drawn.over:
         return None
     head = {
         **new_head(
-            limits={**terms.limits, "cost": allocation.amount},
+            limits={**terms.limits, "cost": drawn.amount},
             expires_at=task.deadline,
             max_calls=_max_calls(workflow, terms),
         ),
-        "pool": key.pool,
+        "pool": drawn.account,
     }
     reason = f"key {key.name}, generation {generation}"
     opening = lifecycle_record(house, "start", status="open", reason=reason)
     try:
-        return await house.tasks.look((await house.tasks.begin(task, head, opening)).id)
+        view = await house.tasks.look((await house.tasks.begin(task, head, opening)).id)
     except Problem as problem:
         if problem.code != "not_found":
             raise
         return None  # a tombstone stands there by now
+    await unused(house, drawn, task.id, view.head)
+    return view
 
 
 async def _drafted(house: House, key: Key, session: str, generation: int) -> tuple[Task, Terms]:

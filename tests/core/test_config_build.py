@@ -138,9 +138,6 @@ NOT_YET = """5:101 hosts.aws.signer: signers in a cloud's key service; allowed: 
 56:12 workflows.return-exception.loops: loop detection
 60:19 workflows.return-exception.hosted_tools: tools that a provider runs itself
 61:21 workflows.return-exception.data_residency: data residency
-63:19 pools.company.cost: money for a period of time; allowed: a number
-64:19 pools.support.cost: money for a period of time; allowed: a number
-64:36 pools.support.parent: pools of pools
 65:13 inspectors: inspectors
 66:11 webhooks: webhooks
 67:12 telemetry: telemetry

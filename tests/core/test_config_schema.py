@@ -253,11 +253,11 @@ AT_THE_TOP = [
     ),
     (
         "pools: {p: {cost: yes}}",
-        "f:3:19 pools.p.cost: 'yes' is not money; allowed: USD, alone or with /day, /week or /month",
+        "f:3:19 pools.p.cost: 'yes' is not money; allowed: USD, alone or with /hour, /day, /week or /month",
     ),
     (
         "pools: {p: {cost: 200/year}}",
-        "f:3:19 pools.p.cost: '200/year' is not money; allowed: USD, alone or with /day, /week or /month",
+        "f:3:19 pools.p.cost: '200/year' is not money; allowed: USD, alone or with /hour, /day, /week or /month",
     ),
     (
         "inspectors: [{name: i, on: [request], timeout: 300ms}]",

@@ -1,4 +1,4 @@
-"""Pools in buspass.yaml: one flat amount each; what is not built and what can't work is refused by name."""
+"""Pools in buspass.yaml: money for ever or for a period, of its own or of another pool; what can't work is refused."""
 
 from __future__ import annotations
 
@@ -24,11 +24,40 @@ def test_a_pool_is_exact_and_a_workflow_names_it(tmp_path: Path) -> None:
     assert found.workflows["w"].pool == "p"
 
 
+@pytest.mark.parametrize("period", ["hour", "day", "week", "month"])
+def test_a_pool_may_be_renewed_and_draw_from_another(tmp_path: Path, period: str) -> None:
+    found = settings(
+        tmp_path, f"pools: {{p: {{cost: 2/{period}, parent: q, shards: 4}}, q: {{cost: 7/month}}}}\n" + WORKFLOW
+    )
+    assert found.pools["p"] == Pool(name="p", cost=2_000_000, period=period, parent="q", shards=4)  # type: ignore[arg-type]
+    assert found.pools["q"] == Pool(name="q", cost=7_000_000, period="month")
+
+
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        ("pools: {p: {cost: 200/day}}\n" + WORKFLOW, "pools.p.cost: not available yet: money for a period of time"),
-        ("pools: {p: {cost: 2, parent: q}, q: {cost: 3}}\n" + WORKFLOW, "pools.p.parent: not available yet"),
+        ("pools: {p: {cost: 2, parent: q}}\n" + WORKFLOW, "pools.p.parent: no pool 'q'; allowed: p"),
+        (
+            "pools: {p: {cost: 2, parent: p}}\n" + WORKFLOW,
+            "pools.p.parent: the pools are each other's parents in a ring",
+        ),
+        (
+            "pools: {p: {cost: 2, parent: q}, q: {cost: 2, parent: r}, r: {cost: 2, parent: q}}\n" + WORKFLOW,
+            "pools.q.parent: the pools are each other's parents in a ring",
+        ),
+        (
+            "pools: {p: {cost: 2/month, parent: q}, q: {cost: 3/day}}\n" + WORKFLOW,
+            "pools.p.parent: 'q' is renewed each day, sooner than this pool",
+        ),
+        (
+            "pools: {p: {cost: 2, parent: q}, q: {cost: 3/month}}\n" + WORKFLOW,
+            "pools.p.parent: 'q' is renewed each month, sooner than this pool",
+        ),
+        (
+            "pools: {p: {cost: 2/day, parent: q}, q: {cost: 0.4/month}}\n" + WORKFLOW,
+            "workflows.w.pool: one task's budget.cost is more than the pool ever holds",
+        ),
+        ("pools: {p: {cost: 2, shards: 0}}\n" + WORKFLOW, "pools.p.shards"),
         ("pools: {q: {cost: 2}}\n" + WORKFLOW, "workflows.w.pool: no pool 'p'; allowed: q"),
         (WORKFLOW, "workflows.w.pool: no pool 'p'; allowed: none is defined"),
         ("pools: {p: {cost: 0.4}}\n" + WORKFLOW, "workflows.w.pool: one task's budget.cost is more than the pool"),

@@ -11,6 +11,7 @@ import httpx
 import openai
 import pytest
 
+from buspass.ledger.windows import Account
 from buspass.testing.house import Domain
 
 CONFIG = Path(__file__).parents[1] / "data" / "keys" / "buspass.yaml"
@@ -312,7 +313,7 @@ async def test_a_pool_that_is_spent_says_so_and_a_larger_one_pays_on(domain: Dom
     refused = await chat(domain, key, "next")
     assert code(refused) == "budget_exhausted"
     assert "pools.spare.cost" in refused.json()["error"]["message"]
-    await house.pools.allocate("spare", 200_000, "t_other", 1, 0)
+    await house.pools.allocate(Account(id="spare", pool="spare", holds=200_000), "t_other", 1, 0)
     assert pool(domain, "spare")["limits"]["cost"] == 200_000
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -13,11 +14,13 @@ import pytest
 
 from buspass.errors import Problem
 from buspass.ledger.pools import KEPT, Allocation, Lack, Pools
+from buspass.ledger.windows import Account
 from buspass.testing.clock import FakeClock
 from buspass.testing.state_memory import Crash, Down, Late, Lost, MemoryState
 from buspass_onprem.sqlite import open as open_sqlite
 
 HOLDS = 1_000
+POOL = Account(id="p", pool="p", holds=HOLDS)
 FAR = 10**15
 
 
@@ -33,7 +36,7 @@ class Bank:
         return Pools(self.state, self.clock)
 
     async def take(self, name: str, amount: int = 100, host: Pools | None = None) -> Allocation | Lack:
-        return await (host or self.here).allocate("p", HOLDS, name, amount, self.clock.now() + 1000)
+        return await (host or self.here).allocate(POOL, name, amount, self.clock.now() + 1000)
 
     @property
     def items(self) -> dict[str, Any]:
@@ -64,7 +67,7 @@ async def test_a_pool_gives_no_more_than_it_holds(bank: Bank) -> None:
     hosts = [bank.host() for _ in range(3)]
     found = await asyncio.gather(*(bank.take(f"t{n}", 100, hosts[n % 3]) for n in range(30)))
     assert sum(isinstance(each, Allocation) for each in found) == 10
-    assert Lack(100, 0, 1000) in found
+    assert Lack(100, 0, 1000, "p") in found
     bank.balanced()
 
 
@@ -140,9 +143,9 @@ async def test_the_head_forgets_no_allocation_whose_record_a_crash_left_unwritte
 
 async def test_a_changed_configuration_adds_or_takes_away_the_difference(bank: Bank) -> None:
     await bank.take("t", 400)
-    await bank.here.allocate("p", 2_000, "u", 1_500, 0)
+    await bank.here.allocate(replace(POOL, holds=2_000), "u", 1_500, 0)
     assert bank.head["available"]["cost"] == 100
-    assert isinstance(await bank.here.allocate("p", 500, "v", 1, 0), Lack)
+    assert isinstance(await bank.here.allocate(replace(POOL, holds=500), "v", 1, 0), Lack)
     assert bank.head["available"]["cost"] == -1_400
 
 
@@ -239,17 +242,18 @@ async def test_no_trouble_of_the_store_loses_or_doubles_money(seed: int) -> None
 WRITER = """
 import asyncio, sys
 from buspass.ledger.pools import Allocation, Pools
+from buspass.ledger.windows import Account
 from buspass.ports.clock import SystemClock
 from buspass_onprem.sqlite import open
 
 async def main(path, name):
     state = await open(path)
     pools = Pools(state, SystemClock())
-    found = await asyncio.gather(*(pools.allocate("p", 1000, f"{name}{n}", 10, 0) for n in range(80)))
+    found = await asyncio.gather(*(pools.allocate(Account(id="p", pool="p", holds=1000), f"{name}{n}", 10, 0) for n in range(80)))
     mine = [each.id for each in found if isinstance(each, Allocation)]
     for id in mine[::2]:
         await pools.release("p", id, 3)
-    await asyncio.gather(*(pools.allocate("p", 1000, f"shared{n}", 1, 0) for n in range(20)))
+    await asyncio.gather(*(pools.allocate(Account(id="p", pool="p", holds=1000), f"shared{n}", 1, 0) for n in range(20)))
     print(len(mine), len(mine[::2]))
     await state.close()
 

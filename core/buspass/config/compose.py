@@ -246,7 +246,12 @@ def identity(file: Configuration) -> dict[str, settings.IdentityProvider]:
 
 def pools(file: Configuration) -> dict[str, settings.Pool]:
     """The pools."""
-    return {name: settings.Pool(name=name, cost=shape.cost[0]) for name, shape in file.pools.items()}
+    return {
+        name: settings.Pool(
+            name=name, cost=shape.cost[0], period=shape.cost[1], parent=shape.parent, shards=shape.shards
+        )
+        for name, shape in file.pools.items()
+    }
 
 
 def operators(file: Configuration) -> tuple[settings.OperatorRule, ...]:

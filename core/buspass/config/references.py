@@ -13,7 +13,7 @@ from buspass.config import compose
 from buspass.config.document import Path, Problems
 from buspass.config.places import Domain
 from buspass.config.routes import check_route
-from buspass.config.schema import Configuration
+from buspass.config.schema import Configuration, Pool
 from buspass.config.schema.inference import Model
 from buspass.config.schema.workflows import Workflow
 from buspass.config.toolsets import check_tool
@@ -21,12 +21,15 @@ from buspass.config.unavailable import PROVIDERS
 
 RESERVED: Final = {compose.LOCAL: "the local issuer's", "key": "the keys'"}
 """Identities of their own, which no entry may take."""
+PERIODS: Final = ("hour", "day", "week", "month", "")
+"""From the shortest to the longest: "" is for ever."""
 
 
 def check_references(file: Configuration, domain: Domain, problems: Problems) -> None:
     """Note every reference to something that isn't there and every part that doesn't fit."""
     _identities(file, problems)
     _models(file, problems)
+    _pools(file, problems)
     for name, tool in file.tools.items():
         check_tool(name, tool, domain.hosts, problems)
     for name, workflow in file.workflows.items():
@@ -125,8 +128,32 @@ def _pool(at: Path, workflow: Workflow, file: Configuration, problems: Problems)
         problems.add(place, unknown(workflow.pool, "pool", file.pools))
     elif (cost := workflow.budget.cost) is None:
         problems.add(place, "a task draws its cost from the pool, so the workflow needs budget: {cost: …}")
-    elif not pool.cost[1] and cost > pool.cost[0]:
-        problems.add(place, "one task's budget.cost is more than the pool holds; allowed: a smaller one")
+    elif any(cost > each.cost[0] for each in (pool, *_above(pool, file))):
+        problems.add(place, "one task's budget.cost is more than the pool ever holds; allowed: a smaller one")
+
+
+def _pools(file: Configuration, problems: Problems) -> None:
+    for name, pool in file.pools.items():
+        at: Path = ("pools", name, "parent")
+        if pool.parent is None:
+            continue
+        if (parent := file.pools.get(pool.parent)) is None:
+            problems.add(at, unknown(pool.parent, "pool", file.pools))
+        elif any(each is pool for each in _above(pool, file)):
+            problems.add(at, "the pools are each other's parents in a ring; one of them needs none")
+        elif PERIODS.index(parent.cost[1]) < PERIODS.index(pool.cost[1]):
+            what = f"{pool.parent!r} is renewed each {parent.cost[1]}, sooner than this pool"
+            problems.add(at, f"{what}; allowed: a parent whose period is as long or longer")
+
+
+def _above(pool: Pool, file: Configuration) -> list[Pool]:
+    """Give the pools above, each once, also where they stand in a ring."""
+    found: list[Pool] = []
+    here = file.pools.get(pool.parent or "")
+    while here is not None and not any(each is here for each in found):
+        found.append(here)
+        here = file.pools.get(here.parent or "")
+    return found
 
 
 def _personal_data(at: Path, workflow: Workflow, problems: Problems) -> None:

@@ -10,7 +10,7 @@ import ipaddress
 import os
 import re
 from decimal import Decimal
-from typing import Any, Final
+from typing import Any, Final, Literal, cast
 from urllib.parse import SplitResult, urlsplit
 
 from buspass.model import MICRO, UNLIMITED
@@ -23,7 +23,7 @@ SECRETS: Final = ("sk-", "AKIA", "eyJ", "-----BEGIN", "bp_", "ghp_", "AIza")
 _DURATION: Final = re.compile(r"([0-9]+(?:\.[0-9]+)?)(ms|s|m|h|d)")
 _PERCENT: Final = re.compile(r"([0-9]+(?:\.[0-9]+)?)%")
 _RATE: Final = re.compile(r"([0-9]+(?:\.[0-9]+)?)/(s|m|h|d)")
-_PERIODIC: Final = re.compile(r"([0-9]+(?:\.[0-9]+)?)/(day|week|month)")
+_PERIODIC: Final = re.compile(r"([0-9]+(?:\.[0-9]+)?)/(hour|day|week|month)")
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 _FUNCTION: Final = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _SECRET: Final = re.compile(r"[A-Za-z0-9_/][A-Za-z0-9_./+=@-]{0,255}")
@@ -80,14 +80,17 @@ def rate(value: Any) -> float:
     return float(Decimal(found[1]) / UNITS[found[2]])
 
 
-def periodic(value: Any) -> tuple[int, str]:
+type Period = Literal["", "hour", "day", "week", "month"]
+
+
+def periodic(value: Any) -> tuple[int, Period]:
     """Micro-dollars and the period they are for, from `200/day 5000/month`; a bare amount is for ever: period ""."""
     if isinstance(value, int | Decimal) and not isinstance(value, bool):
         return money(value), ""
     found = _PERIODIC.fullmatch(value) if isinstance(value, str) else None
     if found is None:
-        raise ValueError(f"{_said(value)} is not money; allowed: USD, alone or with /day, /week or /month")
-    return money(Decimal(found[1])), found[2]
+        raise ValueError(f"{_said(value)} is not money; allowed: USD, alone or with /hour, /day, /week or /month")
+    return money(Decimal(found[1])), cast("Period", found[2])
 
 
 def money(value: Any) -> int:

@@ -210,10 +210,16 @@ class Workflow:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pool:
-    """Money that tasks draw from: `cost` in micro-dollars, all that there ever is."""
+    """Money that tasks draw from: `cost` in micro-dollars, all that there is in one `period` ("": ever).
+
+    With a `parent` it is money of that pool. `shards`: parts that tasks draw from, so that they don't meet at one.
+    """
 
     name: str
     cost: int
+    period: Literal["", "hour", "day", "week", "month"] = ""
+    parent: str | None = None
+    shards: int = 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

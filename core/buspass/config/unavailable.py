@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from decimal import Decimal
 from typing import Any, Final
 
 from buspass.config.document import Path
@@ -24,9 +23,6 @@ class Row:
 
 
 _STATES: Final = ("sqlite://", "memory://", "redis://")
-
-NUMBER: Final = "a number"
-"""Stands in `built` for every number."""
 
 TABLE: Final = (
     Row("signer", "signers in a cloud's key service", ("file://",)),
@@ -65,8 +61,6 @@ TABLE: Final = (
     Row("workflows.*.loops", "loop detection"),
     Row("workflows.*.hosted_tools", "tools that a provider runs itself"),
     Row("workflows.*.data_residency", "data residency"),
-    Row("pools.*.cost", "money for a period of time", (NUMBER,)),
-    Row("pools.*.parent", "pools of pools"),
     Row("inspectors", "inspectors"),
     Row("webhooks", "webhooks"),
     Row("telemetry", "telemetry"),
@@ -104,8 +98,6 @@ def _matches(data: Any, parts: list[str], path: Path) -> Iterator[tuple[Path, An
 def _works(value: Any, built: tuple[str, ...]) -> bool:
     if isinstance(value, dict) and len(value) == 1:
         value = next(iter(value))
-    if NUMBER in built and isinstance(value, int | Decimal):
-        return True
     return isinstance(value, str) and any(
         value == each or (each.endswith("://") and value.startswith(each)) for each in built
     )

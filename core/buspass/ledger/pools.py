@@ -1,314 +1,273 @@
-"""A pool's money, allocated to tasks and released when they end.
+"""A pool's money: allocated to tasks, released when they end, topped up from the pool above, and given back to it.
 
-Owns the items of the partition `pool:NAME`: the head (version, accounts, the last 64 allocations) and one record for
-each allocation. Refuses to know what a task is, and when it has ended: it is told what was spent.
+Owns what moves between the accounts of pools. Refuses to know what a task is, and when it has ended: it is told what
+was spent. How an allocation lies in the store: `allocations`; which account a pool has now: `windows`.
 
     allocated  one update of the head under its version: `available −n, allocated +n`, the entry among the last ones
     released   the same the other way round: `allocated −n, available + n − spent`
+    topped up  the account above enlarges its one allocation to this account, then `available +n, drawn.ABOVE +n` here
+    closed     its window is over and nothing is allocated: no more is given, and every account above gets released
+               what was not spent of its allocation. What comes back later is passed on as a correction
 
-The head decides; a record follows it and only then may its entry be dropped from the head. Whoever looks reads the
-head first and the record after it, so an allocation that the head has forgotten is always found in its record. A
-version never comes back, so an update that arrives late is refused, and nothing is taken or given twice.
+`available = Σ drawn − allocated − spent`, always. An account without one above has drawn all that it holds from itself
+(`-`). So a chunk that a crash left between two accounts is allocated above and not yet drawn here: it can't be spent,
+the next top-up draws it, and the close gives it back.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from typing import Final, Literal, cast
+from dataclasses import replace
+from typing import Final
 from weakref import WeakValueDictionary
 
-from buspass.errors import Problem
-from buspass.ledger.accounts import amounts, table, text, whole
-from buspass.ports.clock import Clock
-from buspass.ports.state import (
-    Applied,
-    Condition,
-    Delete,
-    Equals,
-    Item,
-    Operation,
-    OutcomeUnknown,
-    Path,
-    Present,
-    Put,
-    Refused,
-    State,
-    Unavailable,
-    Update,
-    Value,
+from buspass.ledger.accounts import amounts, whole
+from buspass.ledger.allocations import (
+    HEAD,
+    INDEX,
+    KEPT,
+    TRIES,
+    Allocation,
+    Lack,
+    Records,
+    partition,
+    too_fast,
 )
+from buspass.ledger.windows import Account
+from buspass.model import due_shard
+from buspass.ports.clock import Clock
+from buspass.ports.state import Applied, Equals, Item, Path, Put, Refused, State, Update, Value
 
-HEAD: Final = "head"
-KEPT: Final = 64
-"""Allocations that a pool's head remembers; the next one takes the oldest one's place."""
-INDEX: Final = "due"
+__all__ = ["KEPT", "Allocation", "Lack", "Pools"]
+
+TIMER: Final = "timer"
+OWN: Final = "-"
+"""Where an account without one above has its money from; no pool's name."""
+GRACE: Final = 10_000
+"""Milliseconds after its end in which a window is not closed: twice what clocks may differ."""
+LOOK: Final = 60_000
+"""Milliseconds between two looks of the timer at an account."""
 SEARCH_EVERY: Final = 1.0
 """Seconds between two searches of a host through a pool that is short."""
-TRIES: Final = 100
-PAUSE: Final = 0.005
-"""Seconds between two tries; up to twice that, by chance, so that two hosts don't keep step."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Allocation:
-    """Money that a pool gave to one task. Amounts in micro-dollars; `at` and `due` (look whether it has ended) in ms.
-
-    `turn` counts its changes: 0 is an intent that the head may not have taken yet.
-    """
-
-    id: str
-    amount: int
-    at: int
-    due: int
-    state: Literal["open", "released"] = "open"
-    spent: int = 0
-    turn: int = 1
-
-
-@dataclass(frozen=True, slots=True)
-class Lack:
-    """The pool holds less than is asked for; `allocated` is with tasks that may give some of it back."""
-
-    needed: int
-    available: int
-    allocated: int
-
-
-class Pools:
+class Pools(Records):
     """The pools of one trust domain, in one store. Safe beside any number of processes.
 
     Every method raises Problem state_unavailable; a repetition of any of them does nothing more.
     """
 
     def __init__(self, state: State, clock: Clock) -> None:
-        self._state = state
-        self._clock = clock
+        super().__init__(state, clock)
         self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._searched: dict[str, float] = {}
 
-    # ── allocate and release ────────────────────────────────────────────────────────────────────────────────────
+    # ── allocate ────────────────────────────────────────────────────────────────────────────────────────────────
 
-    async def allocate(self, pool: str, holds: int, allocation: str, amount: int, due: int) -> Allocation | Lack:
-        """Take `amount` out of the pool, which holds `holds` in all, under an id.
+    async def allocate(self, account: Account, allocation: str, amount: int, due: int) -> Allocation | Lack:
+        """Take `amount` (micro-dollars) out of an account under an id, topping it up from above where it is short.
 
         Gives the allocation as it stands: one of that id from before, whatever its amount, is not made again.
         """
-        intended = Allocation(id=allocation, amount=amount, at=self._clock.now(), due=due)
-        async with self._turn(pool):
-            for _ in range(TRIES):
-                head = await self._configured(pool, holds)
-                if (found := await self._found(pool, head, allocation)) is not None:
-                    await self._record(pool, found)
-                    return found
-                available = amounts(head, "available")["cost"]
-                if amount > available:
-                    return Lack(amount, available, amounts(head, "allocated")["cost"])
-                await self._record(pool, replace(intended, turn=0))  # a hint for the sweep, written before
-                if await self._commit(pool, head, intended, available=-amount, allocated=amount):
-                    await self._record(pool, intended)
-                    return intended
-                await self._pause()
-        raise _too_fast(pool)
+        wish = Allocation(id=allocation, amount=amount, at=self._clock.now(), due=due)
+        return await self._take(account, wish, 0)
 
-    async def release(self, pool: str, allocation: str, spent: int) -> None:
-        """Give back what an ended task has not spent. With another `spent` than before the difference is corrected."""
-        async with self._turn(pool):
+    async def _take(self, account: Account, wish: Allocation, least: int) -> Allocation | Lack:
+        """Bring an allocation to what is wished for, or to `least` at least; 0: one that is there is not enlarged."""
+        async with self._turn(account.id):
             for _ in range(TRIES):
-                head = await self._read(pool, HEAD)
-                found = await self._found(pool, head, allocation) if head else None
+                head = await self._configured(account)
+                found = await self._found(account.id, head, wish.id)
+                if found is not None and (found.state == "released" or found.amount >= least):
+                    await self._record(account.id, found)
+                    return found
+                has = found.amount if found else 0
+                need = (least or wish.amount) - has
+                if (usable := _usable(account, head)) < need:
+                    if (lack := await self._top_up(account, head, need)) is not None:
+                        return lack
+                    continue
+                more = min(wish.amount - has, usable)
+                new = replace(found or wish, amount=has + more, turn=found.turn + 1 if found else 1)
+                if found is None:
+                    await self._record(account.id, replace(new, turn=0))  # a hint for the sweep, written before
+                if await self._commit(account.id, head, new, available=-more, allocated=more):
+                    await self._record(account.id, new)
+                    return new
+                await self._pause()
+        raise too_fast(account.id)
+
+    async def _top_up(self, account: Account, head: Item, need: int) -> Lack | None:
+        """Draw from the account above so that `need` can be given; None where that may be the case now."""
+        drawn, available = amounts(head, "drawn"), amounts(head, "available")["cost"]
+        total = sum(drawn.values())
+        left = 0 if head["closed"] else account.holds - (total - available)
+        above = account.parent
+        if above is None or need > left:
+            return Lack(need, left, amounts(head, "allocated")["cost"], account.id)
+        before, short = drawn.get(above.id, 0), need - available
+        most = before + max(short, min(account.chunk, account.holds - total))
+        now = self._clock.now()
+        wish = Allocation(id=partition(account.id), amount=most, at=now, due=(account.ends or now) + LOOK)
+        given = await self._take(above, wish, before + short)
+        if isinstance(given, Lack):
+            return given
+        if given.state == "released":
+            return Lack(need, 0, 0, account.id)  # closed by now, as its window is over
+        if (more := given.amount - before) > 0:
+            add: dict[Path, int] = {("version",): 1, ("available", "cost"): more, ("drawn", above.id): more}
+            await self._apply(account.id, [Update(HEAD, (Equals(("version",), whole(head["version"])),), add)])
+        return None
+
+    # ── release ─────────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def release(self, account: str, allocation: str, spent: int) -> None:
+        """Give back what who ended has not spent. With another `spent` than before the difference is corrected.
+
+        Into an account whose window is over it flows on to the accounts above.
+        """
+        if await self._release(account, allocation, spent):
+            await self.flow(account)
+
+    async def _release(self, account: str, allocation: str, spent: int) -> bool:
+        """Say whether it has to flow on."""
+        async with self._turn(account):
+            for _ in range(TRIES):
+                head = await self._read(account, HEAD)
+                found = await self._found(account, head, allocation) if head else None
                 if head is None or found is None:
-                    return  # nothing was ever taken under this id
+                    return False  # nothing was ever taken under this id
+                over = self._over(head)
                 if found.state == "released" and found.spent == spent:
-                    await self._record(pool, found)
-                    return
+                    await self._record(account, found)
+                    return over
+                if head["closed"]:
+                    await self._arm(account)  # a hint for the timer, written before
                 new = replace(found, state="released", spent=spent, turn=found.turn + 1)
                 taken = found.amount if found.state == "open" else found.spent
                 gone = -found.amount if found.state == "open" else 0
-                if await self._commit(pool, head, new, available=taken - spent, allocated=gone):
-                    await self._record(pool, new)
-                    return
+                if await self._commit(account, head, new, available=taken - spent, allocated=gone):
+                    await self._record(account, new)
+                    return over
                 await self._pause()
-        raise _too_fast(pool)
+        raise too_fast(account)
+
+    async def flow(self, account: str) -> bool:
+        """Give back to the accounts above what an account has left whose window is over; say whether all is done."""
+        for _ in range(TRIES):
+            if (head := await self._read(account, HEAD)) is None:
+                return True  # whoever bears it sets its timer anew
+            if head["closed"]:
+                for above, spent in _shares(head):
+                    await self.release(above, partition(account), spent)
+                return True
+            if not self._over(head) or amounts(head, "allocated")["cost"]:
+                return False
+            require = (Equals(("version",), whole(head["version"])), Equals(("closed",), value=False))
+            change: dict[Path, Value] = {("closed",): True}
+            await self._apply(account, [Update(HEAD, require, {("version",): 1}, change)])
+        raise too_fast(account)
 
     # ── look ────────────────────────────────────────────────────────────────────────────────────────────────────
 
-    async def find(self, pool: str, allocation: str) -> Allocation | None:
-        """Give an allocation as it stands; None where none was made."""
-        head = await self._read(pool, HEAD)
-        return await self._found(pool, head, allocation) if head else None
+    async def timer(self, account: str) -> int | None:
+        """Give the turn of an account's timer, for `look_again`."""
+        item = await self._read(account, TIMER)
+        return whole(item["turn"]) if item else None
 
-    async def open_until(self, pool: str, until: int, limit: int) -> list[Allocation]:
-        """Give open allocations that are due by `until` (ms), the earliest first. A hint: some may be missing yet."""
-        try:
-            rows = await self._state.find(INDEX, _partition(pool), f"{until:016d}", limit)
-        except Unavailable as error:
-            raise _unavailable(error) from error
-        found = []
-        for _, key in rows:
-            allocation = await self.find(pool, key.removeprefix("alloc:"))
-            if allocation is None:
-                await self._forget(pool, key)
-            elif allocation.state == "open":
-                record = await self._read(pool, key)
-                found.append(replace(allocation, due=whole(record["due"])) if record else allocation)
-            else:
-                await self._record(pool, allocation)
-        return found
+    async def look_again(self, account: str, turn: int, *, done: bool) -> None:
+        """Set the timer to a minute from now, or off where nothing is left to do; not where it was set meanwhile."""
+        due = None if done else _due(account, self._clock.now() + LOOK)
+        update = Update(TIMER, (Equals(("turn",), turn),), {("turn",): 1}, index={INDEX: due})
+        await self._apply(account, [update])
 
-    def may_search(self, pool: str) -> bool:
+    def may_search(self, account: str) -> bool:
         """Say whether it is time to look through all open allocations again: whoever meets an empty pool asks."""
         now = self._clock.monotonic()
-        if now - self._searched.get(pool, -SEARCH_EVERY) < SEARCH_EVERY:
+        if now - self._searched.get(account, -SEARCH_EVERY) < SEARCH_EVERY:
             return False
-        self._searched[pool] = now
+        self._searched[account] = now
         return True
-
-    async def postpone(self, pool: str, allocation: str, due: int) -> None:
-        """Look again at a later time (ms): its task lives."""
-        record = await self._read(pool, f"alloc:{allocation}")
-        if record is None or record["state"] != "open" or record["due"] == due:
-            return
-        was = Equals(("due",), whole(record["due"]))
-        update = Update(
-            f"alloc:{allocation}",
-            (was, Equals(("state",), "open")),
-            set={("due",): due},
-            index={INDEX: (_partition(pool), f"{due:016d}")},
-        )
-        await self._apply(pool, [update])
 
     # ── the head ────────────────────────────────────────────────────────────────────────────────────────────────
 
-    async def _configured(self, pool: str, holds: int) -> Item:
+    async def _configured(self, account: Account) -> Item:
         """Read the head, born with what the configuration says; a changed amount is added or taken away."""
         for _ in range(TRIES):
-            head = await self._read(pool, HEAD)
+            head = await self._read(account.id, HEAD)
             if head is None:
-                await self._apply(pool, [Put(HEAD, _new_head(holds))])
-            elif (more := holds - amounts(head, "limits")["cost"]) == 0:
+                await self._bear(account)
+                continue
+            drawn = amounts(head, "drawn")
+            has, above = drawn.get(OWN, 0), sum(more for name, more in drawn.items() if name != OWN)
+            own = 0 if account.parent else max(0, account.holds - above)
+            limit = account.holds - amounts(head, "limits")["cost"]
+            if head["closed"] or (own == has and not limit):
                 return head
-            else:
-                add: dict[Path, int] = {("limits", "cost"): more, ("available", "cost"): more, ("version",): 1}
-                await self._apply(pool, [Update(HEAD, (Equals(("version",), whole(head["version"])),), add)])
-        raise _too_fast(pool)
+            add: dict[Path, int] = {("version",): 1, ("limits", "cost"): limit}
+            add |= {("available", "cost"): own - has, ("drawn", OWN): own - has}
+            await self._apply(account.id, [Update(HEAD, (Equals(("version",), whole(head["version"])),), add)])
+        raise too_fast(account.id)
 
-    async def _found(self, pool: str, head: Item, allocation: str) -> Allocation | None:
-        """Give the allocation as head and record, read in this order, say; an intent alone is none."""
-        entry = table(head, "last").get(allocation)
-        if isinstance(entry, Mapping):
-            return _allocation(allocation, entry)
-        record = await self._read(pool, f"alloc:{allocation}")
-        return _allocation(allocation, record) if record and whole(record["turn"]) else None
+    async def _bear(self, account: Account) -> None:
+        """Put the head, and before it the timer, which must not be missing."""
+        own = 0 if account.parent else account.holds
+        head: dict[str, Value] = {
+            "version": 0,
+            "ends": account.ends,
+            "closed": False,
+            "limits": {"cost": account.holds},
+            "available": {"cost": own},
+            "allocated": {"cost": 0},
+            "drawn": {OWN: own},
+            "last": {},
+        }
+        timer = Put(TIMER, {"turn": 0}, index={INDEX: _due(account.id, self._clock.now() + LOOK)})
+        met = await self._apply(account.id, [timer, Put(HEAD, head)])
+        if isinstance(met, Refused) and met.index == 0:  # it stands from a birth that broke off, and may be off
+            await self._arm(account.id)
+            await self._apply(account.id, [Put(HEAD, head)])
 
-    async def _commit(self, pool: str, head: Item, entry: Allocation, *, available: int, allocated: int) -> bool:
-        """Change the head under its version. False: refused, or nobody knows; look again."""
-        require: list[Condition] = [Equals(("version",), whole(head["version"]))]
-        remove: tuple[Path, ...] = ()
-        last = table(head, "last")
-        if entry.id not in last and len(last) >= KEPT:
-            oldest = min((_allocation(name, cast("Item", item)) for name, item in last.items()), key=lambda a: a.at)
-            await self._record(pool, oldest)  # before the head forgets it
-            remove = (("last", oldest.id),)
-            require.append(Present(remove[0]))
-        add: dict[Path, int] = {("version",): 1}
-        if available:
-            add[("available", "cost")] = available
-        if allocated:
-            add[("allocated", "cost")] = allocated
-        change: dict[Path, Value] = {("last", entry.id): _entry(entry)}
-        return isinstance(await self._apply(pool, [Update(HEAD, tuple(require), add, change, remove)]), Applied)
-
-    # ── the records ─────────────────────────────────────────────────────────────────────────────────────────────
-
-    async def _record(self, pool: str, allocation: Allocation) -> None:
-        """Bring an allocation's record up to what the head said of it."""
-        key, value = f"alloc:{allocation.id}", _entry(allocation)
-        index = {INDEX: (_partition(pool), f"{allocation.due:016d}")} if allocation.state == "open" else {}
-        put = Put(key, value, index=index)
+    async def _arm(self, account: str) -> None:
+        """Let the timer look at once."""
         for _ in range(TRIES):
-            result = await self._apply(pool, [put])
-            if isinstance(result, Applied):
+            if (turn := await self.timer(account)) is None:
                 return
-            stands = result.item if result else await self._read(pool, key)
-            if stands is not None and whole(stands["turn"]) >= allocation.turn:
+            due = _due(account, self._clock.now())
+            update = Update(TIMER, (Equals(("turn",), turn),), {("turn",): 1}, index={INDEX: due})
+            if isinstance(await self._apply(account, [update]), Applied):
                 return
-            require = () if stands is None else (Equals(("turn",), whole(stands["turn"])),)
-            put = Put(key, value, require, index=index)
-        raise _too_fast(pool)
+        raise too_fast(account)
 
-    async def _forget(self, pool: str, key: str) -> None:
-        """Drop an intent that came to nothing; who still commits it writes its record anew."""
-        record = await self._read(pool, key)
-        if record is not None and whole(record["turn"]) == 0 and whole(record["due"]) <= self._clock.now():
-            await self._apply(pool, [Delete(key, (Equals(("turn",), 0),))])
+    def _over(self, head: Item) -> bool:
+        """Whether its window is over, for every clock there is."""
+        return 0 < whole(head["ends"]) < self._clock.now() - GRACE
 
-    # ── the store ───────────────────────────────────────────────────────────────────────────────────────────────
-
-    def _turn(self, pool: str) -> asyncio.Lock:
-        """One change of a pool at a time in this process: others of it would only be refused."""
-        return self._turns.setdefault(pool, asyncio.Lock())
-
-    async def _pause(self) -> None:
-        await self._clock.sleep(PAUSE * (1 + self._clock.random(1)[0] / 256))
-
-    async def _read(self, pool: str, key: str) -> Item | None:
-        try:
-            return await self._state.read(_partition(pool), key)
-        except Unavailable as error:
-            raise _unavailable(error) from error
-
-    async def _apply(self, pool: str, operations: list[Operation]) -> Applied | Refused | None:
-        """Apply; None where nobody knows, which every caller meets by looking again."""
-        try:
-            return await self._state.apply(_partition(pool), operations)
-        except OutcomeUnknown:
-            return None
-        except Unavailable as error:
-            raise _unavailable(error) from error
+    def _turn(self, account: str) -> asyncio.Lock:
+        """One change of an account at a time in this process: others of it would only be refused."""
+        return self._turns.setdefault(account, asyncio.Lock())
 
 
-def _partition(pool: str) -> str:
-    return f"pool:{pool}"
+def _usable(account: Account, head: Item) -> int:
+    """Give what the account may give now: what it has, and no more than it may give in all."""
+    available = amounts(head, "available")["cost"]
+    given = sum(amounts(head, "drawn").values()) - available
+    return 0 if head["closed"] else min(available, account.holds - given)
 
 
-def _new_head(holds: int) -> dict[str, Value]:
-    return {
-        "version": 0,
-        "limits": {"cost": holds},
-        "available": {"cost": holds},
-        "allocated": {"cost": 0},
-        "last": {},
-    }
+def _shares(head: Item) -> list[tuple[str, int]]:
+    """Say what a closed account spent of each account's money above it: its own first, a loss on the last one."""
+    drawn = amounts(head, "drawn")
+    spent = sum(drawn.values()) - amounts(head, "available")["cost"]
+    spent -= min(spent, drawn.get(OWN, 0))
+    found: list[tuple[str, int]] = []
+    names = sorted(name for name in drawn if name != OWN)
+    for name in names:
+        share = spent if name == names[-1] else min(spent, drawn[name])
+        found.append((name, share))
+        spent -= share
+    return found
 
 
-def _entry(allocation: Allocation) -> dict[str, Value]:
-    return {
-        "amount": allocation.amount,
-        "at": allocation.at,
-        "due": allocation.due,
-        "state": allocation.state,
-        "spent": allocation.spent,
-        "turn": allocation.turn,
-    }
-
-
-def _allocation(name: str, item: Item) -> Allocation:
-    return Allocation(
-        id=name,
-        amount=whole(item["amount"]),
-        at=whole(item["at"]),
-        due=whole(item["due"]),
-        state="released" if text(item["state"]) == "released" else "open",
-        spent=whole(item["spent"]),
-        turn=whole(item["turn"]),
-    )
-
-
-def _too_fast(pool: str) -> Problem:
-    return Problem("conflict", f"pool {pool!r} changes too fast right now; retry", retry_after=0.5)
-
-
-def _unavailable(error: Exception) -> Problem:
-    return Problem("state_unavailable", f"the pool could not be reached ({error}); retry", retry_after=1)
+def _due(account: str, at: int) -> tuple[str, str]:
+    return due_shard(partition(account)), f"{at:016d}"

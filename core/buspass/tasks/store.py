@@ -44,6 +44,8 @@ KEY_AGE: Final = 60_000
 """Milliseconds that a copy of a task's key is used before the store is asked whether it was erased."""
 SPREAD: Final = 32
 """Places that thoughts are counted at: parallel ones seldom meet at the same."""
+BORN: Final = frozenset({"limits", "pool"})
+"""What of a head its first record keeps: whoever finishes a beginning that broke off begins with that."""
 OPENING: Final = 3
 """Items that a task begins with after its facts: key, first record, head."""
 LATEST: Final = 2**48 - 1
@@ -82,7 +84,8 @@ class Tasks:
 
         Gives the task as it is: with the same id from before (a repeated Idempotency-Key) the one that
         stands. Raises Problem idempotency_mismatch where that one was asked for otherwise, state_unavailable.
-        The first record keeps the limits, so that an audit finds a head whose limits were altered.
+        The first record keeps the limits, so that an audit finds a head whose limits were altered, and whose money
+        they are.
         """
         met = await self._apply(task.id, [Put("task", to_item(task))])
         first = isinstance(met, Applied)
@@ -97,7 +100,7 @@ class Tasks:
         await self._apply(day, [Put(f"{LATEST - task.created_at:012x}.{task.id}", {"task": task.id})])
         operations: list[Operation] = [
             Put("key", {"wrapped": task.wrapped_key or ""}),
-            Put("rec:e0", self._stamp(task.id, "rec:e0", {**opening, "limits": head["limits"]})),
+            Put("rec:e0", self._stamp(task.id, "rec:e0", {**opening, **{name: head[name] for name in BORN & {*head}}})),
             Put(HEAD, {**head, "entries": 1}),
         ]
         while True:
@@ -316,22 +319,23 @@ def noting(head: Item, place: str, call: str, fence: int) -> Update:
 def remaining(operations: Sequence[Operation], met: Refused) -> list[Operation]:
     """Give what is left to put of a task whose beginning broke off before: what stands stays, the rest follows.
 
-    A head that follows an older first record takes that one's limits.
+    A head that follows an older first record takes that one's limits, and its money.
     """
     stands, item = operations[met.index].key, met.item or {}
     rest = [operation for operation in operations if operation.key != stands]
     limits = item.get("limits")
     if stands == "rec:e0" and isinstance(limits, Mapping):
-        rest = [_limited(operation, limits) if operation.key == HEAD else operation for operation in rest]
+        born = {name: item[name] for name in BORN & {*item}}
+        rest = [_born(operation, born, limits) if operation.key == HEAD else operation for operation in rest]
     return rest
 
 
-def _limited(head: Operation, limits: Mapping[str, Value]) -> Operation:
+def _born(head: Operation, born: Mapping[str, Value], limits: Mapping[str, Value]) -> Operation:
     available = head.value["available"] if isinstance(head, Put) else None
     if not isinstance(head, Put) or not isinstance(available, Mapping):
         raise TypeError("a head is put, with its accounts")
     unlimited = dict.fromkeys(available, UNLIMITED)
-    return Put(HEAD, {**head.value, "limits": limits, "available": {**unlimited, **limits}})
+    return Put(HEAD, {**head.value, **born, "available": {**unlimited, **limits}}, index=head.index)
 
 
 def _mismatch() -> Problem:

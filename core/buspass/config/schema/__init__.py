@@ -31,7 +31,7 @@ from buspass.config.schema.inference import Model, Price, Provider
 from buspass.config.schema.tools import Tool
 from buspass.config.schema.workflows import Workflow
 
-__all__ = ["Configuration"]
+__all__ = ["Configuration", "Pool"]
 
 
 class Host(Shape):
@@ -70,10 +70,11 @@ class Identity(Shape):
 
 
 class Pool(Shape):
-    """Money shared by workflows and keys, for ever or in a period."""
+    """Money shared by workflows and keys, for ever or in a period of the calendar."""
 
     cost: Periodic
     parent: Name | None = None
+    shards: Annotated[int, Field(ge=1, le=64)] = 1
 
 
 class Inspector(Shape):
