@@ -3,7 +3,6 @@
 import ast
 import subprocess
 import sys
-from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -21,8 +20,8 @@ ROWS = yaml.safe_load((DATA / "classes.yaml").read_text("utf-8").replace("~", ""
 BUSINESS = (DATA / "business.txt").read_text("utf-8")
 
 
-def found(text, classes, region=None):
-    return [(part.class_, part.text) for part in parts(text, classes, region) if part.class_ and not part.more]
+def found(text, classes, *regions):
+    return [(part.class_, part.text) for part in parts(text, classes, regions) if part.class_ and not part.more]
 
 
 def plain(read):
@@ -33,7 +32,7 @@ def plain(read):
     ("class_", "row"), [pytest.param(class_, row, id=row["text"]) for class_ in ROWS for row in ROWS[class_]]
 )
 def test_a_class_finds_its_values_and_nothing_else(class_, row):
-    assert found(row["text"], [class_], row.get("region")) == [(class_, value) for value in row["found"]]
+    assert found(row["text"], [class_], *row.get("regions", [])) == [(class_, value) for value in row["found"]]
 
 
 def test_every_class_has_rows_of_both_kinds():
@@ -62,7 +61,7 @@ def test_what_one_class_found_no_other_finds_again(text, class_):
 
 
 def test_a_placeholder_is_not_looked_into():
-    assert [part.class_ for part in parts("<EMAIL_12345678> <PHONE_44051401>", CLASSES, "DE")] == [
+    assert [part.class_ for part in parts("<EMAIL_12345678> <PHONE_44051401>", CLASSES, ("DE",))] == [
         "placeholder", None, "placeholder",
     ]  # fmt: skip
 
@@ -72,15 +71,22 @@ def test_two_values_side_by_side_are_two():
 
 
 def test_false_alarms_on_a_page_of_business_text_are_few_and_known():
-    assert len(BUSINESS.split()) > 500
+    """Three thousand words of English and German: letters, tables, order lines; and nobody's data among them."""
+    assert len(BUSINESS.split()) > 3000
+    wrong = ["4.1.2.3", "7.10.2.1", "0045-8812-3301", "4.2.1.3", "4.2.1.4", "4.2.1.3", "4.2.1.4"]
     alarms = {
-        region: dict(Counter(name for name, _ in found(BUSINESS, CLASSES, region))) for region in (None, "DE", "US")
+        "none": wrong,
+        "DE": [*wrong, "0204059523/772"],
+        "US": ["2024/03-0012", *wrong[:3], "5105600123", "6402 99 39 00", *wrong[3:], "4503031686", "4588121550"]
+        + ["4583113012", "4584603840", "4589378173", "4584947205"],
     }
-    clauses, serial, agreement = 2, 1, 1  # 4.1.2.3 and 7.10.2.1; 0045-8812-3301; 2024/03-0012
-    both = {"ip_address": clauses, "phone": serial}
-    assert alarms == {None: both, "DE": both, "US": both | {"phone": serial + agreement}}
+    for region, values in alarms.items():
+        regions = () if region == "none" else (region,)
+        assert [value for _, value in found(BUSINESS, CLASSES, *regions)] == values
+        print(f"false alarms in {len(BUSINESS.split())} words, region {region}: {len(values)}")
     shown = (ROOT / "docs/inspection.md").read_text("utf-8")
-    assert all(f"| {region or 'none'} | {sum(counts.values())} |" in shown for region, counts in alarms.items())
+    assert all(f"| {region} | {len(values)} |" in shown for region, values in alarms.items())
+    assert f"{len(BUSINESS.split()):,} words" in shown
 
 
 def test_a_key_that_leaves_no_digit_unlike_is_no_card():
@@ -134,7 +140,7 @@ def test_the_work_grows_with_the_text_and_no_faster(piece, monkeypatch):
     monkeypatch.setattr(scanner, "find", lambda text, *rest: read.append(len(text)) or find(text, *rest))
     monkeypatch.setattr(contact, "_at_home", lambda text, region: given.append(len(text)) or matcher(text, region))
     text = piece * (4000 // len(piece))
-    assert "".join(part.text for part in parts(text, CLASSES, "DE")) == text
+    assert "".join(part.text for part in parts(text, CLASSES, ("DE",))) == text
     assert sum(read) <= 2.2 * len(text) + scanner.WINDOW
     assert max([*read, *given, 0]) <= scanner.WINDOW + scanner.CONTEXT
 

@@ -56,7 +56,7 @@ def cut(text, data):
 @given(TEXTS, PLANS, st.booleans(), st.data())
 def test_a_stream_gives_what_the_whole_text_gives(text, actions, restore, data):
     def plan():
-        return Plan(actions=actions, placeholders=Placeholders(KEY, TABLE.made), restore=restore, region="DE")
+        return Plan(actions=actions, placeholders=Placeholders(KEY, TABLE.made), restore=restore, regions=("DE",))
 
     whole, findings = rewrite(text, plan())
     holdback = Holdback(plan(), "answer")
@@ -68,7 +68,7 @@ def test_a_stream_gives_what_the_whole_text_gives(text, actions, restore, data):
 @EXAMPLES
 @given(TEXTS)
 def test_a_stream_of_single_characters_gives_what_the_whole_text_gives(text):
-    plan = Plan(actions=dict.fromkeys(CLASSES, "mask"), region="DE")
+    plan = Plan(actions=dict.fromkeys(CLASSES, "mask"), regions=("DE",))
     holdback = Holdback(plan)
     assert "".join(map(holdback.feed, text)) + holdback.flush() == rewrite(text, plan)[0]
 
@@ -76,14 +76,14 @@ def test_a_stream_of_single_characters_gives_what_the_whole_text_gives(text):
 @EXAMPLES
 @given(TEXTS, st.data())
 def test_the_parts_are_the_text(text, data):
-    scanner = Scanner(CLASSES, "DE")
+    scanner = Scanner(CLASSES, ("DE",))
     pieces = cut(text, data)
     assert (
         "".join(part.text for piece in pieces for part in scanner.feed(piece))
         + "".join(part.text for part in scanner.flush())
         == text
     )
-    assert "".join(part.text for part in parts(text, CLASSES, "DE")) == text
+    assert "".join(part.text for part in parts(text, CLASSES, ("DE",))) == text
 
 
 @EXAMPLES
@@ -110,7 +110,7 @@ def test_a_stream_is_blocked_where_the_whole_text_is_and_shows_nothing_of_it(tex
 @EXAMPLES
 @given(TEXTS, st.data())
 def test_what_is_held_has_a_bound(text, data):
-    scanner = Scanner(CLASSES, "DE")
+    scanner = Scanner(CLASSES, ("DE",))
     for piece in cut(text * 3, data):
         scanner.feed(piece)
         assert scanner.held <= WINDOW

@@ -31,7 +31,7 @@ def test_only_what_is_asked_for_is_found():
 def test_a_region_adds_its_own_telephone_numbers():
     texts = [("a", "030 901820")]
     assert inspect(texts, ["phone"]) == ()
-    assert inspect(texts, ["phone"], "DE") == (Finding(class_="phone", position="a", count=1),)
+    assert inspect(texts, ["phone"], ("DE",)) == (Finding(class_="phone", position="a", count=1),)
 
 
 def test_placeholders_and_the_rest_of_a_long_secret_are_no_findings():

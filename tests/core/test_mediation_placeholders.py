@@ -96,7 +96,7 @@ def test_a_value_in_two_spellings_comes_back_as_first_written():
 def test_what_is_hidden_is_hidden_once():
     table = Placeholders(KEY)
     hidden = table.hide("alice@example.com +49 30 901820")
-    assert table.hide(hidden, CLASSES, "DE") == hidden
+    assert table.hide(hidden, CLASSES, ("DE",)) == hidden
 
 
 def test_a_short_key_is_refused():

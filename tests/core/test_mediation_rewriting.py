@@ -71,7 +71,7 @@ def test_a_mask_leaves_what_its_owner_recognizes(class_, text, masked):
 
 
 def test_what_was_masked_is_not_found_again():
-    plan = Plan(actions=dict.fromkeys(CLASSES, "mask"), region="DE")
+    plan = Plan(actions=dict.fromkeys(CLASSES, "mask"), regions=("DE",))
     text = "alice@example.com DE89 3704 0044 0532 0130 00, 4111 1111 1111 1111 and +49 30 901820; 203.0.113.7"
     masked, findings = rewrite(text, plan)
     assert len(findings) == 5

@@ -239,7 +239,8 @@ async def log_payload(house: House, task: Task, call: str, level: str, ending: E
         key = house.task_key(task)
     except Erased:
         return {}
-    kept = redacted(ending.payload) if level == "redacted" else ending.payload
+    rules = house.workflow(task.workflow).personal_data
+    kept = redacted(ending.payload, rules) if level == "redacted" else ending.payload
     data = json.dumps(kept, ensure_ascii=False, separators=(",", ":")).encode()
     name = f"{task.id}/payload/{call}"
     part: dict[str, Value] = {"digests": {"payload": house.vault.commit(key, name, data)}}

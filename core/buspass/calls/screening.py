@@ -42,6 +42,7 @@ class Screening:
     def __init__(self, house: House, rules: PersonalData | None) -> None:
         self._house = house
         self._rules = rules
+        self._regions = rules.phone_regions if rules else ()
         self._task: Task | None = None
         self._placeholders: Placeholders | None = None
         self._kept: Mapping[str, str] = {}
@@ -196,7 +197,7 @@ class Screening:
         actions: dict[str, Action] = {
             name: "mask" for name, action in self._towards_model().items() if action != "allow"
         }
-        return _rewrite(dict(labels), Plan(actions={**actions, "secret": "mask"}))[0]
+        return _rewrite(dict(labels), Plan(actions={**actions, "secret": "mask"}, regions=self._regions))[0]
 
     # ── plans ───────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -204,7 +205,9 @@ class Screening:
         strict = {name: _stricter(action, actions.get(name, "allow")) for name, action in self._added.items()}
         if "secret" in strict:  # policy never makes of a blocked secret a masked one
             strict["secret"] = actions.get("secret", "block")
-        return Plan(actions={**actions, **strict}, placeholders=self._placeholders, restore=restore)
+        return Plan(
+            actions={**actions, **strict}, placeholders=self._placeholders, restore=restore, regions=self._regions
+        )
 
     def _towards_model(self) -> dict[str, Action]:
         rules = self._rules
@@ -242,9 +245,9 @@ class Screening:
         return hmac.digest(self._key(task), b"placeholder", hashlib.sha256)
 
 
-def redacted(payload: Mapping[str, Any]) -> Any:
-    """A payload as `payloads: redacted` keeps it: every class masked."""
-    return _rewrite(dict(payload), REDACTED)[0]
+def redacted(payload: Mapping[str, Any], rules: PersonalData | None = None) -> Any:
+    """A payload as `payloads: redacted` keeps it: every class masked, `rules`' local telephone numbers too."""
+    return _rewrite(dict(payload), replace(REDACTED, regions=rules.phone_regions if rules else ()))[0]
 
 
 def unsaid(problem: Problem) -> Problem:

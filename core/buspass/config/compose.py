@@ -208,6 +208,7 @@ def _personal_data(shape: PersonalData) -> settings.PersonalData:
         to_tools={tool: frozenset(classes) for tool, classes in shape.to_tools.items()},
         to_agent=shape.to_agent,
         block=frozenset(shape.block),
+        phone_regions=tuple(dict.fromkeys(shape.phone_regions)),
     )
 
 

@@ -178,12 +178,16 @@ class SubjectRule:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PersonalData:
-    """Where which classes may go. `to_tools`: what a tool may get at all; `block`: ends a call, whatever else says."""
+    """Where which classes may go. `to_tools`: what a tool may get at all; `block`: ends a call, whatever else says.
+
+    `phone_regions` (ISO 3166): whose telephone numbers are known as people there write them, without a country's code.
+    """
 
     to_models: Literal["placeholder", "block"] | None
     to_tools: Mapping[str, frozenset[str]]
     to_agent: Literal["restore", "placeholder"] | None
     block: frozenset[str]
+    phone_regions: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

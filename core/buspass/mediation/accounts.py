@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Final
 
-from buspass.mediation.patterns import SEPARATORS, SPACES, Span, bounded, compiled, digits
+from buspass.mediation.contact import abroad
+from buspass.mediation.patterns import SEPARATORS, SPACES, Span, bounded, compiled, digits, is_article
 
 ISSUERS: Final[tuple[tuple[int, int, frozenset[int]], ...]] = (
     (4, 4, frozenset({13, 16, 19})),  # Visa
@@ -36,7 +37,10 @@ ISSUERS: Final[tuple[tuple[int, int, frozenset[int]], ...]] = (
 
 
 def cards(text: str) -> list[Span]:
-    """Card numbers, in one piece or in groups with one separator between them; the longest that fits."""
+    """Card numbers, in one piece or in groups with one separator between them; the longest that fits.
+
+    Behind a plus sign a valid telephone number is one: German mobile numbers (`+4915…`) begin like a card of Visa's.
+    """
     if len(digits(text)) < 12:
         return []
     groups = [match.span() for match in compiled("[0-9]+").finditer(text)]
@@ -45,7 +49,7 @@ def cards(text: str) -> list[Span]:
         if stop - start < 4 or (found and start < found[-1][1]):  # a card's first group has four digits or more
             continue
         end = _card_end(text, groups, first)
-        if end:
+        if end and not (text[max(0, start - 1) : start] == "+" and abroad(text, start - 1, end) == end):
             found.append((start, end))
     return found
 
@@ -72,11 +76,15 @@ def _grouped(written: str) -> bool:
 
 
 def is_card(number: str) -> bool:
-    """Whether digits alone are a card number: a known issuer, a length it issues, Luhn's check digit."""
+    """Whether digits alone are a card number: a known issuer, a length it issues, Luhn's check digit.
+
+    Article numbers from Germany (400 to 440) begin like Visa's cards of thirteen digits, of which none is issued any
+    more: one that has an article's check digit too is an article.
+    """
     if not any(low <= int(number[: len(str(low))]) <= high for low, high, lengths in ISSUERS if len(number) in lengths):
         return False
     doubled = [int(digit) * (1 + at % 2) for at, digit in enumerate(reversed(number))]
-    return sum(value - 9 * (value > 9) for value in doubled) % 10 == 0
+    return sum(value - 9 * (value > 9) for value in doubled) % 10 == 0 and not is_article(number)
 
 
 def ibans(text: str) -> list[Span]:

@@ -13,8 +13,8 @@ from typing import Final
 from buspass.mediation import accounts, contact, credentials, national
 from buspass.mediation.patterns import Span, digits
 
-type Find = Callable[[str, str | None], list[Span]]
-"""Text and region (ISO 3166, for telephone numbers) to spans; in any order, they may overlap."""
+type Find = Callable[[str, tuple[str, ...]], list[Span]]
+"""Text and regions (ISO 3166, for telephone numbers) to spans; in any order, they may overlap."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

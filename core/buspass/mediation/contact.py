@@ -5,7 +5,7 @@ from __future__ import annotations
 import ipaddress
 from typing import Final
 
-from buspass.mediation.patterns import DASHES, SPACES, Span, bounded, compiled, digits
+from buspass.mediation.patterns import DASHES, SPACES, Span, bounded, compiled, digits, is_article
 
 LETTERS: Final = r"A-Za-z0-9\x{00C0}-\x{052F}\x{1E00}-\x{1FFF}"
 EMAIL: Final = (
@@ -18,6 +18,7 @@ FILES: Final = frozenset({"png", "jpg", "jpeg", "gif", "svg", "webp", "ico", "cs
 
 BETWEEN: Final = rf"{SPACES}()./\{DASHES}"
 ABROAD: Final = rf"(?:\+|\b00)[0-9(](?:[0-9{BETWEEN}]{{5,26}})[0-9]"
+DATE: Final = r"^(?:[0-9]{1,2}[./-][0-9]{1,2}[./-](?:19|20)[0-9]{2}|(?:19|20)[0-9]{2}[./-][0-9]{1,2}[./-][0-9]{1,2})$"
 AT_HOME: Final = rf"[0-9(][0-9{BETWEEN}]{{5,26}}[0-9]"
 
 
@@ -33,23 +34,25 @@ def emails(text: str) -> list[Span]:
     return found
 
 
-def phones(text: str, region: str | None) -> list[Span]:
-    """Valid telephone numbers: in international form (`+…`, `00…`), and in `region`'s own where one is given.
+def phones(text: str, regions: tuple[str, ...]) -> list[Span]:
+    """Valid telephone numbers: in international form (`+…`, `00…`), and as people in one of `regions` write them.
 
-    `region` is an ISO 3166 code. Valid means: by the country's numbering plan, as phonenumbers holds it.
+    `regions` are ISO 3166 codes. Valid means: by the country's numbering plan, as phonenumbers holds it.
     """
     if len(digits(text)) < 7:
         return []
     found = []
     for match in compiled(ABROAD).finditer(text):
         start, end = match.span()
-        end = _abroad(text, start, end)
+        end = abroad(text, start, end)
         if end:
             found.append((start, end))
-    return found or _at_home(text, region) if region else found
+    for region in regions:
+        found += [span for span in _at_home(text, region) if not any(_overlap(span, known) for known in found)]
+    return found
 
 
-def _abroad(text: str, start: int, end: int) -> int:
+def abroad(text: str, start: int, end: int) -> int:
     """Where a number in international form ends: other figures may follow it in the same run. 0 if it is none."""
     import phonenumbers  # noqa: PLC0415 - tens of milliseconds
 
@@ -58,6 +61,8 @@ def _abroad(text: str, start: int, end: int) -> int:
         return 0
     while end - start > 7:
         if text[end - 1].isdigit() and bounded(text, start, end, joints=""):
+            if _article(text[start:end]):
+                return 0
             try:
                 number = phonenumbers.parse("+" + text[start + skip : end])
             except phonenumbers.NumberParseException:
@@ -68,7 +73,11 @@ def _abroad(text: str, start: int, end: int) -> int:
     return 0
 
 
-def _at_home(text: str, region: str | None) -> list[Span]:
+def _overlap(one: Span, other: Span) -> bool:
+    return one[0] < other[1] and other[0] < one[1]
+
+
+def _at_home(text: str, region: str) -> list[Span]:
     import phonenumbers  # noqa: PLC0415 - tens of milliseconds
 
     found = []
@@ -76,7 +85,18 @@ def _at_home(text: str, region: str | None) -> list[Span]:
         start, end = match.span()
         matcher = phonenumbers.PhoneNumberMatcher(text[start:end], region, max_tries=8)
         found += [(start + number.start, start + number.end) for number in matcher]
-    return [span for span in found if bounded(text, *span, joints=".,-/:")]
+    return [span for span in found if bounded(text, *span, joints=".,-/:") and _alone(text[slice(*span)])]
+
+
+def _alone(written: str) -> bool:
+    """`04.12.2026` is a date, `5). 12` the end of one thing and the beginning of another."""
+    whole = written.count("(") == written.count(")")
+    return whole and compiled(DATE).search(written) is None and not _article(written)
+
+
+def _article(written: str) -> bool:
+    """Thirteen bare digits from `001` with an article number's check digit: North America's article numbers."""
+    return written.startswith("001") and is_article(written)
 
 
 def addresses(text: str) -> list[Span]:

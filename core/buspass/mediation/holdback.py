@@ -21,7 +21,7 @@ class Holdback:
     def __init__(self, plan: Plan, position: str = "text") -> None:
         self._plan = plan
         self._position = position
-        self._scanner = Scanner(plan.classes, plan.region)
+        self._scanner = Scanner(plan.classes, plan.regions)
         self._counts: Counter[str] = Counter()
 
     def feed(self, text: str) -> str:

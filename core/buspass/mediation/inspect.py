@@ -26,16 +26,16 @@ class Finding:
 
 
 def inspect(
-    texts: Iterable[tuple[str, str]], classes: Iterable[str] = (), region: str | None = None
+    texts: Iterable[tuple[str, str]], classes: Iterable[str] = (), regions: tuple[str, ...] = ()
 ) -> tuple[Finding, ...]:
     """What of `classes` stands in `texts`, pairs of position and text. Without classes the texts are not read.
 
-    `region` (ISO 3166) adds telephone numbers as they are written there. ValueError for an unknown class.
+    `regions` (ISO 3166) add telephone numbers as they are written there. ValueError for an unknown class.
     """
     looked_for = tuple(classes)
     if not looked_for:
         return ()
-    return tuple(finding for position, text in texts for finding in counted(position, parts(text, looked_for, region)))
+    return tuple(finding for position, text in texts for finding in counted(position, parts(text, looked_for, regions)))
 
 
 def counted(position: str, found: Iterable[Part]) -> tuple[Finding, ...]:

@@ -80,6 +80,13 @@ def bounded(text: str, start: int, end: int, joints: str = ".,") -> bool:
     return not (left or right)
 
 
+def is_article(number: str) -> bool:
+    """Whether digits alone are an article number in 13 digits (GTIN-13, EAN): by its check digit, as one in ten is."""
+    if len(number) != 13 or digits(number) != number:
+        return False
+    return sum(int(digit) * (1 + 2 * (at % 2)) for at, digit in enumerate(number)) % 10 == 0
+
+
 def digits(text: str) -> str:
     """The ASCII digits of a text, in order."""
     return "".join(char for char in text if "0" <= char <= "9")

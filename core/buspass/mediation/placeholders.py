@@ -48,11 +48,11 @@ class Placeholders:
                 return placeholder
         raise ValueError(f"all placeholders of {class_} are taken")
 
-    def hide(self, text: str, classes: Iterable[str] = PERSONAL, region: str | None = None) -> str:
+    def hide(self, text: str, classes: Iterable[str] = PERSONAL, regions: tuple[str, ...] = ()) -> str:
         """The text with every value of `classes` replaced."""
         return "".join(
             self.make(part.class_, part.text) if part.class_ in CLASSES else part.text
-            for part in parts(text, classes, region)
+            for part in parts(text, classes, regions)
         )
 
     def restore(self, text: str, classes: Collection[str] | None = None) -> str:

@@ -31,14 +31,14 @@ class Plan:
     """Action per class; a class that is not named is not looked for, but `secret` is blocked unless it is named.
 
     `placeholders` is needed by the action `placeholder` and by `restore`, which puts values back into the text.
-    `region` (ISO 3166) adds telephone numbers as they are written there. Strings at the positions `opaque` are neither
+    `regions` (ISO 3166) add telephone numbers as they are written there. Strings at the positions `opaque` are neither
     read nor changed. ValueError for what can't be done.
     """
 
     actions: Mapping[str, Action]
     placeholders: Placeholders | None = None
     restore: bool = False
-    region: str | None = None
+    regions: tuple[str, ...] = ()
     opaque: frozenset[str] = frozenset()
 
     def __post_init__(self) -> None:
@@ -107,13 +107,13 @@ def _rewritten(value: Any, plan: Plan, at: str, findings: list[Finding]) -> Any:
 
 
 def _text(text: str, plan: Plan, at: str, findings: list[Finding]) -> str:
-    found = parts(text, plan.classes, plan.region)
+    found = parts(text, plan.classes, plan.regions)
     findings += counted(at, found)
     return "".join(map(plan.apply, found))
 
 
 def _member(name: str, value: Any, plan: Plan, at: str, findings: list[Finding]) -> Any:
-    inside = counted(_below(at, "<name>"), parts(name, plan.classes, plan.region))
+    inside = counted(_below(at, "<name>"), parts(name, plan.classes, plan.regions))
     findings += inside
     position = _below(at, "<name>" if inside else name)
     if isinstance(value, str) and labelled(name, value):

@@ -43,13 +43,13 @@ def _trigger(classes: tuple[str, ...]) -> str:
     return "|".join(dict.fromkeys([*(CLASSES[name].trigger for name in classes), "<[A-Z]"]))
 
 
-def find(text: str, classes: tuple[str, ...], region: str | None) -> list[tuple[int, int, str]]:
+def find(text: str, classes: tuple[str, ...], regions: tuple[str, ...]) -> list[tuple[int, int, str]]:
     """Start, end and class of what stands in a segment, in the order of the text; none overlaps another."""
     text = readable(text)
     found = [(*match.span(), "placeholder") for match in compiled(PLACEHOLDER).finditer(text)]
     for name in classes:
         text = blanked(text, sorted((start, end) for start, end, _ in found)) if found else text
-        found += [(start, end, name) for start, end in _disjoint(CLASSES[name].find(text, region))]
+        found += [(start, end, name) for start, end in _disjoint(CLASSES[name].find(text, regions))]
         found.sort()
     return found
 
@@ -71,9 +71,9 @@ def _disjoint(spans: list[Span]) -> Iterator[Span]:
 class Scanner:
     """One text, fed in pieces of any size. The parts' texts, joined, are the text."""
 
-    def __init__(self, classes: Iterable[str], region: str | None = None) -> None:
+    def __init__(self, classes: Iterable[str], regions: tuple[str, ...] = ()) -> None:
         self._classes = known(tuple(classes))
-        self._region = region
+        self._regions = regions
         self._text = ""
         self._at = 0  # what stands before is given out
         self._inside = False  # `_at` lies within a segment, not before one
@@ -148,7 +148,7 @@ class Scanner:
     def _found(self, window: str) -> list[tuple[int, int, str]]:
         if compiled(_trigger(self._classes)).search(window) is None:
             return []
-        return find(window, self._classes, self._region)
+        return find(window, self._classes, self._regions)
 
     def _swallow(self, *, ended: bool) -> Iterator[Part]:
         """What still belongs to the secret before: the rest of its word, or of the private key."""
@@ -171,10 +171,10 @@ class Scanner:
         return part
 
 
-def parts(text: str, classes: Iterable[str], region: str | None = None) -> list[Part]:
+def parts(text: str, classes: Iterable[str], regions: tuple[str, ...] = ()) -> list[Part]:
     """A whole text in parts."""
     looked_for = known(tuple(classes))
     if compiled(_trigger(looked_for)).search(encodable(text)) is None:
         return [Part(text=text)] if text else []
-    scanner = Scanner(looked_for, region)
+    scanner = Scanner(looked_for, regions)
     return [*scanner.feed(text), *scanner.flush()]

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field
 
 from buspass.config.schema.base import (
     Count,
@@ -24,6 +24,17 @@ from buspass.config.schema.base import (
 )
 
 type PersonalClass = Literal["credit_card", "email", "iban", "national_id", "phone", "ip_address"]
+
+
+def _phone_region(code: str) -> str:
+    from phonenumbers import SUPPORTED_REGIONS  # noqa: PLC0415 - tens of milliseconds, for who asks for it
+
+    if code not in SUPPORTED_REGIONS:
+        raise ValueError("no country with telephone numbers; allowed: ISO 3166 codes like DE, GB, US")
+    return code
+
+
+PhoneRegion = Annotated[str, AfterValidator(_phone_region)]
 
 
 class Agent(Shape):
@@ -121,6 +132,7 @@ class PersonalData(Shape):
     to_tools: dict[FunctionName, list[PersonalClass]] = Field(default_factory=dict)
     to_agent: Literal["restore", "placeholder"] | None = None
     block: list[PersonalClass] = Field(default_factory=list)
+    phone_regions: list[PhoneRegion] = Field(default_factory=list)
 
 
 class HostedTool(Shape):
