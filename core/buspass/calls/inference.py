@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import json
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -32,6 +33,8 @@ from buspass.tools.schema import parse_json
 
 MARGIN: Final = 1.0
 """Seconds that a host keeps for itself to settle and to answer."""
+LONG: Final = 50_000
+"""Bytes of a request whose inspection may take so long that other calls must not wait for it."""
 DRAW: Final = 64
 """Random bytes that decide among targets by weight: 16 weights of a million each need 48 to be fair."""
 NAMED: Final = 8
@@ -114,7 +117,10 @@ class Inference:
     async def inspect(self, view: View) -> tuple[Finding, ...]:
         """Look into every text that reaches the model; what may not reach it as it is, is replaced."""
         await self._screening.load(view.task)
-        self._screen(view)
+        if self._screening.ruled and self._said.input_bytes > LONG:
+            await asyncio.to_thread(self._screen, view)
+        else:
+            self._screen(view)
         return self._screening.findings
 
     def _screen(self, view: View) -> None:

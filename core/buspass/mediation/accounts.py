@@ -35,6 +35,12 @@ ISSUERS: Final[tuple[tuple[int, int, frozenset[int]], ...]] = (
 )
 """First and last prefix, and the lengths issued under it (ISO/IEC 7812; the schemes' published ranges)."""
 
+PREFIXES: Final = {
+    length: tuple((str(low), str(high)) for low, high, lengths in ISSUERS if length in lengths)
+    for length in range(12, 20)
+}
+UNISSUED: Final = frozenset("0123456789") - {str(low)[0] for low, _, _ in ISSUERS}
+
 
 def cards(text: str) -> list[Span]:
     """Card numbers, in one piece or in groups with one separator between them; the longest that fits.
@@ -81,10 +87,16 @@ def is_card(number: str) -> bool:
     Article numbers from Germany (400 to 440) begin like Visa's cards of thirteen digits, of which none is issued any
     more: one that has an article's check digit too is an article.
     """
-    if not any(low <= int(number[: len(str(low))]) <= high for low, high, lengths in ISSUERS if len(number) in lengths):
+    if number[0] in UNISSUED or not any(
+        low <= number[: len(low)] <= high for low, high in PREFIXES.get(len(number), ())
+    ):
         return False
     doubled = [int(digit) * (1 + at % 2) for at, digit in enumerate(reversed(number))]
     return sum(value - 9 * (value > 9) for value in doubled) % 10 == 0 and not is_article(number)
+
+
+MOVED: Final = 1_000_000
+"""Country and check digits, two letters and two digits, are six digits behind the rest."""
 
 
 def ibans(text: str) -> list[Span]:
@@ -101,15 +113,21 @@ def ibans(text: str) -> list[Span]:
 
 def _iban_length(run: str) -> int:
     """How many characters of a run are an IBAN; behind it prose may go on."""
-    for length in range(len(run), 14, -1):
-        number = "".join(filter(str.isalnum, run[:length])).upper()
-        if run[length - 1].isalnum() and len(number) >= 15 and _mod_97(number) == 1 and _structured(number):
-            return length
-    return 0
+    number, rest, best = "", 0, 0
+    for length, char in enumerate(run, 1):
+        if not char.isalnum():
+            continue
+        number += char.upper()
+        if len(number) > 4:
+            rest = (rest * (10 if char.isdigit() else 100) + int(char, 36)) % 97
+        if len(number) >= 15 and (rest * MOVED + _value(number[:4])) % 97 == 1 and _structured(number):
+            best = length
+    return best
 
 
-def _mod_97(number: str) -> int:
-    return int("".join(str(int(char, 36)) for char in number[4:] + number[:4])) % 97
+def _value(begin: str) -> int:
+    """Of two letters and two digits, as mod 97 reads them behind the rest."""
+    return int("".join(str(int(char, 36)) for char in begin))
 
 
 def _structured(number: str) -> bool:
