@@ -15,6 +15,7 @@ from buspass.errors import ConfigError
 ADAPTERS: Final[Mapping[tuple[str, str], str]] = {
     ("state", "sqlite"): "buspass_onprem.sqlite:open",
     ("state", "redis"): "buspass_onprem.redis:open",
+    ("state", "dynamodb"): "buspass_aws.dynamodb:open",
     ("state", "memory"): "buspass.testing.state_memory:open",
     ("blobs", "file"): "buspass_onprem.files:open",
     ("signer", "file"): "buspass_onprem.signer:open",

@@ -50,6 +50,9 @@ _PATHS: tuple[Path, ...] = (
 
 
 def item(random: Random) -> dict[str, Any]:
+    """Draw an item: as a rule one with every kind of value, now and then one of which an update may leave nothing."""
+    if random.random() < 0.15:
+        return {"o": {call: _entry(random) for call in random.sample(_CALLS, random.randint(0, 2))}}
     return {
         "s": random.choice("ab"),
         "n": random.randint(0, 9),
@@ -111,7 +114,10 @@ def operation(random: Random) -> Operation:
     if kind < 0.93:
         down: dict[Path, int] = {("n",): -3} if random.random() < 0.8 else {("v",): 1, ("q", "r"): 1}
         return Update(key, (Equals(("s",), "b"), AtLeast(("n",), 3)), down, {("s",): "a"})
-    return Update(key, (Present(("o",)), Equals(("s",), "a")), {}, {("s",): "b"}, (("o",),))
+    if kind < 0.97:
+        return Update(key, (Present(("o",)), Equals(("s",), "a")), {}, {("s",): "b"}, (("o",),))
+    gone = (("o",), ("s",)) if random.random() < 0.5 else (("o",),)
+    return Update(key, tuple(Present(path) for path in gone), remove=gone)
 
 
 def operations(random: Random) -> Sequence[Operation]:

@@ -1,0 +1,104 @@
+"""A real stand-in for AWS as a process: ministack, from its own lock in an environment of its own, on a free port.
+
+Ministack keeps DynamoDB's atomicity, conditions and validation (machine-checked by the contract suite) and S3's
+conditional puts. What it does not do is named in the adapters.
+"""
+
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+from buspass_aws.client import AwsClient
+from buspass_aws.dynamodb_table import definition
+
+ROOT = Path(__file__).parents[2]
+LOCK = Path(__file__).with_name("ministack.lock")
+HOME = ROOT / ".cache" / "ministack"
+UV = os.environ.get("UV") or shutil.which("uv") or str(ROOT / ".cache" / "uv" / "bin" / "uv")
+KEYS = {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test", "AWS_REGION": "eu-central-1"}
+"""What a client of the stand-in needs in its environment; any key will do."""
+
+
+def installed():
+    """The program, installed anew where its lock is another than the one it was installed from."""
+    HOME.parent.mkdir(exist_ok=True)
+    version = hashlib.sha256(LOCK.read_bytes() + sys.version.encode()).hexdigest()
+    stamp, python = HOME / "lock.sha256", HOME / "bin" / "python"
+    with (HOME.parent / "ministack.lock").open("w") as alone:  # several test processes may come at once
+        fcntl.flock(alone, fcntl.LOCK_EX)
+        if not stamp.exists() or stamp.read_text() != version:
+            subprocess.run([UV, "venv", "-q", "--clear", "--python", sys.executable, HOME], check=True)
+            install = [UV, "pip", "install", "-q", "--python", python, "--require-hashes", "-r", LOCK]
+            subprocess.run(install, check=True)
+            stamp.write_text(version)
+    return HOME / "bin" / "ministack"
+
+
+class Ministack:
+    """The stand-in while a `with` block runs; `url` is its endpoint. It listens on this machine only."""
+
+    def __init__(self, folder):
+        self.folder = Path(folder)
+        with socket.socket() as found:
+            found.bind(("127.0.0.1", 0))
+            self.port = found.getsockname()[1]
+        self.url = f"http://127.0.0.1:{self.port}"
+
+    def __enter__(self):
+        environ = {
+            "PATH": os.environ["PATH"],
+            "HOME": str(self.folder),
+            "BIND_HOST": "127.0.0.1",
+            "GATEWAY_PORT": str(self.port),
+            "IOT_MTLS_ENABLED": "0",
+            "SFTP_ENABLED": "0",
+        }
+        self.log = self.folder / "ministack.log"
+        with self.log.open("wb") as log:
+            self.process = subprocess.Popen(
+                [installed()], env=environ, cwd=self.folder, stdin=subprocess.DEVNULL, stdout=log, stderr=log
+            )
+        until = time.monotonic() + 60
+        while not self._answers():
+            if self.process.poll() is not None or time.monotonic() > until:
+                self.__exit__()
+                raise AssertionError(f"ministack did not start:\n{self.log.read_text(errors='replace')}")
+            time.sleep(0.05)
+        return self
+
+    def __exit__(self, *_):
+        if self.process.poll() is None:
+            self.process.terminate()
+            try:
+                self.process.wait(10)
+            except subprocess.TimeoutExpired:
+                self.process.kill()
+                self.process.wait()
+
+    def _answers(self):
+        try:
+            with urllib.request.urlopen(f"{self.url}/_ministack/health", timeout=1):
+                return True
+        except urllib.error.HTTPError:
+            return True
+        except OSError:
+            return False
+
+
+async def create_table(endpoint, name):
+    """Create the table as whoever runs Buspass does: from its definition."""
+    client = AwsClient("dynamodb", KEYS["AWS_REGION"], endpoint)
+    headers = {"content-type": "application/x-amz-json-1.0", "x-amz-target": "DynamoDB_20120810.CreateTable"}
+    body = json.dumps(definition(name)).encode()
+    answer = await client.send("POST", "/", headers=headers, body=body, timeout=20)
+    await client.close()
+    assert answer.status == 200, answer
