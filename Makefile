@@ -59,6 +59,12 @@ services:  ## what make verify starts by itself, from the system's packages: red
 docs: .venv  ## build the site of docs/ into build/site
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
+.PHONY: test-cloud
+test-cloud: .venv  ## the stores' suites on accounts of your own (BUSPASS_TEST_STATE, BUSPASS_TEST_BLOBS: URLs; docs/stores.md)
+	@test -n "$(BUSPASS_TEST_STATE)$(BUSPASS_TEST_BLOBS)" || \
+		{ echo "Name a store: BUSPASS_TEST_STATE='dynamodb://…' or BUSPASS_TEST_BLOBS='s3://…' make test-cloud" >&2; exit 1; }
+	$(BIN)/python -m pytest -v $(if $(BUSPASS_TEST_STATE),tests/cloud/state.py) $(if $(BUSPASS_TEST_BLOBS),tests/cloud/blobs.py)
+
 .PHONY: lint
 lint: .venv  ## ruff, its formatter, mypy --strict, and which way imports run
 	$(BIN)/ruff check
@@ -75,6 +81,8 @@ format: .venv  ## format, and mend what ruff can mend safely
 lock: $(UV)  ## resolve the dependencies anew
 	$(UV) pip compile -q --universal --python-version 3.12 --generate-hashes --no-header --no-annotate \
 		--all-extras --group dev pyproject.toml -o $(LOCK)
+	$(UV) pip compile -q --universal --python-version 3.12 --generate-hashes --no-header --no-annotate \
+		tests/contract/ministack.in -o tests/contract/ministack.lock
 
 .PHONY: clean
 clean:  ## remove everything that was made

@@ -11,7 +11,7 @@ conditions and changes as fit into 4 KB of expression, `find` the indexes that t
 seconds, as a rule within milliseconds.
 
 What the tests' stand-in does not do, and the service does: throttle, refuse a write that meets somebody's transaction,
-delay an index. Those are tested on the documented answers, and with `make testcloud` on an account.
+delay an index. Those are tested on the documented answers, and with `make test-cloud` on an account.
 """
 
 from __future__ import annotations

@@ -64,9 +64,9 @@ def signed(
 ) -> dict[str, str]:
     """Give the headers to send: `headers` (lower-case names), and those that prove them. `now` is in UTC.
 
-    `path` and `query` are as they are sent: percent-encoded once, by `escaped` and `query_string`. A path other than `/`
-    is S3's alone: elsewhere it would be encoded twice. Every header is signed, so one that is changed or dropped on the
-    way breaks the signature.
+    `path` and `query` are as they are sent: percent-encoded once, by `escaped` and `query_string`. A path other than
+    `/` is S3's alone: elsewhere it would be encoded twice. Every header is signed, so one that is changed or dropped on
+    the way breaks the signature.
     """
     stamp = now.strftime("%Y%m%dT%H%M%SZ")
     digest = hashlib.sha256(body).hexdigest()

@@ -111,6 +111,6 @@ async def test_many_entries_of_one_sort_come_in_the_order_of_their_items(state):
 async def test_a_table_that_is_not_there_says_what_to_create_and_nothing_creates_it(ministack):
     state = await dynamodb.open(url(ministack, "nosuchtable"))
     for call in (state.apply("t", [Put("k", {"n": 1})]), state.read("t", "k"), state.list("t", "", "", 1)):
-        with pytest.raises(Unavailable, match="nosuchtable' in eu-central-1 is not there.* create it as"):
+        with pytest.raises(Unavailable, match=r"nosuchtable' in eu-central-1 is not there.* create it as"):
             await call
     await state.close()

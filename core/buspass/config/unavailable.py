@@ -22,7 +22,7 @@ class Row:
     built: tuple[str, ...] = ()
 
 
-_STATES: Final = ("sqlite://", "memory://", "redis://")
+_STATES: Final = ("sqlite://", "memory://", "redis://", "dynamodb://")
 
 TABLE: Final = (
     Row("signer", "signers in a cloud's key service", ("file://",)),
