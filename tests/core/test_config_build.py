@@ -114,7 +114,6 @@ operators: [{identity: entra, group: platform-team}]
 
 NOT_YET = """5:101 hosts.aws.signer: signers in a cloud's key service; allowed: file://
 6:88 hosts.azure.signer: signers in a cloud's key service; allowed: file://
-8:8 state: this state store; allowed: sqlite://, memory://, redis://
 9:8 queue: this queue; allowed: sqlite://
 10:8 blobs: this blob store; allowed: file://
 16:113 providers.openai.limits: limits of a provider's quota

@@ -235,7 +235,7 @@ ALONE = [
     ),
     (
         "state: cosmos://account/db",
-        "f:3:8 state: not available yet: this state store; allowed: sqlite://, memory://, redis://",
+        "f:3:8 state: not available yet: this state store; allowed: sqlite://, memory://, redis://, dynamodb://",
     ),
     (
         "blobs: s3://bucket",
