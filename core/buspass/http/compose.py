@@ -34,6 +34,8 @@ from buspass.policy.lint import lint
 from buspass.ports.blobs import Blobs
 from buspass.ports.clock import Clock, SystemClock
 from buspass.ports.outbound import Outbound
+from buspass.ports.outbound_httpx import HttpxOutbound
+from buspass.ports.outbound_pyreqwest import PyreqwestOutbound
 from buspass.ports.secrets import SecretMissing, Secrets
 from buspass.ports.signer import Signer
 from buspass.ports.state import State
@@ -46,10 +48,11 @@ DEFAULT_DATA = "~/.local/share/buspass"
 class Application:
     """The ASGI application of one host. `house` is what it is made of, for whoever runs it in process."""
 
-    def __init__(self, house: House, blobs: Blobs) -> None:
+    def __init__(self, house: House, blobs: Blobs, discovery: Outbound) -> None:
         self.house = house
         self.limits = house.limits
         self._blobs = blobs
+        self._discovery = discovery
         self._routed = routed(house)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -66,6 +69,7 @@ class Application:
     async def close(self) -> None:
         """Let go of stores and connections."""
         await self.house.outbound.close()
+        await self._discovery.close()
         await self.house.state.close()
         await self._blobs.close()
 
@@ -105,9 +109,10 @@ async def composed(
         if blobs is None:
             blobs = await opened("blobs", host.blobs)
             unfinished.push_async_callback(blobs.close)
-        if outbound is None:
-            outbound = _outbound()
-            unfinished.push_async_callback(outbound.close)
+        discovery = outbound or HttpxOutbound()
+        outbound = outbound or PyreqwestOutbound()
+        unfinished.push_async_callback(discovery.close)
+        unfinished.push_async_callback(outbound.close)
         keyring = Keyring(state, signer, host.name, domain_key, clock)
         await keyring.publish()
         house = _house(
@@ -122,9 +127,10 @@ async def composed(
             keyring=keyring,
             domain_key=domain_key,
             outbound=outbound,
+            discovery=discovery,
             operator=operator,
         )
-        application = Application(house, blobs)
+        application = Application(house, blobs, discovery)
         unfinished.pop_all()
     return application
 
@@ -173,10 +179,6 @@ def _loopback(bind: str) -> bool:
         return False
 
 
-def _outbound() -> Outbound:
-    from buspass.ports.outbound_httpx import HttpxOutbound  # noqa: PLC0415 - httpx is loaded where it is used
-
-    return HttpxOutbound()
 
 
 def _house(
@@ -192,6 +194,7 @@ def _house(
     keyring: Keyring,
     domain_key: DomainKey,
     outbound: Outbound,
+    discovery: Outbound,
     operator: str | None,
 ) -> House:
     journal = Journal(domain_key.derive("journal-mac"))
@@ -211,7 +214,7 @@ def _house(
         keyring=keyring,
         tokens=TaskTokens(settings.issuer, signer, keyring, clock),
         txn=TxnTokens(settings.issuer, signer, clock),
-        oidc=OidcVerifier(settings.identity, outbound, clock, local=local),
+        oidc=OidcVerifier(settings.identity, discovery, clock, local=local),
         policy=Policy(engine, settings.policy),
         tasks=Tasks(state, clock, journal.stamp),
         keys=Keys(state, clock, journal.stamp, journal.genuine),

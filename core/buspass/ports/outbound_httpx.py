@@ -1,4 +1,4 @@
-"""The outbound port over httpx's transport: the one place in core that makes HTTP calls.
+"""The outbound port over httpx's transport: what issuers are asked by, off the path of governed calls.
 
 Owns which failure means what: the table in `_translated`. Refuses to know who is called and why; it neither
 repeats, follows, remembers nor takes a proxy, and so uses the transport below httpx's client, which would.
@@ -12,12 +12,12 @@ the bytes were handed to the kernel, and a server that read them and died looks 
 from __future__ import annotations
 
 import asyncio
-import zlib
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, Final
 
 from buspass.ports.outbound import Ambiguous, NotSent, Request, Response, Streamed, TimedOut
+from buspass.ports.outbound_bodies import SENT, announced, fits, named, readable, whole
 
 if TYPE_CHECKING:
     import httpx
@@ -28,8 +28,6 @@ CONNECT: Final = 5.0
 deadline that another target could use."""
 _IDLE: Final = 30.0
 """Seconds that an unused connection is kept: less than most servers do, so that reuse seldom meets a close."""
-_CHUNK: Final = 65_536
-_GZIP: Final = 16 + zlib.MAX_WBITS
 
 
 class HttpxOutbound:
@@ -58,7 +56,10 @@ class HttpxOutbound:
                 raise
             except Exception as error:  # see _exchange
                 raise _translated(error, progress) from error
-        return Streamed(status=answer.status_code, headers=_headers(answer), chunks=_chunks(answer, request, progress))
+        headers, encoding = _headers(answer)
+        return Streamed(
+            status=answer.status_code, headers=headers, chunks=_chunks(answer, encoding, request, progress)
+        )
 
     def _ready(self, request: Request) -> httpx.AsyncHTTPTransport:
         if self._closed:
@@ -110,14 +111,16 @@ async def _in_time(request: Request, progress: _Progress, what: str) -> AsyncIte
         raise NotSent(f"no connection within {request.timeout:g} s") from None
 
 
-async def _chunks(answer: httpx.Response, request: Request, progress: _Progress) -> AsyncGenerator[bytes, None]:
+async def _chunks(
+    answer: httpx.Response, encoding: str, request: Request, progress: _Progress
+) -> AsyncGenerator[bytes, None]:
     """Give the body piece by piece, unpacked; the connection is let go however it ends."""
     size = 0
     try:
-        source = _readable(answer)
+        source = readable(_stream(answer), encoding)
         while (chunk := await _next(source, request.idle)) is not None:
             size += len(chunk)
-            _fits(size, request.limit)
+            fits(size, request.limit)
             yield chunk
     except (NotSent, Ambiguous):
         raise
@@ -135,17 +138,13 @@ async def _next(source: AsyncIterator[bytes], idle: float) -> bytes | None:
         raise TimedOut(f"the answer stood still for {idle:g} s") from None
 
 
-def _fits(size: int, limit: int) -> None:
-    if size > limit:
-        raise Ambiguous(f"the answer is larger than the {limit} bytes that are taken")
-
-
 async def _exchange(transport: httpx.AsyncHTTPTransport, request: Request, progress: _Progress) -> Response:
     try:
         outgoing = _outgoing(request, progress)
         answer = await transport.handle_async_request(outgoing)
         try:
-            body = await _body(answer, request.limit)
+            headers, encoding = _headers(answer)
+            body = await _body(answer, encoding, request.limit)
         finally:
             await answer.aclose()
     except (NotSent, Ambiguous):
@@ -154,14 +153,13 @@ async def _exchange(transport: httpx.AsyncHTTPTransport, request: Request, progr
         # Below httpx lie httpcore, anyio, h11 and ssl, which let an OverflowError or a group of them through:
         # what is known of the request does not depend on the name, and a driver's error never leaves here.
         raise _translated(error, progress) from error
-    return Response(status=answer.status_code, headers=_headers(answer), body=body)
+    return Response(status=answer.status_code, headers=headers, body=body)
 
 
 def _outgoing(request: Request, progress: _Progress) -> httpx.Request:
     import httpx  # noqa: PLC0415  (see _transport_now)
 
-    headers = {"user-agent": "buspass", "accept": "*/*", "accept-encoding": "gzip, identity"}
-    headers |= {name.lower(): value for name, value in request.headers.items()}
+    headers = SENT | {name.lower(): value for name, value in request.headers.items()}
     # A little before the whole time is over: httpcore closes the socket of a handshake that its own timeout
     # ends, and leaves that of a cancelled one to the garbage collector.
     connect = min(CONNECT, request.timeout * 0.9)
@@ -198,49 +196,14 @@ def _translated(error: Exception, progress: _Progress) -> NotSent | Ambiguous:
     return Ambiguous(f"the connection broke: {said}")
 
 
-def _headers(answer: httpx.Response) -> dict[str, str]:
-    """Lower-case names, the last of a repeated header; those that spoke of the packed body are gone."""
-    headers = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in answer.headers.raw}
-    if headers.pop("content-encoding", None) is not None:
-        headers.pop("content-length", None)
-    return headers
+def _headers(answer: httpx.Response) -> tuple[dict[str, str], str]:
+    return named((name.decode("latin-1"), value.decode("latin-1")) for name, value in answer.headers.raw)
 
 
-async def _body(answer: httpx.Response, limit: int) -> bytes:
-    """Read the whole body, unpacked, and stop at the first byte above `limit`."""
-    length = answer.headers.get("content-length", "")
-    if length.isdecimal():
-        _fits(int(length[:20]), limit)
-    parts: list[bytes] = []
-    size = 0
-    async for chunk in _readable(answer):
-        size += len(chunk)
-        _fits(size, limit)
-        parts.append(chunk)
-    return b"".join(parts)
+async def _body(answer: httpx.Response, encoding: str, limit: int) -> bytes:
+    announced(answer.headers.get("content-length", ""), limit)
+    return await whole(readable(_stream(answer), encoding), limit)
 
 
-def _readable(answer: httpx.Response) -> AsyncIterator[bytes]:
-    """Give the body's bytes as they come, unpacked."""
-    encoding = answer.headers.get("content-encoding", "identity").strip().lower()
-    if encoding not in ("identity", "gzip", "x-gzip", ""):
-        raise Ambiguous(f"the answer is encoded as {encoding[:40]!r}, which was not asked for")
-    stream: AsyncIterator[bytes] = aiter(answer.stream)  # type: ignore[arg-type]  # an async transport's is one
-    return _unpacked(stream) if "gzip" in encoding else stream
-
-
-async def _unpacked(packed: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
-    """Unpack gzip a bounded piece at a time, so that a small body can't become a large one unseen."""
-    unpacking = zlib.decompressobj(_GZIP)
-    empty = True
-    try:
-        async for chunk in packed:
-            empty = False
-            waiting = chunk
-            while waiting and not unpacking.eof:
-                yield unpacking.decompress(waiting, _CHUNK)
-                waiting = unpacking.unconsumed_tail
-    except zlib.error as error:
-        raise Ambiguous("the answer says gzip and is not") from error
-    if not (unpacking.eof or empty) or unpacking.unused_data:
-        raise Ambiguous("the answer's gzip is cut short or followed by something else")
+def _stream(answer: httpx.Response) -> AsyncIterator[bytes]:
+    return aiter(answer.stream)  # type: ignore[arg-type]  # an async transport's is one

@@ -1,9 +1,10 @@
-"""What each failure of a real connection means to the port: surely not sent, or ambiguous."""
+"""What each failure of a real connection means to the port: surely not sent, or ambiguous. By every adapter alike."""
 
 import asyncio
 import contextlib
 import datetime as dt
 import gzip
+import ipaddress
 import socket
 import ssl
 import struct
@@ -14,9 +15,10 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from buspass.ports import outbound_httpx
+from buspass.ports import outbound_httpx, outbound_pyreqwest
 from buspass.ports.outbound import Ambiguous, NotSent, Request, Response, TimedOut
 from buspass.ports.outbound_httpx import HttpxOutbound
+from buspass.ports.outbound_pyreqwest import PyreqwestOutbound
 
 OK = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok"
 
@@ -66,9 +68,12 @@ def says(*answers, keep=False):
     return talk
 
 
-@pytest.fixture
-async def outbound():
-    mine = HttpxOutbound()
+ADAPTERS = [HttpxOutbound, PyreqwestOutbound]
+
+
+@pytest.fixture(params=ADAPTERS)
+async def outbound(request):
+    mine = request.param()
     yield mine
     await mine.close()
 
@@ -139,13 +144,13 @@ async def test_refused_is_not_sent(outbound):
 @pytest.mark.parametrize(
     ("change", "says_so"),
     [
-        ({"url": "ftp://127.0.0.1/"}, "no connection: .*protocol"),
-        ({"url": "/no/host"}, "no connection: .*protocol"),
+        ({"url": "ftp://127.0.0.1/"}, "no connection: .*(protocol|scheme)"),
+        ({"url": "/no/host"}, "can't be written|no connection: .*protocol"),
         ({"url": "http://127.0.0.1:99999/"}, "can't be written|no connection"),
         ({"url": "http://[::1"}, "can't be written|no connection"),
         ({"url": "http://no-such-host.invalid/"}, "no connection"),
         ({"headers": {"x": "ü"}}, "can't be written"),
-        ({"headers": {"x": "a\r\nb: c"}}, "not a valid HTTP request"),
+        ({"headers": {"x": "a\r\nb: c"}}, "not a valid HTTP request|can't be written"),
         ({"timeout": 0}, "no time"),
         ({"timeout": -1.0}, "no time"),
     ],
@@ -188,6 +193,7 @@ async def test_a_server_whose_certificate_nobody_signed_gets_nothing(outbound, t
 
 async def test_an_address_that_swallows_packets_is_not_sent(outbound, monkeypatch):
     monkeypatch.setattr(outbound_httpx, "CONNECT", 0.1)
+    monkeypatch.setattr(outbound_pyreqwest, "CONNECT", (0.1, 0.02))
     with socket.socket() as full:
         full.bind(("127.0.0.1", 0))
         full.listen(0)
@@ -336,12 +342,118 @@ async def test_many_requests_at_once_do_not_wait_for_each_other(outbound):
     assert {answer.body for answer in answers} == {b"ok"}
 
 
-async def test_after_close_nothing_is_sent():
-    outbound = HttpxOutbound()
+@pytest.mark.parametrize("adapter", ADAPTERS)
+async def test_after_close_nothing_is_sent(adapter):
+    outbound = adapter()
     await outbound.close()
     await outbound.close()
     with pytest.raises(NotSent, match="shutting down"):
         await outbound.send(asking(1))
+
+
+async def test_a_streamed_answer_comes_piece_by_piece_however_short(outbound):
+    gate = asyncio.Event()
+
+    async def talk(reader, writer):
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n1\r\na\r\n")
+        await gate.wait()
+        writer.write(b"1\r\nb\r\n0\r\n\r\n")
+
+    async with server(talk) as port:
+        streamed = await outbound.open(asking(port))
+        assert await anext(streamed.chunks) == b"a"
+        gate.set()
+        assert [piece async for piece in streamed.chunks] == [b"b"]
+
+
+async def test_a_streamed_answer_may_be_gzipped(outbound):
+    async with server(says(packed(b"a" * 100_000))) as port:
+        streamed = await outbound.open(asking(port))
+        assert b"".join([piece async for piece in streamed.chunks]) == b"a" * 100_000
+
+
+async def test_a_stream_that_stands_still_is_timed_out_and_one_that_breaks_is_ambiguous(outbound):
+    begun = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n1\r\na\r\n"
+    async with server(says(begun, keep=True)) as port:
+        streamed = await outbound.open(asking(port, idle=0.2))
+        with pytest.raises(TimedOut, match="stood still"):
+            [piece async for piece in streamed.chunks]
+    async with server(says(begun)) as port:
+        streamed = await outbound.open(asking(port))
+        with pytest.raises(Ambiguous, match="connection broke"):
+            [piece async for piece in streamed.chunks]
+
+
+async def test_a_stream_above_its_limit_is_cut(outbound):
+    answer = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n1388\r\n" + b"a" * 5000 + b"\r\n"
+    async with server(says(answer, keep=True)) as port:
+        streamed = await outbound.open(asking(port, limit=1000))
+        with pytest.raises(Ambiguous, match="larger"):
+            [piece async for piece in streamed.chunks]
+
+
+@pytest.mark.parametrize("how", ["cancelled", "closed"])
+async def test_whoever_does_not_want_the_answer_any_more_lets_the_connection_go(outbound, how):
+    asked, gone = asyncio.Event(), asyncio.Event()
+
+    async def talk(reader, writer):
+        await reader.readuntil(b"\r\n\r\n")
+        if how == "closed":
+            writer.write(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n1\r\na\r\n")
+        asked.set()
+        with contextlib.suppress(ConnectionError):
+            await reader.read()
+        gone.set()
+
+    async with server(talk) as port, asyncio.timeout(5):
+        if how == "cancelled":
+            sending = asyncio.create_task(outbound.send(asking(port, timeout=1.5)))  # then at the latest
+            await asked.wait()
+            sending.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await sending
+        else:
+            streamed = await outbound.open(asking(port))
+            await anext(streamed.chunks)
+            await streamed.chunks.aclose()
+        await gone.wait()
+
+
+async def test_with_every_connection_in_use_a_request_that_gets_none_in_time_is_not_sent(monkeypatch):
+    monkeypatch.setattr(outbound_pyreqwest, "CONNECTIONS", 1)
+    monkeypatch.setattr(outbound_httpx, "CONNECTIONS", 1)
+    for adapter in ADAPTERS:
+        outbound = adapter()
+        async with server(says(b"", keep=True)) as port:
+            first = asyncio.create_task(outbound.send(asking(port, timeout=0.5)))
+            await asyncio.sleep(0)
+            with pytest.raises(NotSent, match="no connection within"):
+                await outbound.send(asking(port, timeout=0.1))
+            with pytest.raises(TimedOut):
+                await first
+        await outbound.close()
+
+
+async def test_on_a_machine_without_authorities_of_its_own_the_bundled_ones_are_taken(monkeypatch, tmp_path):
+    monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "none"))
+    monkeypatch.setenv("SSL_CERT_DIR", str(tmp_path / "none"))
+    outbound = PyreqwestOutbound()
+    async with server(says(OK)) as port:
+        assert (await outbound.send(asking(port))).body == b"ok"
+    await outbound.close()
+
+
+async def test_an_authority_that_the_host_names_is_believed(tmp_path, monkeypatch):
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    pair = _self_signed(tmp_path)
+    context.load_cert_chain(pair)
+    monkeypatch.setenv("SSL_CERT_FILE", str(pair))
+    for adapter in ADAPTERS:
+        outbound = adapter()
+        async with server(says(OK), ssl=context) as port:
+            assert (await outbound.send(asking(port, url=f"https://127.0.0.1:{port}/"))).body == b"ok"
+        await outbound.close()
 
 
 def _self_signed(folder):
@@ -356,6 +468,7 @@ def _self_signed(folder):
         .serial_number(1)
         .not_valid_before(now - dt.timedelta(days=1))
         .not_valid_after(now + dt.timedelta(days=1))
+        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]), critical=False)
         .sign(key, hashes.SHA256())
     )
     pem = serialization.Encoding.PEM

@@ -1,0 +1,232 @@
+"""The outbound port over pyreqwest (hyper and rustls, in a thread of their own): what governed calls go out by.
+
+Owns which failure means what: the table in `_translated`. Refuses to know who is called and why; it neither repeats,
+follows, remembers nor takes a proxy.
+
+What decides between "surely not sent" and "ambiguous" is where hyper was, as its own error says: `client error
+(Connect)` is raised before a connection is had (address, TCP, TLS), everything else once the request was handed to one.
+The driver's exception classes say less: its ConnectError also comes when a connection is closed instead of an answer.
+hyper sends a request once more by itself only where it never began to write it, on a connection found closed.
+
+The driver goes on with a request whose caller was cancelled. So each has a time of its own there too, after which its
+connection is let go: the request's whole time, and of a stream the longest that may pass between two reads.
+
+A deadline that passes while a connection is being made is kept apart in the same way: connecting has a time of its own,
+below the request's, so that whatever is still under way at the deadline was handed over. In doubt it is ambiguous.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from buspass.ports.outbound import Ambiguous, NotSent, Request, Response, Streamed, TimedOut
+from buspass.ports.outbound_bodies import CHUNK, SENT, announced, fits, named, readable, whole
+
+if TYPE_CHECKING:
+    from pyreqwest.client import Client, ClientBuilder
+    from pyreqwest.request import RequestBuilder, StreamRequest
+    from pyreqwest.response import Response as Answer
+
+CONNECTIONS: Final = 256
+CONNECT: Final = (5.0, 4.0, 3.0, 2.0, 1.0, 0.5, 0.2, 0.1, 0.05, 0.02)
+"""Seconds that reaching a server may take: the longest that leaves a tenth of the request's own time. An address that
+swallows packets must not eat a deadline that another target could use. The driver has one such time a client."""
+READ: Final = (60.0, 120.0, 300.0, 900.0)
+"""Seconds between two reads of a stream, for the driver alone: the port's own times are shorter."""
+_IDLE: Final = timedelta(seconds=30)
+"""How long an unused connection is kept: less than most servers do, so that reuse seldom meets a close."""
+_PAYLOAD: Final = frozenset({"POST", "PUT", "PATCH"})
+_CONNECTING: Final = "client error (Connect)"
+"""hyper-util's words for a failure before there was a connection."""
+
+
+class PyreqwestOutbound:
+    """HTTP/1.1 with TLS verified (by the system's authorities, or SSL_CERT_FILE's, else certifi's).
+
+    An answer may come as it is or gzipped, nothing else; the limit counts bytes after unpacking.
+    """
+
+    def __init__(self) -> None:
+        self._clients: dict[tuple[float, float], Client] = {}
+        self._free = asyncio.Semaphore(CONNECTIONS)
+        self._closed = False
+
+    async def send(self, request: Request) -> Response:
+        """Send once. Raises NotSent, TimedOut, Ambiguous as the port says."""
+        outgoing = self._written(request).timeout(timedelta(seconds=request.timeout))
+        reading = outgoing.streamed_read_buffer_limit(min(CHUNK, request.limit + 1)).build_streamed()
+        async with self._turn(request, "whole answer"):
+            try:
+                async with reading as answer:
+                    return await _whole(answer, request)
+            except (NotSent, Ambiguous):
+                raise
+            except Exception as error:  # a driver's error never leaves here, whatever its name
+                raise _translated(error) from error
+
+    async def open(self, request: Request) -> Streamed:
+        """Send once, and give the answer when its headers are there. Raises NotSent, TimedOut, Ambiguous."""
+        written = self._written(request, _least(READ, max(request.timeout, request.idle)))
+        outgoing = written.streamed_read_buffer_limit(0).build_streamed()  # else a short one is held until it is whole
+        async with self._turn(request, "beginning of an answer"):
+            try:
+                answer = await outgoing.__aenter__()
+            except Exception as error:  # see send
+                raise _translated(error) from error
+        headers, encoding = named(answer.headers.items())
+        return Streamed(status=answer.status, headers=headers, chunks=_chunks(outgoing, answer, encoding, request))
+
+    async def close(self) -> None:
+        """Close every connection; requests under way fail. Idempotent, and nothing is sent after it."""
+        self._closed = True
+        for client in self._clients.values():
+            await client.close()
+        self._clients.clear()
+
+    @asynccontextmanager
+    async def _turn(self, request: Request, what: str) -> AsyncIterator[None]:
+        """Wait for one of CONNECTIONS, then run the block, all within the request's time."""
+        handed_over = False
+        try:
+            async with asyncio.timeout(request.timeout), self._free:
+                handed_over = True
+                yield
+        except TimeoutError:
+            if handed_over:
+                raise TimedOut(f"no {what} within {request.timeout:g} s") from None
+            raise NotSent(f"no connection within {request.timeout:g} s") from None
+
+    def _written(self, request: Request, read: float = 0) -> RequestBuilder:
+        """Write the request, of a stream that may stand still for `read` seconds. Raises NotSent."""
+        if self._closed:
+            raise NotSent("this host is shutting down")
+        if request.timeout <= 0:
+            raise NotSent("no time was left to begin")
+        client = self._client(request.timeout, read)  # before the time runs: it is slow once, and no server's fault
+        headers = SENT | {name.lower(): value for name, value in request.headers.items()}
+        if not all(value.isascii() for value in headers.values()):
+            raise NotSent("this can't be written as an HTTP request: a header is not ASCII")
+        try:
+            written = client.request(request.method, request.url).headers(headers)
+        except (ValueError, TypeError) as error:
+            raise NotSent("this can't be written as an HTTP request") from error
+        return written.body_bytes(request.body) if request.body or request.method in _PAYLOAD else written
+
+    def _client(self, timeout: float, read: float) -> Client:
+        connect = next((each for each in CONNECT if each <= timeout * 0.9), CONNECT[-1])
+        if (connect, read) not in self._clients:
+            self._clients[connect, read] = _client(connect, read)
+        return self._clients[connect, read]
+
+
+def _least(of: tuple[float, ...], wanted: float) -> float:
+    return next((each for each in of if each >= wanted), of[-1])
+
+
+def _client(connect: float, read: float) -> Client:
+    from pyreqwest.exceptions import BuilderError  # noqa: PLC0415 - hosts may never call out
+
+    try:
+        return _builder(connect, read).build()
+    except BuilderError:  # a machine without authorities of its own: a bare container
+        import certifi  # noqa: PLC0415 - read only there
+
+        return _builder(connect, read).add_root_certificate_pem(Path(certifi.where()).read_bytes()).build()
+
+
+def _builder(connect: float, read: float) -> ClientBuilder:
+    from pyreqwest.client import ClientBuilder  # noqa: PLC0415 - see _client
+
+    builder = (
+        ClientBuilder()
+        .connect_timeout(timedelta(seconds=connect))
+        .pool_idle_timeout(_IDLE)
+        .pool_max_idle_per_host(CONNECTIONS)
+        .follow_redirects(False)
+        .referer(False)
+        .no_proxy()
+        .http2(False)
+        .gzip(False)
+        .brotli(False)
+        .zstd(False)
+        .deflate(False)
+    )
+    return builder.read_timeout(timedelta(seconds=read)) if read else builder
+
+
+async def _whole(answer: Answer, request: Request) -> Response:
+    length = answer.get_header("content-length") or ""
+    announced(length, request.limit)
+    headers, encoding = named(answer.headers.items())
+    if encoding == "identity" and length.isdecimal():  # hyper takes exactly so many
+        body = (await answer.bytes()).to_bytes()
+    else:
+        body = await whole(readable(_pieces(answer), encoding), request.limit)
+    return Response(status=answer.status, headers=headers, body=body)
+
+
+async def _pieces(answer: Answer) -> AsyncIterator[bytes]:
+    reader = answer.body_reader
+    while (piece := await reader.read_chunk()) is not None:
+        yield piece.to_bytes()
+
+
+async def _chunks(
+    outgoing: StreamRequest, answer: Answer, encoding: str, request: Request
+) -> AsyncGenerator[bytes, None]:
+    """Give the body piece by piece, unpacked; the connection is let go however it ends."""
+    size = 0
+    try:
+        source = readable(_pieces(answer), encoding)
+        while (chunk := await _next(source, request.idle)) is not None:
+            size += len(chunk)
+            fits(size, request.limit)
+            yield chunk
+    except (NotSent, Ambiguous):
+        raise
+    except Exception as error:  # see send
+        raise Ambiguous(f"the connection broke: {_said(error)}") from error
+    finally:
+        await outgoing.__aexit__(None, None, None)
+
+
+async def _next(source: AsyncIterator[bytes], idle: float) -> bytes | None:
+    try:
+        async with asyncio.timeout(idle):
+            return await anext(source, None)
+    except TimeoutError:
+        raise TimedOut(f"the answer stood still for {idle:g} s") from None
+
+
+def _translated(error: Exception) -> NotSent | Ambiguous:
+    """The one table: what a failure of the driver means to the port.
+
+    | failure                                                              | means     |
+    |----------------------------------------------------------------------|-----------|
+    | before there was a connection, as hyper says: no such address,       | NotSent   |
+    |   refused, unreachable, TLS failed, no connection in time            |           |
+    | a request that can't be built: no such scheme, no URL                | NotSent   |
+    | any other: reset, closed, garbage, cut short, and what is new to us  | Ambiguous |
+    """
+    from pyreqwest.exceptions import BuilderError  # noqa: PLC0415 - see _client
+
+    if isinstance(error, BuilderError) or _CONNECTING in _causes(error):
+        return NotSent(f"no connection: {_said(error)}")
+    return Ambiguous(f"the connection broke: {_said(error)}")
+
+
+def _causes(error: Exception) -> list[str]:
+    details: Any = getattr(error, "details", None)
+    causes = details.get("causes") if isinstance(details, dict) else None
+    return [str(cause.get("message", "")) for cause in causes or ()]
+
+
+def _said(error: Exception) -> str:
+    """The innermost cause: the outer ones name the URL, which may hold what no log should."""
+    causes = _causes(error)
+    return causes[-1] if causes else str(error) or type(error).__name__
