@@ -15,7 +15,7 @@ UPSTREAM = sys.argv[2] + "/v1/chat/completions"
 CLIENTS: list[Client] = []
 
 
-async def app(scope: Any, receive: Any, send: Any) -> None:
+async def app(_scope: Any, receive: Any, send: Any) -> None:
     body = b""
     while True:
         message = await receive()

@@ -1,8 +1,8 @@
 """What a governed call costs: CPU, requests a second and each station, beside a bare proxy in the same run.
 
-    python bench/hotpath.py [--calls 2000] [--connections 32] [--rounds 3] [--only governed] [--set durability=process]
+    python bench/hotpath.py [--calls 2000] [--connections 32] [--rounds 3] [--only governed] [--stream]
 
-The gateway runs pinned to one core, the load and its canned upstream (`load`) on the other; the two gateways take turns.
+The gateway runs pinned to one core, the load and its canned upstream (`load`) on the other; gateways take turns.
 CPU is what the kernel says the process ran (/proc/PID/task/*/schedstat), so a busy machine disturbs it little.
 Owns the measurement. Refuses to judge it.
 """
@@ -156,8 +156,8 @@ def governed(load: Load, arguments: argparse.Namespace) -> Iterator[Gateway]:
 def _task(port: int, workload: str) -> str:
     headers = {"authorization": f"Bearer {workload}", "content-type": "application/json"}
     body = json.dumps({"workflow": "bench"}).encode()
-    request = urllib.request.Request(f"http://127.0.0.1:{port}/v1/tasks", data=body, headers=headers)  # noqa: S310
-    with urllib.request.urlopen(request) as response:  # noqa: S310
+    request = urllib.request.Request(f"http://127.0.0.1:{port}/v1/tasks", data=body, headers=headers)
+    with urllib.request.urlopen(request) as response:
         return str(json.load(response)["token"])
 
 
@@ -171,7 +171,9 @@ def cpu(pid: int) -> dict[str, int]:
     spent = {}
     for task in Path(f"/proc/{pid}/task").iterdir():
         with contextlib.suppress(OSError):
-            spent[f"{(task / 'comm').read_text().strip()}-{task.name}"] = int((task / "schedstat").read_text().split()[0])
+            spent[f"{(task / 'comm').read_text().strip()}-{task.name}"] = int(
+                (task / "schedstat").read_text().split()[0]
+            )
     return spent
 
 
@@ -233,7 +235,10 @@ def main() -> None:
             for gateway in running:
                 rows.setdefault(gateway.name, []).append(measure(load, gateway, arguments.calls))
     for name, runs in rows.items():
-        middle = {key: statistics.median(run[key] for run in runs) for key in ("rps", "cpu_us", "p50_ms", "p99_ms", "ttft_p50_ms", "rss_mb")}
+        middle = {
+            key: statistics.median(run[key] for run in runs)
+            for key in ("rps", "cpu_us", "p50_ms", "p99_ms", "ttft_p50_ms", "rss_mb")
+        }
         print(name, {key: round(value, 3) for key, value in middle.items()}, runs[-1]["statuses"])
         print("   ", runs[-1]["stations_ms"])
         print("   ", runs[-1]["threads_us"])

@@ -55,12 +55,7 @@ class Load:
     def run(self, port: int, requests: Sequence[bytes], calls: int) -> Result:
         """Make `calls` calls over as many connections as there are requests, each as soon as the one before ended."""
         result = Result(seconds=0, whole=[], first=[], statuses={}, heads=[])
-        for request in requests:
-            sock = socket.create_connection(("127.0.0.1", port))
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            sock.setblocking(False)
-            self._clients[sock.fileno()] = Client(sock, request)
-            self._epoll.register(sock, select.EPOLLIN)
+        self._connect(port, requests)
         begun, sent = time.perf_counter(), 0
         for client in self._clients.values():
             sent += 1
@@ -86,6 +81,14 @@ class Load:
             client.sock.close()
         self._clients.clear()
         return result
+
+    def _connect(self, port: int, requests: Sequence[bytes]) -> None:
+        for request in requests:
+            sock = socket.create_connection(("127.0.0.1", port))
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            sock.setblocking(False)
+            self._clients[sock.fileno()] = Client(sock, request)
+            self._epoll.register(sock, select.EPOLLIN)
 
     def serve_for(self, seconds: float) -> None:
         """Answer the upstream's requests only."""

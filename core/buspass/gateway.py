@@ -324,9 +324,11 @@ class Gateway:
         """Suspend after an overrun; seal when it is time, and what ended after its task did."""
         if ending.facts.get("overrun"):
             await self._suspend(task, "overrun")
-        elif head["status"] != "open" or int(str(head["entries"])) - int(str(head["sealed"])) >= SEAL_EVERY:
+        elif head["status"] != "open":
             await self._house.sealer.seal(task)
             await give_back_now(self._house, task, head)
+        elif int(str(head["entries"])) - int(str(head["sealed"])) >= SEAL_EVERY:
+            await self._house.sealer.seal_due(task, head)
 
     async def _suspend(self, task: str, reason: str) -> None:
         house = self._house

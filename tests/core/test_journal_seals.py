@@ -89,6 +89,113 @@ def kept():
     return Kept()
 
 
+# ── seals of what this host wrote, in the middle of a task's life ──
+
+
+class Unlisted:
+    """A store that refuses to be listed: what must not read a journal fails here."""
+
+    def __init__(self, inner):
+        self.inner = inner
+        self.read, self.apply = inner.read, inner.apply
+
+    async def list(self, *asked):
+        raise AssertionError(f"the journal was read: {asked}")
+
+
+class Host:
+    """A host of the task in `kept`: its ledger tells its sealer what it wrote."""
+
+    def __init__(self, kept, *, listing=True):
+        self.kept = kept
+        self.sealer = Sealer(kept.state if listing else Unlisted(kept.state), kept.signer, kept.clock)
+        self.ledger = Ledger(kept.state, kept.clock, kept.journal.stamp, self.sealer.wrote)
+
+    async def call(self, call):
+        held = await self.ledger.hold(self.kept.claim(call), 0)
+        record = {"kind": "inference", "name": "m", "host": "h", "at": held.at, "ended": self.kept.clock.now()}
+        return await self.ledger.settle(held, Outcome(use={"tokens": 10}), record)
+
+    async def calls(self, name, count):
+        for n in range(count):
+            head = await self.call(f"{name}{n:03}")
+        await self.sealer.seal_due("t", head)
+
+
+async def test_a_host_seals_what_it_wrote_without_reading_the_journal(kept):
+    host = Host(kept, listing=False)
+    for block in "abc":
+        await host.calls(f"i{block}", 5)
+    assert [len(seal["keys"]) for seal in kept.seals] == [6, 5, 5], "the first covers the task's opening too"
+    found = await kept.audit()
+    assert (found.records, found.sealed, found.seals, found.problems) == (16, 16, 3, ())
+
+
+async def test_a_seal_from_memory_is_the_one_that_reading_the_journal_would_have_made(kept):
+    await Host(kept).calls("i", 5)
+    (from_memory,) = kept.seals
+    kept.items["head"] = {**kept.items["head"], "seals": 0, "sealed": 0}
+    del kept.items["seal:00000000"]
+    read = await kept.sealer.seal("t")
+    assert (read["root"], read["keys"], read["totals"]) == tuple(
+        from_memory[part] for part in ("root", "keys", "totals")
+    )
+
+
+async def test_two_hosts_seal_each_what_it_wrote(kept):
+    one, other = Host(kept, listing=False), Host(kept, listing=False)
+    await one.calls("ia", 4)
+    await other.calls("ib", 4)
+    await one.calls("ic", 4)
+    await other.calls("id", 4)
+    found = await kept.audit()
+    assert (found.records, found.sealed, found.seals, found.problems) == (17, 17, 4, ())
+
+
+async def test_what_another_host_sealed_already_is_not_sealed_again(kept):
+    host = Host(kept)
+    await host.call("ia")
+    await kept.sealer.seal("t")  # reads the whole journal
+    await host.calls("ib", 3)
+    assert [sorted(seal["keys"]) for seal in kept.seals] == [
+        ["rec:e0", "rec:ia"],
+        ["rec:ib000", "rec:ib001", "rec:ib002"],
+    ]
+    assert (await kept.audit()).problems == ()
+
+
+async def test_a_seal_that_no_head_counts_is_brought_up_before_the_next(kept):
+    host = Host(kept)
+    await host.calls("ia", 3)
+    kept.items["head"] = {**kept.items["head"], "seals": 0, "sealed": 0}  # as a crash between seal and head leaves it
+    await host.calls("ib", 3)
+    found = await kept.audit()
+    assert (found.sealed, found.seals, found.problems) == (7, 2, ())
+    assert (kept.items["head"]["seals"], kept.items["head"]["sealed"]) == (2, 7)
+
+
+async def test_what_others_wrote_waits_for_them_but_not_for_ever(kept, monkeypatch):
+    monkeypatch.setattr("buspass.journal.seals.SEAL_EVERY", 8)
+    host = Host(kept)
+    for n in range(13):
+        await kept.call(f"ix{n:03}")
+    await host.calls("ia", 1)
+    assert kept.seals == []
+    await host.calls("ib", 1)
+    assert [len(seal["keys"]) for seal in kept.seals] == [16]
+    assert (await kept.audit()).problems == ()
+
+
+async def test_what_is_remembered_of_records_is_bounded(kept, monkeypatch):
+    monkeypatch.setattr("buspass.journal.written.KEPT", 3)
+    host = Host(kept)
+    await host.calls("ia", 10)
+    assert sum(len(seal["keys"]) for seal in kept.seals) <= 4
+    await kept.sealer.seal("t")
+    found = await kept.audit()
+    assert (found.records, found.sealed, found.problems) == (11, 11, ())
+
+
 # ── which records a seal covers ──
 
 

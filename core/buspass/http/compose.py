@@ -109,10 +109,8 @@ async def composed(
         if blobs is None:
             blobs = await opened("blobs", host.blobs)
             unfinished.push_async_callback(blobs.close)
-        discovery = outbound or HttpxOutbound()
+        discovery = outbound or HttpxOutbound()  # neither has opened anything yet
         outbound = outbound or PyreqwestOutbound()
-        unfinished.push_async_callback(discovery.close)
-        unfinished.push_async_callback(outbound.close)
         keyring = Keyring(state, signer, host.name, domain_key, clock)
         await keyring.publish()
         house = _house(
@@ -179,8 +177,6 @@ def _loopback(bind: str) -> bool:
         return False
 
 
-
-
 def _house(
     settings: Settings,
     host: Host,
@@ -201,6 +197,7 @@ def _house(
     if faults := lint(settings.policy):  # the engine would take an unknown name for false, and a denial would vanish
         raise ConfigError(faults)
     engine = EmbeddedEngine(settings.policy) if settings.policy else None
+    sealer = Sealer(state, signer, clock)
     local = LocalIssuer(settings.issuer, signer, keyring, clock) if settings.local_issuer else None
     return House(
         settings=settings,
@@ -219,10 +216,10 @@ def _house(
         tasks=Tasks(state, clock, journal.stamp),
         keys=Keys(state, clock, journal.stamp, journal.genuine),
         licences=Licences(state),
-        ledger=Ledger(state, clock, journal.stamp),
+        ledger=Ledger(state, clock, journal.stamp, sealer.wrote),
         pools=Pools(state, clock),
         journal=journal,
-        sealer=Sealer(state, signer, clock),
+        sealer=sealer,
         vault=Vault(blobs, domain_key.derive("task-key-wrap")),
         operator_key=operator,
     )

@@ -10,13 +10,14 @@ from __future__ import annotations
 import base64
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
 from buspass.errors import Problem
-from buspass.journal.merkle import root
+from buspass.journal.merkle import root, root_over
 from buspass.journal.records import canonical
+from buspass.journal.written import Leaf, Open, Written, leaf_of
 from buspass.ports.clock import Clock
 from buspass.ports.signer import Signer, SignerUnavailable
 from buspass.ports.state import (
@@ -37,6 +38,8 @@ SEALED: Final = 1000
 """Records that one seal covers at most: its list of keys must fit an item of every store."""
 KEEP_LATE: Final = 600_000
 """Milliseconds that a late settle's marker outlives its credit record."""
+OPENING: Final = "rec:e0"
+"""A task's first record, which its start writes."""
 PREFIXES: Final = ("rec:", "credit:")
 TRIES: Final = 4
 STEADY_TRIES: Final = 16
@@ -107,20 +110,77 @@ class Sealer:
         self._state = state
         self._signer = signer
         self._clock = clock
+        self._written = Written()
+
+    def wrote(self, task: str, put: Put, head: Item) -> None:
+        """Be told of a record that stands; `head` as it was before. The next `seal_due` covers it unread."""
+        self._written.add(task, put.key, put.value, whole(head["seals"]))
+
+    async def seal_due(self, task: str, head: Item) -> None:
+        """Seal in the middle of a task's life, without reading its journal where most that waits is this host's.
+
+        What others wrote they seal, or the end of the task does. Raises Problem state_unavailable.
+        """
+        own = self._written.of(task)
+        waiting = whole(head["entries"]) - whole(head["sealed"])
+        if own is None or len(own.leaves) * 4 < waiting:
+            if waiting >= 2 * SEAL_EVERY or own is None:
+                await self.seal(task)
+        elif not own.busy:  # of the calls that find it due one seals
+            own.busy = True
+            try:
+                await self._reporting(self._seal_own(task, head, own))
+            finally:
+                own.busy = False
 
     async def seal(self, task: str) -> Item | None:
         """Seal what is not sealed yet, SEALED records at a time, and give the last seal; None where nothing was.
 
         Safe beside other sealers: one of them wins. Raises Problem state_unavailable.
         """
+        return await self._reporting(self._seal(task))
+
+    async def _reporting[T](self, work: Awaitable[T]) -> T:
         try:
-            return await self._seal(task)
+            return await work
         except (Unavailable, OutcomeUnknown) as error:
             raise Problem("state_unavailable", "the journal could not be sealed now", retry_after=1) from error
         except SignerUnavailable as error:
             raise Problem("state_unavailable", "the signing key could not be used", retry_after=1) from error
 
+    async def _seal_own(self, task: str, head: Item, own: Open) -> None:
+        number = whole(head["seals"])
+        if not await self._caught_up(task, own, number):
+            await self._seal(task)
+            return
+        opening = await self._state.read(task, OPENING) if number == 0 else None
+        first = {OPENING: leaf_of(OPENING, opening)} if opening is not None else {}
+        leaves = dict(sorted([*first.items(), *own.leaves.items()])[:SEALED])
+        made = await self._signed(task, number, leaves, own.before or "")
+        if await self._put(task, number, made):
+            self._written.sealed(task, [*leaves])
+            own.since, own.before = number + 1, root([statement(made)])
+        else:  # another was first, or a seal stands that no head counts
+            await self._seal(task)
+
+    async def _caught_up(self, task: str, own: Open, number: int) -> bool:
+        """Read the seals that others made since, and forget what they cover. False: there is nothing to go on from."""
+        if own.before is None and own.since == number and number:
+            own.since -= 1
+        for made in range(own.since, number):
+            seal = await self._state.read(task, f"seal:{made:08d}")
+            if seal is None:
+                return False
+            self._written.sealed(task, keys_of(seal))
+            own.since, own.before = made + 1, root([statement(seal)])
+        return bool(own.leaves) and own.since == number
+
+    async def _put(self, task: str, number: int, made: Item) -> bool:
+        count = Update("head", (Equals(("seals",), number),), {("seals",): 1, ("sealed",): len(keys_of(made))})
+        return isinstance(await self._state.apply(task, [Put(f"seal:{number:08d}", made), count]), Applied)
+
     async def _seal(self, task: str) -> Item | None:
+        self._written.forget(task)
         tries, seal = TRIES, None
         while tries:
             journal = await read_all(self._state, task)
@@ -133,9 +193,10 @@ class Sealer:
             if not (fresh := unsealed(journal, head)):
                 return seal
             part = fresh[:SEALED]
-            made = await self._signed(task, number, part, journal)
-            count = Update("head", (Equals(("seals",), number),), {("seals",): 1, ("sealed",): len(part)})
-            if not isinstance(await self._state.apply(task, [Put(f"seal:{number:08d}", made), count]), Applied):
+            leaves = {key: leaf_of(key, journal.records[key]) for key in part}
+            before = root([statement(journal.seals[-1])]) if journal.seals else ""
+            made = await self._signed(task, number, leaves, before)
+            if not await self._put(task, number, made):
                 tries -= 1
                 continue
             seal = made
@@ -150,16 +211,15 @@ class Sealer:
             task, [Update("head", (Equals(("seals",), before),), {("seals",): 1, ("sealed",): amount})]
         )
 
-    async def _signed(self, task: str, number: int, fresh: list[str], journal: Read) -> Item:
-        before = root([statement(journal.seals[-1])]) if journal.seals else ""
+    async def _signed(self, task: str, number: int, leaves: Mapping[str, Leaf], before: str) -> Item:
         seal: dict[str, Value] = {
             "task": task,
             "number": number,
             "at": self._clock.now(),
             "before": before,
-            "root": root([canonical([key, journal.records[key]]) for key in fresh]),
-            "keys": [*fresh],
-            "totals": totals([journal.records[key] for key in fresh]),
+            "root": root_over([each.hash for each in leaves.values()]),
+            "keys": [*leaves],
+            "totals": summed(leaves.values()),
             "kid": self._signer.jwk["kid"],
         }
         signature = await self._signer.sign(statement(seal))
@@ -202,12 +262,15 @@ def whole(value: Value) -> int:
 
 def totals(records: Sequence[Item]) -> dict[str, Value]:
     """Sum use by reporting dimension: `KIND:NAME:HOST` → account → amount, and the number of records."""
+    return summed(leaf_of("", record) for record in records)
+
+
+def summed(leaves: Iterable[Leaf]) -> dict[str, Value]:
+    """Do the same for what is kept of records."""
     sums: dict[str, Counter[str]] = {}
-    for record in records:
-        name = f"{record.get('kind')}:{record.get('name') or record.get('code') or '-'}:{record.get('host')}"
-        counter = sums.setdefault(_UNSAFE.sub("_", name)[:128], Counter())
+    for each in leaves:
+        counter = sums.setdefault(_UNSAFE.sub("_", each.dimension)[:128], Counter())
         counter["records"] += 1
-        use = record.get("use")
-        for account, amount in use.items() if isinstance(use, Mapping) else ():
+        for account, amount in each.use.items():
             counter[account] += whole(amount)
     return {name: dict(counter) for name, counter in sums.items()}

@@ -34,8 +34,9 @@ from buspass.ledger.holds import (
     shortage,
     taking,
 )
+from buspass.ledger.shortages import exhausted, still_held
 from buspass.ledger.waiting import Lines
-from buspass.model import MICRO, Amounts
+from buspass.model import Amounts
 from buspass.ports.clock import Clock
 from buspass.ports.state import (
     Applied,
@@ -51,6 +52,8 @@ from buspass.ports.state import (
 
 type Stamp = Callable[[str, str, Mapping[str, Value]], Item]
 """(task, key, record) → the record with its MAC. The journal's; the ledger only calls it."""
+type Wrote = Callable[[str, Put, Item], None]
+"""(task, record as put, head before): told of each settled record that stands, so that a seal need not look for it."""
 
 SKEW: Final = 5_000
 """Milliseconds that two hosts' clocks may differ."""
@@ -75,10 +78,10 @@ class Finished:
 class Ledger:
     """The accounts of tasks in one store. Safe for any number of concurrent callers and processes."""
 
-    def __init__(self, state: State, clock: Clock, stamp: Stamp) -> None:
+    def __init__(self, state: State, clock: Clock, stamp: Stamp, wrote: Wrote = lambda *_: None) -> None:
         self._state = state
         self._clock = clock
-        self._stamp = stamp
+        self._stamp, self._wrote = stamp, wrote
         self._lines = Lines()
 
     # ── hold ────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -96,7 +99,7 @@ class Ledger:
             if not isinstance(result, Shortage):
                 return result
             if not result.held:
-                raise _exhausted(result)
+                raise exhausted(result)
             short, lacks = result, result.lacks
         return await self._wait(claim, wait, short, lacks)
 
@@ -113,10 +116,10 @@ class Ledger:
                         return result
                     short = result
                     if not short.held:
-                        raise _exhausted(short)
+                        raise exhausted(short)
                     await self._lines.lacking(claim.task, mine, short.lacks, until)
         except TimeoutError:
-            raise _still_held(short, wait) from None
+            raise still_held(short, wait) from None
 
     async def _attempt(self, claim: Claim) -> Held | Stale | Finished | Shortage:
         result = await self._take(claim)
@@ -194,8 +197,11 @@ class Ledger:
         key = record_key(entry.call)
         full = {**record, **_closing_facts(held, outcome), "use": _use(entry, outcome)}
         end = closing(entry, outcome, self._clock.now(), held.turn)
-        result: Applied | Refused | None = await self._commit(task, [Put(key, self._stamp(task, key, full)), end])
-        if isinstance(result, Refused) and result.index == 0:
+        put = Put(key, self._stamp(task, key, full))
+        result: Applied | Refused | None = await self._commit(task, [put, end])
+        if isinstance(result, Applied):
+            self._wrote(task, put, held.head)
+        elif isinstance(result, Refused) and result.index == 0:
             result = await self._settle_again(task, entry, end, full, result.item)
         self._lines.wake(task)
         head = result.item if result is not None and result.item else None
@@ -367,33 +373,3 @@ def _turn(record: Item) -> int:
 
 def _unavailable(why: str) -> Problem:
     return Problem("state_unavailable", f"the task's state could not be reached ({why}); retry later", retry_after=1)
-
-
-def _exhausted(short: Shortage) -> Problem:
-    return Problem(
-        "budget_exhausted",
-        f"this call may need {_shown(short.account, short.needed)} and the task has "
-        f"{_shown(short.account, max(short.available, 0))} left; ask for less or end the task",
-        limit=short.account,
-        needed=_plain(short.account, short.needed),
-        left=_plain(short.account, short.available),
-    )
-
-
-def _still_held(short: Shortage | None, wait: float) -> Problem:
-    if short is not None and short.account == "slots":
-        return Problem("too_many_in_flight", "64 calls of this task are in flight; retry when one ends", retry_after=1)
-    what = f"{_shown(short.account, short.needed)} is needed; " if short else ""
-    return Problem(
-        "budget_held",
-        f"{what}what is left is held by calls in flight and did not come free within {wait:g} s; retry",
-        retry_after=1,
-    )
-
-
-def _plain(account: str, amount: int) -> int | float:
-    return amount / MICRO if account == "cost" else amount
-
-
-def _shown(account: str, amount: int) -> str:
-    return f"${amount / MICRO:.6f}" if account == "cost" else f"{amount} {account}"

@@ -57,9 +57,7 @@ class HttpxOutbound:
             except Exception as error:  # see _exchange
                 raise _translated(error, progress) from error
         headers, encoding = _headers(answer)
-        return Streamed(
-            status=answer.status_code, headers=headers, chunks=_chunks(answer, encoding, request, progress)
-        )
+        return Streamed(status=answer.status_code, headers=headers, chunks=_chunks(answer, encoding, request, progress))
 
     def _ready(self, request: Request) -> httpx.AsyncHTTPTransport:
         if self._closed:

@@ -1,0 +1,77 @@
+"""What this host wrote to journals since their last seals: with it a seal need not read a journal to add to it.
+
+Owns the memory of leaves, bounded over all tasks. Refuses to know a store. Nothing depends on it: what is forgotten, or
+was written by others, the next seal that reads the whole journal covers.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Final
+
+from buspass.journal.merkle import leaf
+from buspass.journal.records import canonical
+from buspass.ports.state import Item, Value
+
+KEPT: Final = 16_384
+"""Records that are remembered over all tasks."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Leaf:
+    """One record under no seal yet: its hash in the tree, and what its reporting dimension sums."""
+
+    hash: bytes
+    dimension: str
+    use: Mapping[str, Value]
+
+
+@dataclass(slots=True)
+class Open:
+    """One task's. No seal before number `since` covers any of `leaves`; `before` is the digest of seal `since - 1`."""
+
+    since: int
+    before: str | None = None
+    leaves: dict[str, Leaf] = field(default_factory=dict)
+    busy: bool = False
+
+
+class Written:
+    """By task, least recently written first out."""
+
+    def __init__(self) -> None:
+        self._tasks: OrderedDict[str, Open] = OrderedDict()
+        self._size = 0
+
+    def add(self, task: str, key: str, record: Item, seals: int) -> None:
+        """Remember a record; `seals`: how many there were before it was put."""
+        if (found := self._tasks.get(task)) is None:
+            found = self._tasks[task] = Open(seals)
+        self._tasks.move_to_end(task)
+        found.leaves[key] = leaf_of(key, record)
+        self._size += 1
+        while self._size > KEPT:
+            self._size -= len(self._tasks.popitem(last=False)[1].leaves)
+
+    def of(self, task: str) -> Open | None:
+        """Give what is remembered of a task."""
+        return self._tasks.get(task)
+
+    def sealed(self, task: str, keys: list[str]) -> None:
+        """Forget what stands under a seal by now."""
+        if (found := self._tasks.get(task)) is not None:
+            self._size -= sum(found.leaves.pop(key, None) is not None for key in keys)
+
+    def forget(self, task: str) -> None:
+        """Forget a task."""
+        if (found := self._tasks.pop(task, None)) is not None:
+            self._size -= len(found.leaves)
+
+
+def leaf_of(key: str, record: Item) -> Leaf:
+    """Give a record's leaf."""
+    use = record.get("use")
+    dimension = f"{record.get('kind')}:{record.get('name') or record.get('code') or '-'}:{record.get('host')}"
+    return Leaf(hash=leaf(canonical([key, record])), dimension=dimension, use=use if isinstance(use, Mapping) else {})
