@@ -38,6 +38,8 @@ CONNECT: Final = (5.0, 4.0, 3.0, 2.0, 1.0, 0.5, 0.2, 0.1, 0.05, 0.02)
 swallows packets must not eat a deadline that another target could use. The driver has one such time a client."""
 READ: Final = (60.0, 120.0, 300.0, 900.0)
 """Seconds between two reads of a stream, for the driver alone: the port's own times are shorter."""
+LATER: Final = 0.5
+"""Seconds after the request's own time that the driver lets go: it must not be first."""
 _IDLE: Final = timedelta(seconds=30)
 """How long an unused connection is kept: less than most servers do, so that reuse seldom meets a close."""
 _PAYLOAD: Final = frozenset({"POST", "PUT", "PATCH"})
@@ -58,7 +60,7 @@ class PyreqwestOutbound:
 
     async def send(self, request: Request) -> Response:
         """Send once. Raises NotSent, TimedOut, Ambiguous as the port says."""
-        outgoing = self._written(request).timeout(timedelta(seconds=request.timeout))
+        outgoing = self._written(request).timeout(timedelta(seconds=request.timeout + LATER))
         reading = outgoing.streamed_read_buffer_limit(min(CHUNK, request.limit + 1)).build_streamed()
         async with self._turn(request, "whole answer"):
             try:
@@ -190,7 +192,7 @@ async def _chunks(
     except (NotSent, Ambiguous):
         raise
     except Exception as error:  # see send
-        raise Ambiguous(f"the connection broke: {_said(error)}") from error
+        raise _translated(error) from error
     finally:
         await outgoing.__aexit__(None, None, None)
 
@@ -211,12 +213,15 @@ def _translated(error: Exception) -> NotSent | Ambiguous:
     | before there was a connection, as hyper says: no such address,       | NotSent   |
     |   refused, unreachable, TLS failed, no connection in time            |           |
     | a request that can't be built: no such scheme, no URL                | NotSent   |
+    | the driver's own time, after the port's                              | TimedOut  |
     | any other: reset, closed, garbage, cut short, and what is new to us  | Ambiguous |
     """
     from pyreqwest.exceptions import BuilderError  # noqa: PLC0415 - see _client
 
     if isinstance(error, BuilderError) or _CONNECTING in _causes(error):
         return NotSent(f"no connection: {_said(error)}")
+    if isinstance(error, TimeoutError):
+        return TimedOut(f"the driver's time was over: {_said(error)}")
     return Ambiguous(f"the connection broke: {_said(error)}")
 
 
