@@ -180,7 +180,7 @@ async def test_a_failed_tls_handshake_is_not_sent(outbound):
 async def test_a_tls_handshake_that_never_ends_is_not_sent_and_leaves_no_socket_behind(outbound):
     async with server(says(OK)) as port:
         with pytest.raises(NotSent, match="no connection"):
-            await outbound.send(asking(port, url=f"https://127.0.0.1:{port}/", timeout=0.2))
+            await outbound.send(asking(port, url=f"https://127.0.0.1:{port}/", timeout=1.5))
 
 
 async def test_a_server_whose_certificate_nobody_signed_gets_nothing(outbound, tmp_path):
