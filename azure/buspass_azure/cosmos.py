@@ -10,15 +10,14 @@ or 2 MB goes in several batches, of which a prefix may stand, as the port allows
 
 **Proven** on `buspass.testing.cosmos_server`, which answers as Microsoft documents; conditional patches and ETags also
 on another implementation. **Unproven** until `make test-cloud` ran on an account of your own: how often the service
-answers 449 where many write one item, whether `\\x00` and names such as `-` in paths come through, that ORDER BY sorts
-strings by code points (a page that does not is refused here), Entra ID, failovers, and what an operation costs.
+answers 449 where many write one item, whether a NUL in a text and names such as `-` in paths come through, that ORDER
+BY sorts strings by code points (a page that does not is refused here), Entra ID, failovers, and what it all costs.
 """
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
 from itertools import pairwise
 from typing import Any, Final
 
@@ -43,6 +42,7 @@ from buspass.ports.state import (
 )
 from buspass_azure import cosmos_errors as errors
 from buspass_azure import cosmos_wire as wire
+from buspass_azure.access import Calls
 from buspass_azure.cosmos_account import Account, connect, parse
 
 PATIENCE: Final = 1.0
@@ -68,10 +68,7 @@ class CosmosState:
 
     def __init__(self, account: Account, *, patience: float = PATIENCE) -> None:
         self._account, self._container, self._patience = account, account.container, patience
-        self._closed = False
-        self._running = 0
-        self._idle = asyncio.Event()
-        self._ended = asyncio.Event()
+        self._calls = Calls()
 
     async def read(self, partition: str, key: str) -> Item | None:
         check_names(partition, key)
@@ -104,26 +101,14 @@ class CosmosState:
             return await self._apply(partition, 0, operations)
 
     async def close(self) -> None:
-        if self._closed:
-            await self._ended.wait()
-            return
-        self._closed = True
-        if self._running:
-            await self._idle.wait()
-        await self._account.close()
-        self._ended.set()
+        async with self._calls.ending() as first:
+            if first:
+                await self._account.close()
 
-    @contextlib.asynccontextmanager
-    async def _calling(self) -> AsyncIterator[None]:
-        if self._closed:
+    def _calling(self) -> AbstractAsyncContextManager[None]:
+        if self._calls.closed:
             raise Unavailable(0, "the store is closed")
-        self._running += 1
-        try:
-            yield
-        finally:
-            self._running -= 1
-            if self._closed and not self._running:
-                self._idle.set()
+        return self._calls.one()
 
     # ── reading ──
 
@@ -139,13 +124,11 @@ class CosmosState:
         return await self._patiently(point)
 
     async def _query(
-        self, text: str, parameters: list[dict[str, object]], limit: int, **more: Any
+        self, text: str, parameters: wire.Parameters, limit: int, **more: Any
     ) -> Sequence[Mapping[str, Any]]:
         async def pages() -> Sequence[Mapping[str, Any]]:
             found: list[Mapping[str, Any]] = []
-            async for answer in self._container.query_items(
-                text, parameters=parameters, max_item_count=limit, **more
-            ):
+            async for answer in self._container.query_items(text, parameters=parameters, max_item_count=limit, **more):
                 found.append(answer)
                 if len(found) == limit:
                     break

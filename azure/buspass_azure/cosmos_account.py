@@ -14,17 +14,17 @@ write region on a failover. What may be repeated, `cosmos` repeats itself.
 
 from __future__ import annotations
 
-import ipaddress
-import os
 import re
 from dataclasses import dataclass
 from typing import Any, Final
-from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
+from urllib.parse import unquote, urlsplit
 
+from azure.core.credentials_async import AsyncTokenCredential
 from azure.core.exceptions import AzureError
 from azure.cosmos.aio import ContainerProxy, CosmosClient
 
 from buspass.ports.state import Unavailable
+from buspass_azure import access
 
 CONTAINER: Final = "buspass"
 PARTITION_PATH: Final = "/part"
@@ -32,9 +32,7 @@ CONNECT_SECONDS: Final = 3
 ANSWER_SECONDS: Final = 8
 """A batch may run for five seconds in the service."""
 
-_FORM: Final = "cosmos://ACCOUNT/DATABASE[/CONTAINER][?endpoint=https://HOST&key=VARIABLE]"
 _ACCOUNT: Final = re.compile(r"[a-z0-9][a-z0-9-]{1,42}[a-z0-9]")
-_OPTIONS: Final = ("endpoint", "key")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,7 +51,7 @@ class Account:
 
     client: CosmosClient
     container: ContainerProxy
-    credential: Any
+    credential: AsyncTokenCredential | None
 
     async def close(self) -> None:
         await self.client.close()
@@ -62,64 +60,27 @@ class Account:
 
 
 def parse(url: str) -> Address:
-    """Read `cosmos://ACCOUNT/DATABASE[/CONTAINER]`. Raises ValueError.
-
-    `endpoint`: another one than https://ACCOUNT.documents.azure.com (a sovereign cloud, a stand-in); http only on
-    loopback. `key`: the name of an environment variable that holds an account key; an account of your own has its
-    keys turned off.
-    """
+    """Read `cosmos://ACCOUNT/DATABASE[/CONTAINER]` and the options that `access` knows. Raises ValueError."""
     parts = urlsplit(url)
     names = [unquote(name) for name in parts.path.split("/")[1:]]
-    options = dict(parse_qsl(parts.query, keep_blank_values=True, strict_parsing=bool(parts.query)))
     if parts.scheme != "cosmos" or parts.fragment or len(names) not in (1, 2) or not all(names):
-        raise ValueError(f"state {url!r}: allowed is {_FORM}")
+        raise ValueError(f"{url!r}: allowed is cosmos://ACCOUNT/DATABASE[/CONTAINER][?endpoint=URL&key=VARIABLE]")
     if not _ACCOUNT.fullmatch(parts.netloc):
-        raise ValueError(f"state {url!r}: an account's name is 3-44 of a-z, 0-9 and '-'")
-    for name in options:
-        if name not in _OPTIONS:
-            raise ValueError(f"state {url!r}: unknown option {name!r}; allowed are {' and '.join(_OPTIONS)}")
-    variable = options.get("key")
-    if variable is not None and not os.environ.get(variable):
-        raise ValueError(f"state {url!r}: the environment variable {variable!r} should hold the account's key")
+        raise ValueError(f"{url!r}: an account's name is 3-44 of a-z, 0-9 and '-'")
     return Address(
-        endpoint=endpoint_of(url, options.get("endpoint"), f"https://{parts.netloc}.documents.azure.com:443/"),
+        endpoint=access.endpoint_of(url, f"https://{parts.netloc}.documents.azure.com:443/"),
         database=names[0],
         container=names[1] if len(names) == 2 else CONTAINER,
-        key=os.environ[variable] if variable is not None else None,
+        key=access.key_of(url),
     )
-
-
-def endpoint_of(url: str, given: str | None, default: str) -> str:
-    """Give the endpoint: `given`, if it is https, or http on loopback. Raises ValueError."""
-    if given is None:
-        return default
-    parts = urlsplit(given)
-    if not parts.hostname or parts.scheme not in ("https", "http") or (parts.scheme == "http" and not _near(parts)):
-        raise ValueError(f"{url!r}: an endpoint is https://HOST[:PORT], or http:// on loopback")
-    return given
-
-
-def _near(parts: SplitResult) -> bool:
-    try:
-        return ipaddress.ip_address(parts.hostname or "").is_loopback
-    except ValueError:
-        return parts.hostname == "localhost"
-
-
-def identity() -> Any:
-    """The identity this process has in Entra ID: managed identity in Azure, whoever is logged in at a desk."""
-    from azure.identity.aio import DefaultAzureCredential  # noqa: PLC0415  (a quarter of a second)
-
-    return DefaultAzureCredential(exclude_interactive_browser_credential=True)
 
 
 async def connect(address: Address) -> Account:
     """Open the account and check it. Raises ValueError where it can't keep the port's promises, and Unavailable."""
-    credential = identity() if address.key is None else None
+    credential = access.identity() if address.key is None else None
     client = CosmosClient(
         address.endpoint,
         credential or address.key or "",
-        consistency_level="Strong",  # on every read: an account that has less answers 400 instead of an old item
         connection_timeout=CONNECT_SECONDS,
         read_timeout=ANSWER_SECONDS,
         retry_total=0,
@@ -129,6 +90,7 @@ async def connect(address: Address) -> Account:
         retry_throttle_total=-1,
         retry_write=False,
         enable_endpoint_discovery=False,
+        transport=access.transport(),
         enable_compact_utf8_item_writes=True,  # the limit of 2 MB is one of UTF-8
     )
     container = client.get_database_client(address.database).get_container_client(address.container)
@@ -136,6 +98,8 @@ async def connect(address: Address) -> Account:
     try:
         await client.__aenter__()
         _check_account(await client._get_database_account(), address)  # noqa: SLF001  (there is no public way)
+        # from here on with every request: an account that comes down to less answers 400 instead of an old item
+        client.client_connection.default_headers["x-ms-consistency-level"] = "Strong"
         _check_container(await container.read(), address)
     except AzureError as error:
         await account.close()
@@ -150,8 +114,8 @@ def _check_account(found: Any, address: Address) -> None:
     level = (found.ConsistencyPolicy or {}).get("defaultConsistencyLevel")
     if level != "Strong":
         raise ValueError(
-            f"the Cosmos DB account at {address.endpoint} has consistency {level}; Buspass needs Strong: with any other "
-            f"a process may read what another has already spent"
+            f"the Cosmos DB account at {address.endpoint} has consistency {level}; Buspass needs Strong: with any "
+            f"other a process may read what another has already spent"
         )
     if found._EnableMultipleWritableLocations:  # noqa: SLF001  (there is no public way)
         raise ValueError(f"the Cosmos DB account at {address.endpoint} writes in several regions; Buspass needs one")

@@ -38,6 +38,7 @@ from buspass.ports.operations import (
     is_whole,
 )
 
+type Parameters = list[dict[str, object]]
 type Step = tuple[str, tuple[Any, ...], dict[str, Any]]
 """One operation of a batch as the SDK takes it: its name, its arguments, its options."""
 
@@ -60,7 +61,7 @@ _NEVER: Final = "false"
 
 
 def identity(key: str) -> str:
-    """Give the document's id for a key: `/ \\ ? #` may not be in one, and some others get lost in addresses."""
+    """Give the document's id for a key: slash, backslash, ? and # may not be in one; others get lost in addresses."""
     if _SAFE.fullmatch(key) and key.strip("."):
         return key
     return "".join(c if _SAFE.fullmatch(c) and c != "." else f"~{ord(c):02X}" for c in key)
@@ -146,23 +147,23 @@ def predicate(conditions: Sequence[Condition], guards: Sequence[str] = ()) -> st
     return "FROM c WHERE " + " AND ".join([*(_clause(condition) for condition in conditions), *guards])
 
 
-def listing(prefix: str, after: str) -> list[dict[str, object]]:
+def listing(prefix: str, after: str) -> Parameters:
     """Give the parameters of LIST."""
     return _parameters(prefix=prefix, after=after, end=prefix + _AFTER_ALL)
 
 
-def finding(index: str, shard: str, until: str) -> tuple[str, list[dict[str, object]]]:
+def finding(index: str, shard: str, until: str) -> tuple[str, Parameters]:
     """Give the query of `find` and its parameters. A name of an index can't be a parameter: it is checked."""
     checked_path((index,), 1, "an index")
     entry = f'c["x"][{json.dumps(index)}]'
-    text = (
-        f'SELECT c["part"] AS p, c["k"] AS k, {entry}["o"] AS o FROM c '
+    text = (  # the name was checked, the rest are parameters
+        f'SELECT c["part"] AS p, c["k"] AS k, {entry}["o"] AS o FROM c '  # noqa: S608
         f'WHERE {entry}["s"] = @shard AND {entry}["o"] <= @until ORDER BY {entry}["o"]'
     )
     return text, _parameters(shard=shard, until=until)
 
 
-def _parameters(**values: str) -> list[dict[str, object]]:
+def _parameters(**values: str) -> Parameters:
     return [{"name": f"@{name}", "value": value} for name, value in values.items()]
 
 

@@ -31,7 +31,7 @@ _FORBIDDEN: Final = ("/", "\\", "?", "#")
 type Document = dict[str, Any]
 
 
-class Fault(Exception):
+class Fault(Exception):  # noqa: N818  (it is an answer)
     """An answer that is no success: a status of the REST API, its sub-status and a sentence."""
 
     def __init__(self, status: int, why: str = "", *, sub: int = 0, after_ms: int | None = None) -> None:

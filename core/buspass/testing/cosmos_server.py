@@ -1,15 +1,15 @@
-"""A small, faithful Azure Cosmos DB (NoSQL) for tests: the account's REST interface on a loopback port, in this process.
+"""A small, faithful Azure Cosmos DB (NoSQL) for tests: an account's REST interface on a loopback port, in process.
 
 Owns addresses, keys, consistency levels, pages, partition key ranges, and the faults asked of it. Documents:
 `cosmos_items`; queries: `cosmos_sql`; bytes: `cosmos_http`. Microsoft's SDK drives it unchanged over HTTP.
 
 Sources (learn.microsoft.com): rest/api/cosmos-db/ (access-control-on-cosmosdb-resources, common-cosmosdb-rest-request-
 headers, querying-cosmosdb-resources-using-the-rest-api, get-partition-key-ranges, http-status-codes-for-cosmosdb);
-azure/cosmos-db/transactional-batch. The forms of the batch and of the query plan are those that the SDK sends and reads.
+azure/cosmos-db/transactional-batch. The forms of batches and query plans are those that the SDK sends and reads.
 
 What it does not show: how the service behaves under load of its own, more than one region, a failover, a partition that
 splits, indexing and its delays, what an operation costs, Entra ID, arrays in patches, and weaker consistency than
-strong (it only says which level the account has). Its pages and its order of strings are as documented, not as measured.
+strong (it only says which level the account has). Pages and the order of strings are as documented, not as measured.
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ class CosmosServer:
         where = f"dbs/{database}/colls/{rid}/"
         containers[container] = Container(
             properties=body | {"_rid": rid, "_self": where, "_etag": '"1"', "_ts": int(self.clock())},
-            now=lambda: self.clock(),
+            now=lambda: self.clock(),  # noqa: PLW0108  (a test may set another clock)
         )
         return containers[container]
 
@@ -221,7 +221,7 @@ class CosmosServer:
         found = [document for document in there if cosmos_sql.selects(query.where, document, parameters)]
         found.sort(key=lambda document: document["_rid"])
         for expression, descending in reversed(query.order):
-            found.sort(key=lambda d: cosmos_sql.order_key(expression(d, parameters)), reverse=descending)  # noqa: B023  (used at once)
+            found.sort(key=lambda d: cosmos_sql.order_key(expression(d, parameters)), reverse=descending)
         if query.top is not None:
             found = found[: query.top(None, parameters)]
         return _page([query.select(d, parameters) for d in found], container.properties["_rid"], asked)
@@ -259,7 +259,7 @@ def _query(text: str) -> cosmos_sql.Query:
 
 def _query_plan(asked: Asked) -> Answer:
     query, _ = _parsed(asked)
-    info = {
+    info: dict[str, Any] = {
         "distinctType": "None",
         "top": None,
         "offset": None,

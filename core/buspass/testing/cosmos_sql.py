@@ -29,7 +29,7 @@ _TOKEN: Final = re.compile(
 _CONSTANTS: Final[Mapping[str, Any]] = {"true": True, "false": False, "null": None, "undefined": UNDEFINED}
 
 
-class SyntaxFault(ValueError):
+class SyntaxFault(ValueError):  # noqa: N818  (it is an answer)
     """The text is no query that this service understands: 400."""
 
 
@@ -145,9 +145,10 @@ class _Parser:
         order, order_texts = self._order()
         self.end()
         items = ", ".join(f'{{"item": {text}}}' for text in order_texts)
-        rewritten = (
-            f"SELECT {self.alias}._rid, [{items}] AS orderByItems, {payload} AS payload FROM {self.alias} "
-            f"WHERE ({where_text}) AND ({{documentdb-formattableorderbyquery-filter}}) ORDER BY {', '.join(order_texts)}"
+        rewritten = (  # the text was parsed: it says what it said before
+            f"SELECT {self.alias}._rid, [{items}] AS orderByItems, {payload} AS payload FROM {self.alias} "  # noqa: S608
+            f"WHERE ({where_text}) AND ({{documentdb-formattableorderbyquery-filter}}) "
+            f"ORDER BY {', '.join(order_texts)}"
         )
         return Query(select=select, where=where, order=order, top=top, rewritten=rewritten)
 
@@ -232,22 +233,25 @@ class _Parser:
     def primary(self) -> Expression:
         kind, found = self.peek()
         self.at += 1
-        if kind == "text":
-            return _constant(_string(found))
-        if kind == "number":
-            number = json.loads(found)
-            return _constant(number)
-        if kind == "sign" and found == "(":
-            inner = self.expression()
-            self.word(")")
-            return inner
-        if kind == "sign" and found == "{":
-            return self._object_literal()
-        if kind == "sign" and found == "[":
-            parts = self._arguments("]")
-            return lambda document, parameters: [part(document, parameters) for part in parts]
-        if kind != "name":
-            raise SyntaxFault(f"syntax error at {found!r}")
+        match kind, found:
+            case "text", _:
+                return _constant(_string(found))
+            case "number", _:
+                return _constant(json.loads(found))
+            case "sign", "(":
+                inner = self.expression()
+                self.word(")")
+                return inner
+            case "sign", "{":
+                return self._object_literal()
+            case "sign", "[":
+                parts = self._arguments("]")
+                return lambda document, parameters: [part(document, parameters) for part in parts]
+            case "name", _:
+                return self._named(found)
+        raise SyntaxFault(f"syntax error at {found!r}")
+
+    def _named(self, found: str) -> Expression:
         if found.startswith("@"):
             return _parameter(found)
         if found.lower() in _CONSTANTS and found != self.alias:
@@ -316,12 +320,11 @@ def _parameter(name: str) -> Expression:
 def _walked(path: tuple[str | int, ...]) -> Expression:
     def found(document: Any, _: Parameters) -> Any:
         for step in path:
-            if isinstance(document, dict) and isinstance(step, str) and step in document:
-                document = document[step]
-            elif isinstance(document, list) and isinstance(step, int) and step < len(document):
-                document = document[step]
-            else:
+            here = isinstance(step, str) and isinstance(document, dict) and step in document
+            inside = isinstance(step, int) and isinstance(document, list) and step < len(document)
+            if not here and not inside:
                 return UNDEFINED
+            document = document[step]
         return document
 
     return found
@@ -372,7 +375,9 @@ def _type(value: Any) -> str:
         return "boolean"
     if isinstance(value, int | float):
         return "number"
-    return {str: "string", list: "array", dict: "object"}[type(value)]
+    if isinstance(value, str):
+        return "string"
+    return "array" if isinstance(value, list) else "object"
 
 
 def _function(name: str, arguments: Sequence[Expression]) -> Expression:
