@@ -1,5 +1,8 @@
 """The texts that Cosmos DB reads as code: each is checked again where it is made."""
 
+import json
+from pathlib import Path
+
 import pytest
 
 from buspass.ports.operations import Absent, AtLeast, Equals, Present, Put, Update
@@ -59,3 +62,9 @@ def test_ids_are_distinct_short_and_of_harmless_characters():
 def test_whole_doubles_become_integers_again():
     found = wire.item({"v": {"n": 9007199254740991.0, "l": [1.0, {"x": -0.0}], "b": True, "s": "1.0"}})
     assert repr(found) == "{'n': 9007199254740991, 'l': [1, {'x': 0}], 'b': True, 's': '1.0'}"
+
+
+def test_the_page_on_stores_gives_the_indexing_policy_of_the_code():
+    page = (Path(__file__).parents[2] / "docs/stores.md").read_text()
+    blocks = [json.loads(block.partition("```")[0]) for block in page.split("```json\n")[1:]]
+    assert wire.INDEXING in blocks
