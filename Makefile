@@ -11,10 +11,12 @@ export PATH := $(if $(PYTHONS),$(PYTHONS):)$(PATH)
 UV := $(or $(shell command -v uv 2>/dev/null),.cache/uv/bin/uv)
 BIN := .venv/bin
 BIN312 := .venv312/bin
+FRAMEWORKS := .venv-frameworks/bin
 SOURCES := core aws azure onprem examples tests
 
 # The lock holds names, versions and hashes and no addresses: any mirror serves it.
 LOCK := requirements.lock
+FRAMEWORKS_LOCK := requirements-frameworks.lock
 
 # A checkout's own settings, not the caller's, decide what is imported.
 unexport PYTHONPATH VIRTUAL_ENV PYTHONDONTWRITEBYTECODE
@@ -83,16 +85,19 @@ lock: $(UV)  ## resolve the dependencies anew
 		--all-extras --group dev pyproject.toml -o $(LOCK)
 	$(UV) pip compile -q --universal --python-version 3.12 --generate-hashes --no-header --no-annotate \
 		tests/contract/ministack.in -o tests/contract/ministack.lock
+	$(UV) pip compile -q --universal --python-version 3.13 --generate-hashes --no-header --no-annotate \
+		--constraints $(LOCK) --group frameworks -o $(FRAMEWORKS_LOCK)
 
 .PHONY: clean
 clean:  ## remove everything that was made
-	rm -rf .venv .venv312 .cache .demo .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache \
+	rm -rf .venv .venv312 .venv-frameworks .cache .demo .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache \
 		.coverage .coverage.* dist build
 	find $(SOURCES) bench -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # An environment that is there is brought up to date, not built anew: somebody may be working in it.
-.PHONY: .venv .venv312
+.PHONY: .venv .venv312 .venv-frameworks
 .venv: .venv/ready
+.venv-frameworks: .venv-frameworks/ready
 .venv312: .venv312/ready
 
 .venv/ready: pyproject.toml $(LOCK) | $(UV)
@@ -107,6 +112,11 @@ clean:  ## remove everything that was made
 	$(UV) pip install -q --python $(BIN312)/python --require-hashes -r $(LOCK)
 	$(UV) pip install -q --python $(BIN312)/python --no-deps -e .
 	@$(BIN312)/python -c 'import buspass, buspass_aws, buspass_azure, buspass_onprem'
+	@touch $@
+
+.venv-frameworks/ready: $(FRAMEWORKS_LOCK) | $(UV)
+	@test -x $(FRAMEWORKS)/python || $(UV) venv -q --python 3.13 .venv-frameworks || $(call no-python,3.13)
+	$(UV) pip install -q --python $(FRAMEWORKS)/python --require-hashes -r $(FRAMEWORKS_LOCK)
 	@touch $@
 
 .cache/uv/bin/uv:

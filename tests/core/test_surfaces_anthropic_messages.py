@@ -153,6 +153,15 @@ def test_any_other_beta_is_refused_by_name(beta):
     assert beta in problem.detail
 
 
+def test_the_sdks_tool_runner_is_told_to_go_on_without_a_thread():
+    request = body(thread={"type": "create"})
+    problem = refused(request, headers={"anthropic-beta": "message-threads-2026-08-12"})
+    error = surface.problem(problem)[2]["error"]
+    assert error["details"] == {"error_code": "thread_unsupported_request", "unsupported": ["thread"]}
+    assert "details" not in surface.problem(refused(body(), headers={"anthropic-beta": "oauth-2025-04-20"}))[2]["error"]
+    assert [row["path"] for row in refused(request).errors] == ["thread"]
+
+
 def test_both_versions_pass_and_the_newer_has_no_sampling():
     assert surface.parse(body(temperature=1)).headers == {"anthropic-version": "2023-06-01"}
     newest = {"anthropic-version": "2026-10-21"}

@@ -23,12 +23,15 @@ from starlette.routing import Route
 
 from buspass.testing.issuer import Issuer, Realm
 from buspass.testing.provider import Provider, echo
+from buspass.testing.provider_anthropic import AnthropicProvider
 from buspass.testing.serve import LOOPBACK, free_port, serving
 
 REPOSITORY = Path(__file__).parents[2]
 DATA = REPOSITORY / "tests" / "data" / "hosts"
 HOSTS = {"azure": 8810, "aws": 8820, "onprem": 8830}
-UPSTREAMS = {"issuer": 8841, "provider": 8842, "services": 8843}
+STREAMING = {"aws": 8820, "aws-whole": 8821, "azure": 8810, "onprem": 8830}
+"""Hosts of a domain where Lambda streams, by a runtime of ours, and beside it answers whole, by AWS's."""
+UPSTREAMS = {"issuer": 8841, "provider": 8842, "services": 8843, "claude": 8844}
 NOBODY = 8849
 READY = 60
 """Seconds until a host must answer."""
@@ -149,6 +152,7 @@ class Surroundings(threading.Thread):
             ],
         )
         self.provider = Provider(SECRETS["PROVIDER_KEY"], mind=mind)
+        self.claude = AnthropicProvider(SECRETS["PROVIDER_KEY"])
         self.services = Services()
         self.ready = threading.Event()
         self.loop = None
@@ -160,6 +164,7 @@ class Surroundings(threading.Thread):
     async def _serve(self):
         self.loop, self.stopped = asyncio.get_running_loop(), asyncio.Event()
         apps = {"issuer": self.issuer.app, "provider": self.provider.app, "services": self.services.app}
+        apps |= {"claude": self.claude.app}
         async with contextlib.AsyncExitStack() as stack:
             for name, app in apps.items():
                 await stack.enter_async_context(serving(app, port=self.ports[name]))
@@ -172,19 +177,27 @@ class Surroundings(threading.Thread):
 
 
 class Domain:
-    """The trust domain while a `with` block runs. `urls` by host; logs and stores lie in `folder`."""
+    """The trust domain while a `with` block runs. `urls` by host; logs and stores lie in `folder`.
 
-    def __init__(self, folder, hosts=tuple(HOSTS)):
+    `data`: the folder of its buspass.yaml, whose ports are those of `hosts` and UPSTREAMS.
+    """
+
+    def __init__(self, folder, hosts=HOSTS, data=DATA):
         self.folder = folder
-        ports = {port: free_port() for port in (*HOSTS.values(), *UPSTREAMS.values(), NOBODY)}
-        self.urls = {host: f"http://{LOOPBACK}:{ports[HOSTS[host]]}" for host in hosts}
+        known = {**HOSTS, **STREAMING}
+        ports = {port: free_port() for port in (*known.values(), *UPSTREAMS.values(), NOBODY)}
+        self.commands = dict(COMMANDS)
+        if "aws-whole" in hosts:
+            self.commands |= {"aws-whole": COMMANDS["aws"], "aws": [*COMMANDS["aws"], "--streaming"]}
+        self.urls = {host: f"http://{LOOPBACK}:{ports[known[host]]}" for host in hosts}
         self.around = Surroundings({name: ports[port] for name, port in UPSTREAMS.items()})
         self.away = f"http://{LOOPBACK}:{ports[NOBODY]}/nobody"
         self.config = folder / "buspass.yaml"
         self.processes = {}
-        text = (DATA / "buspass.yaml").read_text("utf-8")
+        text = (data / "buspass.yaml").read_text("utf-8")
         self.config.write_text(re.sub(r"(?<=127\.0\.0\.1:)88\d\d", lambda found: str(ports[int(found[0])]), text))
-        shutil.copytree(DATA / "policies", folder / "policies")
+        if (data / "policies").exists():
+            shutil.copytree(data / "policies", folder / "policies")
 
     def workload(self, agent="worker", **claims):
         return self.around.issuer.workload("workloads", agent, **claims)
@@ -250,8 +263,8 @@ class Domain:
             "BUSPASS_DATA": str(self._data(host)),
             **SECRETS,
         }
-        command = [sys.executable, *COMMANDS[host], "--port", self.urls[host].rpartition(":")[2]]
-        if host == "aws":  # a function sees the variables that it was given, and no other
+        command = [sys.executable, *self.commands[host], "--port", self.urls[host].rpartition(":")[2]]
+        if host.startswith("aws"):  # a function sees the variables that it was given, and no other
             command += [part for name in settings for part in ("--env", name)]
         if host == "onprem":
             command += ["--config", str(self.config)]

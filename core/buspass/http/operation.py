@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any, Final
 
 from starlette.requests import Request
@@ -62,6 +63,12 @@ UNSERVED: Final = (
     "/console/{rest:path}",
 )
 """Endpoints that clients may well try, refused by name as `unsupported_endpoint`."""
+RESPONSES: Final = re.compile(r"(/openai)?/v1/responses\b")
+CHAT: Final = (
+    "chat completions are: use them (OpenAI Agents SDK: set_default_openai_api('chat_completions'), "
+    "LangChain: use_responses_api=False, Pydantic AI: openai-chat:MODEL)"
+)
+"""What takes frameworks from OpenAI's newer API, which they prefer, to the one that is served."""
 
 
 class OperationRoutes:
@@ -137,10 +144,8 @@ class OperationRoutes:
 
     async def unserved(self, request: Request) -> Response:
         """Refuse a known endpoint that is not served."""
-        raise Problem(
-            "unsupported_endpoint",
-            f"{request.url.path} is not served by this release; see /openapi.json for what is",
-        )
+        advice = CHAT if RESPONSES.match(request.url.path) else "see /openapi.json for what is"
+        raise Problem("unsupported_endpoint", f"{request.url.path} is not served by this release; {advice}")
 
     async def unknown(self, request: Request) -> Response:
         """Refuse every other path."""

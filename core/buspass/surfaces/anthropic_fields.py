@@ -162,6 +162,7 @@ REFUSED: Final = {
     "diagnostics": "is not available: it refers to what a provider keeps",
     "inference_geo": "is not available: it has a price of its own; choose the region in buspass.yaml",
     "mcp_servers": "is not available: the provider would call them itself",
+    "thread": "is not available: the provider would keep the conversation",
     "user_profile_id": "is not available: it belongs to the provider's own accounts",
     "workspace_id": "is not available: it belongs to the provider's own accounts",
 }

@@ -18,6 +18,11 @@ SAMPLING: Final = frozenset({"temperature", "top_p", "top_k"})
 DEARER: Final = "is billed at prices that buspass.yaml does not have"
 PROVIDER_SIDE: Final = "has the provider act or keep state by itself"
 
+THREADS: Final = "message-threads-2026-08-12"
+"""The provider keeps a conversation between requests. The SDK's tool runner asks for it first."""
+UNTHREADED: Final = {"error_code": "thread_unsupported_request", "unsupported": ["thread"]}
+"""`error.details` on which the SDK's tool runner sends the whole conversation instead. Source: its threads module."""
+
 PASS: Final = frozenset(
     {
         "claude-code-20250219",
@@ -58,7 +63,7 @@ REFUSED: Final[Mapping[str, str]] = {
     "mcp-client-2025-11-20": PROVIDER_SIDE,
     "mcp-client-2026-09-15": PROVIDER_SIDE,
     "message-batches-2024-09-24": PROVIDER_SIDE,
-    "message-threads-2026-08-12": PROVIDER_SIDE,
+    THREADS: PROVIDER_SIDE,
     "oauth-2025-04-20": "belongs to Anthropic's own sign-in: use a task token or a key",
     "output-300k-2026-03-24": "is for batches, which are not available",
     "pdfs-2024-09-25": "is for documents, whose tokens no formula bounds",
@@ -86,6 +91,7 @@ def passing(headers: Mapping[str, str]) -> dict[str, str]:
             why = REFUSED.get(beta, "is not a beta that is known here")
             rows.append(row("anthropic-beta", f"{beta[:64]!r} {why}", sorted(PASS)))
     if rows:
-        raise Problem("unsupported", f"{rows[0]['path']}: {rows[0]['message']}", errors=rows[:ROWS])
+        details = {"details": UNTHREADED} if THREADS in betas else {}
+        raise Problem("unsupported", f"{rows[0]['path']}: {rows[0]['message']}", errors=rows[:ROWS], **details)
     passed = {"anthropic-version": version}
     return passed | ({"anthropic-beta": ",".join(dict.fromkeys(betas))} if betas else {})
