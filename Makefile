@@ -58,7 +58,8 @@ services:  ## what make verify starts by itself, from the system's packages: red
 		|| { echo "make verify needs redis-server: install it from your system's packages" >&2; exit 1; }
 
 .PHONY: docs
-docs: .venv  ## build the site of docs/ into build/site
+docs: .venv  ## write the reference's tables from the code, and build the site of docs/ into build/site
+	$(BIN)/python docs/reference.py
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 .PHONY: test-cloud

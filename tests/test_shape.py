@@ -11,6 +11,7 @@ import pytest
 
 from buspass import cli
 from buspass.errors import CODES
+from buspass.http import headers
 from buspass.http.app import ROUTES
 from buspass.http.operation import UNSERVED
 
@@ -183,10 +184,12 @@ def test_every_refused_endpoint_is_documented_and_no_other():
 
 
 def test_every_header_of_ours_is_documented_and_no_other():
-    code = "\n".join(text(path) for path in python("core") if "core/buspass/testing/" not in name(path))
+    others = ("core/buspass/testing/", "core/buspass/http/headers.py")
+    code = "\n".join(text(path) for path in python("core") if not name(path).startswith(others))
     used = {found.title() for found in re.findall(r'headers\.get\("(buspass-[a-z-]+)"', code)}
     used |= set(re.findall(r"\bBuspass(?:-[A-Z][a-z]+)+\b", code))
     assert set(re.findall(r"\bBuspass(?:-[A-Z][a-z]+)+\b", page("api.md"))) == used
+    assert {found for found in {**headers.REQUEST, **headers.ANSWER} if found.startswith("Buspass-")} == used
 
 
 def choices(parser):
