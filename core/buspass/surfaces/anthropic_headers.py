@@ -91,7 +91,7 @@ def passing(headers: Mapping[str, str]) -> dict[str, str]:
             why = REFUSED.get(beta, "is not a beta that is known here")
             rows.append(row("anthropic-beta", f"{beta[:64]!r} {why}", sorted(PASS)))
     if rows:
-        details = {"details": UNTHREADED} if THREADS in betas else {}
-        raise Problem("unsupported", f"{rows[0]['path']}: {rows[0]['message']}", errors=rows[:ROWS], **details)
+        details = UNTHREADED if THREADS in betas else None
+        raise Problem("unsupported", f"{rows[0]['path']}: {rows[0]['message']}", errors=rows[:ROWS], details=details)
     passed = {"anthropic-version": version}
     return passed | ({"anthropic-beta": ",".join(dict.fromkeys(betas))} if betas else {})
