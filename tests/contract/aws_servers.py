@@ -102,3 +102,12 @@ async def create_table(endpoint, name):
     answer = await client.send("POST", "/", headers=headers, body=body, timeout=20)
     await client.close()
     assert answer.status == 200, answer
+
+
+async def create_bucket(endpoint, name):
+    client = AwsClient("s3", KEYS["AWS_REGION"], endpoint)
+    region = f"<LocationConstraint>{KEYS['AWS_REGION']}</LocationConstraint>"
+    body = f"<CreateBucketConfiguration>{region}</CreateBucketConfiguration>".encode()
+    answer = await client.send("PUT", f"/{name}", headers={}, body=body, timeout=20)
+    await client.close()
+    assert answer.status == 200, answer

@@ -115,7 +115,6 @@ operators: [{identity: entra, group: platform-team}]
 NOT_YET = """5:101 hosts.aws.signer: signers in a cloud's key service; allowed: file://
 6:88 hosts.azure.signer: signers in a cloud's key service; allowed: file://
 9:8 queue: this queue; allowed: sqlite://
-10:8 blobs: this blob store; allowed: file://
 16:113 providers.openai.limits: limits of a provider's quota
 17:18 providers.azure.api: this wire format; allowed: openai, anthropic
 17:84 providers.azure.auth.azure: auth: azure

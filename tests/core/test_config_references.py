@@ -238,8 +238,8 @@ ALONE = [
         "f:3:8 state: not available yet: this state store; allowed: sqlite://, memory://, redis://, dynamodb://",
     ),
     (
-        "blobs: s3://bucket",
-        "f:3:8 blobs: not available yet: this blob store; allowed: file://",
+        "blobs: azblob://account/container",
+        "f:3:8 blobs: not available yet: this blob store; allowed: file://, s3://",
     ),
     (
         "signer: kms://alias/x",

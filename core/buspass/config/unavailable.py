@@ -23,7 +23,7 @@ class Row:
 
 
 _STATES: Final = ("sqlite://", "memory://", "redis://", "dynamodb://", "cosmos://")
-_BLOBS: Final = ("file://", "azblob://")
+_BLOBS: Final = ("file://", "azblob://", "s3://")
 
 TABLE: Final = (
     Row("signer", "signers in a cloud's key service", ("file://",)),

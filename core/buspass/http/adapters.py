@@ -18,6 +18,7 @@ ADAPTERS: Final[Mapping[tuple[str, str], str]] = {
     ("state", "dynamodb"): "buspass_aws.dynamodb:open",
     ("state", "cosmos"): "buspass_azure.cosmos:open",
     ("state", "memory"): "buspass.testing.state_memory:open",
+    ("blobs", "s3"): "buspass_aws.s3:open",
     ("blobs", "file"): "buspass_onprem.files:open",
     ("blobs", "azblob"): "buspass_azure.blobs:open",
     ("signer", "file"): "buspass_onprem.signer:open",
