@@ -234,14 +234,6 @@ ALONE = [
         "f:3:22 providers.p.api: not available yet: this wire format; allowed: openai, anthropic",
     ),
     (
-        "state: cosmos://account/db",
-        "f:3:8 state: not available yet: this state store; allowed: sqlite://, memory://, redis://, dynamodb://",
-    ),
-    (
-        "blobs: azblob://account/container",
-        "f:3:8 blobs: not available yet: this blob store; allowed: file://, s3://",
-    ),
-    (
         "signer: kms://alias/x",
         "f:3:9 signer: not available yet: signers in a cloud's key service; allowed: file://",
     ),

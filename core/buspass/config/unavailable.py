@@ -22,18 +22,11 @@ class Row:
     built: tuple[str, ...] = ()
 
 
-_STATES: Final = ("sqlite://", "memory://", "redis://", "dynamodb://", "cosmos://")
-_BLOBS: Final = ("file://", "azblob://", "s3://")
-
 TABLE: Final = (
     Row("signer", "signers in a cloud's key service", ("file://",)),
-    Row("state", "this state store", _STATES),
     Row("queue", "this queue", ("sqlite://",)),
-    Row("blobs", "this blob store", _BLOBS),
     Row("hosts.*.signer", "signers in a cloud's key service", ("file://",)),
-    Row("hosts.*.state", "this state store", _STATES),
     Row("hosts.*.queue", "this queue", ("sqlite://",)),
-    Row("hosts.*.blobs", "this blob store", _BLOBS),
     Row("providers.*.api", "this wire format", ("openai", "anthropic")),
     Row("providers.*.limits", "limits of a provider's quota"),
     Row("providers.*.auth.oauth2", "auth: oauth2"),
