@@ -10,7 +10,7 @@ Knows no HTTP library and no room. A driver's exception never crosses a port: ad
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -120,6 +120,15 @@ class Problem(Exception):  # noqa: N818 - RFC 9457's word for it
             **self.extra,
         }
         return {name: value for name, value in members.items() if value is not None}
+
+
+type Refuse = Callable[[Problem], None]
+"""What a control does with what it found: raise it, or note what it would have been and let the call go on."""
+
+
+def enforce(problem: Problem) -> None:
+    """Refuse."""
+    raise problem
 
 
 class ConfigError(Exception):

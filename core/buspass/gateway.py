@@ -17,6 +17,7 @@ from typing import Any, Final
 
 from buspass.calls.action import Action
 from buspass.calls.call import Call, Ending, Incoming, Reply, Stopwatch, claims_match, log_payload, mark, remaining
+from buspass.calls.enforcement import Enforcing, enforcement
 from buspass.calls.flow import Flow
 from buspass.calls.house import House
 from buspass.calls.inference import Inference
@@ -29,6 +30,7 @@ from buspass.journal import SEAL_EVERY
 from buspass.ledger import Finished, Held, Stale
 from buspass.ledger.holds import entries, expired
 from buspass.ledger.ledger import SKEW
+from buspass.mediation.inspect import Finding
 from buspass.model import MICRO
 from buspass.ports.state import Item, Unavailable, Value
 from buspass.standing import claims_of
@@ -76,14 +78,15 @@ class Gateway:
         with watch("authenticate"):
             claims = await claims_of(self._house, incoming.token, incoming.session)
         call: Call | None = None
+        enforced = enforcement(self._house.settings.workflows.get(claims.workflow))
         try:
             with watch("parse"):
-                call = made = kind(self._house, incoming, claims)
+                call = made = kind(self._house, incoming, claims, enforced)
             with watch("recall"):
                 done = await self._recall(made, claims)
             admitted = done or await self._admit(made, claims, incoming, watch)
         except Problem as problem:
-            await self._refused(problem, claims, call, incoming)
+            await self._refused(problem, claims, call, incoming, enforced)
             raise
         if isinstance(admitted, Reply):
             return admitted
@@ -147,7 +150,8 @@ class Gateway:
                 result = await house.ledger.hold(call.claim(view, judged.version, deadline), wait)
             if isinstance(result, Held):
                 house.tasks.saw(claims.task, result.head)
-                level = _lower(view.task.payloads, incoming.log, judged.log)
+                call.enforcement.held(result)
+                level = _lower(view.task.payloads, incoming.log, judged.log, call.enforcement.log)
                 return Admitted(view=view, held=result, level=level)
             if isinstance(result, Finished):
                 return await replay(house, call, view.task, result.record)
@@ -164,6 +168,7 @@ class Gateway:
     async def _judge(self, call: Call, view: View, watch: Stopwatch) -> Judged:
         """Stations 4 to 7 on one view of the task."""
         log: str | None = None
+        call.enforcement.anew(fresh=view.fresh)
         with watch("guard"):
             version = call.guard(view)
         with watch("plan"):
@@ -172,13 +177,24 @@ class Gateway:
             findings = await call.inspect(view)
         with watch("decide"):
             if self._house.policy.asks("call"):
-                decision = await self._house.policy.ask("call", call.question(view, findings))
-                if decision.deny:
-                    reasons = list(decision.deny)
-                    raise Problem("denied", f"policy forbids this: {', '.join(reasons)}", reasons=reasons)
-                call.narrow(view, decision)
-                log = decision.obligations.get("log")
+                log = await self._decide(call, view, findings)
         return Judged(version=version, log=log)
+
+    async def _decide(self, call: Call, view: View, findings: tuple[Finding, ...]) -> str | None:
+        """Ask policy and do what it obliges to; give its `log`. An answer that can't be had or read is a refusal."""
+        try:
+            decision = await self._house.policy.ask("call", call.question(view, findings))
+            if decision.deny:
+                reasons = list(decision.deny)
+                refusal = Problem("denied", f"policy forbids this: {', '.join(reasons)}", reasons=reasons)
+                call.enforcement.refuse(refusal)
+            call.narrow(view, decision)
+        except Problem as problem:
+            if problem.code != "policy_unavailable":
+                raise
+            call.enforcement.refuse(problem)
+            return None
+        return decision.obligations.get("log")
 
     def _moved(self, call: Call, view: View, stale: Stale) -> View:
         """The hold met another head than the one judged: judge that one, unless it is this very call's."""
@@ -188,7 +204,9 @@ class Gateway:
         self._house.tasks.saw(view.task.id, stale.head)
         return replace(view, head=stale.head, fresh=True)
 
-    async def _refused(self, problem: Problem, claims: TaskClaims, call: Call | None, incoming: Incoming) -> None:
+    async def _refused(
+        self, problem: Problem, claims: TaskClaims, call: Call | None, incoming: Incoming, enforced: Enforcing
+    ) -> None:
         """Count a refusal, and suspend a task that earns nothing but refusals."""
         problem.task = claims.task
         house = self._house
@@ -200,11 +218,12 @@ class Gateway:
             "cause": call.cause if call else "",
             "detail": problem.detail[:300],
             "fence": claims.fence,
+            **enforced.facts(),
         }
         with suppress(Problem):  # the refusal is told, whatever becomes of its record
             # what waiting mends is no sign of a misled agent: it is counted, and suspends nobody
             status = 0 if problem.retryable else problem.status
-            if await house.ledger.refuse(claims.task, problem.code, status, record):
+            if await house.ledger.refuse(claims.task, problem.code, status, record) and enforced.on:
                 await self._suspend(claims.task, "refusals")
 
     # ── 9-11 dispatch, validate, settle ─────────────────────────────────────────────────────────────────────────
@@ -243,7 +262,8 @@ class Gateway:
             begun = broken(admitted.held, error)
         if isinstance(begun, Ending):
             return await self._finish(call, admitted, begun, watch)
-        headers = {"Buspass-Task": admitted.view.task.id, "Buspass-Call": call.id, **begun.headers}
+        task = admitted.view.task.id
+        headers = {"Buspass-Task": task, "Buspass-Call": call.id, **begun.headers, **call.enforcement.headers()}
         headers["Server-Timing"] = watch.header()
         stream = self._flow(call, admitted, begun, watch)
         await anext(stream)  # a generator that was never begun would pass its end over, too
@@ -307,6 +327,7 @@ class Gateway:
             "fence": held.claim.fence,
             "revision": house.settings.revision,
             **ending.facts,
+            **call.enforcement.facts(),
         }
         # What can't be kept beside the record must not stop it: the call was made, and its hold must not be left.
         with suppress(Problem):
@@ -317,12 +338,12 @@ class Gateway:
         head = await house.ledger.settle(held, ending.outcome, record)
         house.tasks.saw(task.id, head)
         with suppress(Problem):  # the answer is paid for; what is not sealed now is sealed at the next occasion
-            await self._conclude(task.id, head, ending)
+            await self._conclude(call, task.id, head, ending)
         return head
 
-    async def _conclude(self, task: str, head: Item, ending: Ending) -> None:
+    async def _conclude(self, call: Call, task: str, head: Item, ending: Ending) -> None:
         """Suspend after an overrun; seal when it is time, and what ended after its task did."""
-        if ending.facts.get("overrun"):
+        if ending.facts.get("overrun") and call.enforcement.on:
             await self._suspend(task, "overrun")
         elif head["status"] != "open":
             await self._house.sealer.seal(task)
@@ -353,6 +374,7 @@ class Gateway:
             "Buspass-Task": view.task.id,
             "Buspass-Call": call.id,
             **ending.headers,
+            **call.enforcement.headers(),
             "Buspass-Cost": f"{ending.outcome.use.get('cost', 0) / MICRO:.6f}",
             "Buspass-Budget-Remaining": remaining(head, self._house.clock.now()),
         }

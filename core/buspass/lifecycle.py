@@ -16,6 +16,7 @@ from typing import Any, Final, Literal
 from buspass.allocation import Drawn, draw, unused
 from buspass.callers import Caller, OperatorCaller, TaskCaller, fence_of, visible
 from buspass.calls.call import policy_task
+from buspass.calls.enforcement import Enforcing, enforcement
 from buspass.calls.house import House
 from buspass.closing import expire, give_back_now, lifecycle_record, settle_overdue
 from buspass.config.settings import Workflow
@@ -82,10 +83,13 @@ class Lifecycle:
             deadline=now + round(terms.wall * 1000),
             payloads=workflow.payloads,
         )
-        terms = narrowed(terms, await self._ask("start", draft, "open"))
-        return await self._begin(workflow, draft, terms, body)
+        enforced = enforcement(workflow)
+        terms = narrowed(terms, await self._ask("start", draft, "open", enforced))
+        return await self._begin(workflow, draft, terms, body, enforced)
 
-    async def _begin(self, workflow: Workflow, draft: Task, terms: Terms, body: Mapping[str, Any]) -> Started:
+    async def _begin(
+        self, workflow: Workflow, draft: Task, terms: Terms, body: Mapping[str, Any], enforced: Enforcing
+    ) -> Started:
         house = self._house
         _, wrapped = house.vault.new_key(draft.id)
         asked = {**body, "on_behalf_of": draft.subject.name if draft.subject else None}
@@ -105,9 +109,8 @@ class Lifecycle:
             expires_at=task.deadline,
             max_calls={segment(name): step.max_calls for name, step in route.items() if step.max_calls is not None},
         )
-        opening = self._record(
-            "start", status="open", reason=f"{task.principal.name} for {asked['on_behalf_of'] or 'itself'}"
-        )
+        reason = f"{task.principal.name} for {asked['on_behalf_of'] or 'itself'}"
+        opening = self._record("start", status="open", reason=reason) | enforced.facts()
         begun = await house.tasks.begin(task, head, opening)
         view = await house.tasks.look(begun.id)
         if drawn is not None:
@@ -209,10 +212,11 @@ class Lifecycle:
         except Problem as refusal:
             raise hidden from refusal
         view = await self.settle_overdue(view)
-        decision = await self._ask("resume", view.task, str(view.head["status"]))
+        enforced = enforcement(workflow)
+        decision = await self._ask("resume", view.task, str(view.head["status"]), enforced)
         if decision.grant is not None:
             raise Problem("policy_unavailable", "the resume policy narrows the grant, which is not available yet")
-        record = self._record("resume", status="open", reason=reason or f"by {principal.name}")
+        record = self._record("resume", status="open", reason=reason or f"by {principal.name}") | enforced.facts()
         await house.tasks.change(task, "resume", record)
         return await self._token(await house.tasks.look(task), principal)
 
@@ -268,14 +272,16 @@ class Lifecycle:
     def _record(self, operation: str, *, status: str, reason: str, by: str = "") -> dict[str, Value]:
         return lifecycle_record(self._house, operation, status=status, reason=reason, by=by)
 
-    async def _ask(self, question: Literal["start", "resume"], task: Task, status: str) -> Decision:
-        """Ask policy, where a module answers this question; a denial is raised."""
+    async def _ask(
+        self, question: Literal["start", "resume"], task: Task, status: str, enforced: Enforcing
+    ) -> Decision:
+        """Ask policy, where a module answers this question; a denial is raised, or noted."""
         house = self._house
         shown = document.start_input(now=house.clock.now(), host=house.host, task=policy_task(task, status))
         decision = await house.policy.ask(question, shown)
         if decision.deny:
             reasons = list(decision.deny)
-            raise Problem("denied", f"policy forbids this: {', '.join(reasons)}", reasons=reasons)
+            enforced.refuse(Problem("denied", f"policy forbids this: {', '.join(reasons)}", reasons=reasons))
         return decision
 
 

@@ -18,6 +18,7 @@ from typing import Final
 
 from buspass.allocation import draw, unused
 from buspass.calls.call import policy_task
+from buspass.calls.enforcement import Enforcing, enforcement
 from buspass.calls.house import House
 from buspass.closing import LIVING, lifecycle_record, settle_overdue
 from buspass.config.settings import Workflow
@@ -111,7 +112,8 @@ async def _begin(house: House, key: Key, session: str, generation: int) -> View 
     workflow = house.workflow(key.workflow)
     if workflow.subject is not None:
         raise Problem("denied", f"workflow {workflow.name!r} acts for a subject; a key has none", reasons=["subject"])
-    task, terms = await _drafted(house, key, session, generation)
+    enforced = enforcement(workflow)
+    task, terms = await _drafted(house, key, session, generation, enforced)
     if (cost := terms.limits.get("cost")) is None:
         raise Problem("denied", f"workflow {workflow.name!r} no longer limits cost, so a key's money has no bound")
     drawn = await draw(house, key.pool, task.id, cost, task.deadline)
@@ -126,7 +128,7 @@ async def _begin(house: House, key: Key, session: str, generation: int) -> View 
         "pool": drawn.account,
     }
     reason = f"key {key.name}, generation {generation}"
-    opening = lifecycle_record(house, "start", status="open", reason=reason)
+    opening = lifecycle_record(house, "start", status="open", reason=reason) | enforced.facts()
     try:
         view = await house.tasks.look((await house.tasks.begin(task, head, opening)).id)
     except Problem as problem:
@@ -137,7 +139,7 @@ async def _begin(house: House, key: Key, session: str, generation: int) -> View 
     return view
 
 
-async def _drafted(house: House, key: Key, session: str, generation: int) -> tuple[Task, Terms]:
+async def _drafted(house: House, key: Key, session: str, generation: int, enforced: Enforcing) -> tuple[Task, Terms]:
     """Give the task under the key's and policy's terms: each only narrows."""
     workflow, now = house.workflow(key.workflow), house.clock.now()
     models = key.models or workflow.models
@@ -149,7 +151,7 @@ async def _drafted(house: House, key: Key, session: str, generation: int) -> tup
         decision = await house.policy.ask("start", shown)
         if decision.deny:
             reasons = list(decision.deny)
-            raise Problem("denied", f"policy forbids this: {', '.join(reasons)}", reasons=reasons)
+            enforced.refuse(Problem("denied", f"policy forbids this: {', '.join(reasons)}", reasons=reasons))
         terms = narrowed(terms, decision)
         task = _task(house, key, session, generation, workflow, terms, now)
     return task, terms

@@ -9,6 +9,7 @@ from typing import Any, Final
 from urllib.parse import urlsplit
 
 from buspass.calls.call import Ending, Incoming, in_time, mark, policy_input
+from buspass.calls.enforcement import Enforcing
 from buspass.calls.house import House
 from buspass.calls.screening import Screening, unsaid
 from buspass.config.settings import Step, Tool, Workflow
@@ -34,22 +35,18 @@ class Action:
 
     kind: Final = "action"
 
-    def __init__(self, house: House, incoming: Incoming, claims: TaskClaims) -> None:
+    def __init__(self, house: House, incoming: Incoming, claims: TaskClaims, enforcement: Enforcing) -> None:
         """Parse: the tool, the body, the tool's own schema. Raises Problem."""
+        self.enforcement = enforcement
         self._house = house
         self._incoming = incoming
         self._claims = claims
         self._workflow: Workflow = house.workflow(claims.workflow)
         self.name = incoming.name
-        refusal = catalog.granted(
-            self.name, self._workflow.route, house.settings.tools, house.settings.hosts, house.host.name
-        )
-        if refusal is not None:
-            raise refusal
-        self._tool: Tool = house.settings.tools[self.name]
-        self._step: Step = self._workflow.route[self.name]
+        self._tool: Tool = self._granted()
+        self._step: Step = self._workflow.route.get(self.name) or Step(tool=self.name)
         self.arguments, self._tool_call_id = call.arguments_of(parse_json(incoming.body))
-        self._screening = Screening(house, self._workflow.personal_data)
+        self._screening = Screening(house, self._workflow.personal_data, enforcement)
         if not self._screening.ruled:  # else placeholders stand in them, and `recall` puts values in their place
             self._fit()
         self._shown = self._sent = self.arguments
@@ -58,6 +55,17 @@ class Action:
         self.keyed = incoming.key is not None
         self.id = keyed(claims.task, incoming.key, self.kind) if incoming.key else keyless(house.clock, "a")
         self._txn_jti = ""
+
+    def _granted(self) -> Tool:
+        """Give the tool, if it is in the route and called at this host. Raises Problem tool_not_granted."""
+        tools, hosts, here = self._house.settings.tools, self._house.settings.hosts, self._house.host.name
+        refusal = catalog.granted(self.name, self._workflow.route, tools, hosts, here)
+        if refusal is not None and self.name in tools and self.name not in self._workflow.route:
+            self.enforcement.refuse(refusal)
+            refusal = catalog.elsewhere(self.name, tools, hosts, here)
+        if refusal is not None:
+            raise refusal
+        return tools[self.name]
 
     async def recall(self) -> None:
         """Find the licence: by the model's id, else by tool and arguments where a thought is required.
@@ -70,21 +78,22 @@ class Action:
         licence = await self._licence(asked)
         if licence is None:
             if self._workflow.require_thought:
-                raise Problem("thought_required", self._why_thoughtless())
+                self.enforcement.refuse(Problem("thought_required", self._why_thoughtless()))
             return
         if licence.tool != self.name or not asked or licence.fingerprint != asked:
-            raise Problem(
-                "idempotency_mismatch",
+            detail = (
                 f"the model asked for {licence.tool} with other arguments under this tool_call_id; "
-                "send what it asked for, or let it ask anew",
+                "send what it asked for, or let it ask anew"
             )
+            self.enforcement.refuse(Problem("idempotency_mismatch", detail))
+            return
         self.cause, self.id, self.keyed = licence.inference, licence.call, True
 
     async def _restore(self, task: Task) -> None:
         """Take the arguments as the tool will get them: every later station judges what is really sent."""
         screening = self._screening
         await screening.load(task)
-        self._shown = screening.arguments(self.name, self.arguments)
+        self._shown = screening.arguments(self._tool, self.arguments)
         self.arguments = self._sent = screening.restored(self._tool, self._shown)
         if screening.ruled:
             self._fit()
@@ -114,12 +123,14 @@ class Action:
         now = self._house.clock.now()
         check_standing(view.head, self._claims.fence, now)
         if self.name not in view.task.grant.tools:
-            raise Problem("tool_not_granted", f"tool {self.name!r} is not in this task's grant")
-        if (refusal := call.bound(self._step.where, self.arguments, view.task.subject)) is not None:
-            raise refusal
-        judged = check_route(view.head, self._step, self.arguments, view.task.subject, now)
+            detail = f"tool {self.name!r} is not in this task's grant"
+            self.enforcement.refuse(Problem("tool_not_granted", detail, wanted=self.name))
+        for refusal in call.bound(self._step.where, self.arguments, view.task.subject):
+            self.enforcement.refuse(refusal)
+        refuse = self.enforcement.refuse
+        judged = check_route(view.head, self._step, self.arguments, view.task.subject, now, refuse)
         judged = judged or self._house.policy.volatile("call")
-        return int(str(view.head["version"])) if judged else None
+        return int(str(view.head["version"])) if judged and self.enforcement.on else None
 
     def plan(self, view: View) -> None:  # noqa: ARG002 - the stations' common signature
         """Nothing to choose: one connector, one call. Its path must be sendable before anything is held."""
@@ -147,7 +158,7 @@ class Action:
     def narrow(self, view: View, decision: Decision) -> None:  # noqa: ARG002 - the stations' common signature
         """Hide what policy wants hidden; its `log` is the gateway's, the rest makes no sense for a tool."""
         if self._screening.oblige(decision.obligations):
-            self._shown = self._screening.arguments(self.name, self._shown)
+            self._shown = self._screening.arguments(self._tool, self._shown)
             self._sent = self._screening.restored(self._tool, self._shown)
 
     def claim(self, view: View, version: int | None, deadline: int) -> Claim:
@@ -166,6 +177,7 @@ class Action:
             capped=self._step.max_calls is not None,
             version=version,
             keyed=self.keyed,
+            observed=not self.enforcement.on,
         )
 
     async def dispatch(self, view: View, held: Held) -> Ending:

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal, Protocol
 
+from buspass.calls.enforcement import Enforcing
 from buspass.calls.house import House
 from buspass.calls.screening import redacted
 from buspass.errors import Problem
@@ -83,6 +84,7 @@ class Call(Protocol):
     id: str
     cause: str
     keyed: bool
+    enforcement: Enforcing
     asked: str
     """Digest of the request: a key used with another request is a mismatch. Only its `mark` is stored."""
 

@@ -10,11 +10,12 @@ from typing import Any, Final
 
 from buspass.calls.call import Ending, Incoming, in_time, policy_input
 from buspass.calls.endings import Endings
+from buspass.calls.enforcement import Enforcing
 from buspass.calls.flow import Begun, Flow, begun
 from buspass.calls.house import House
 from buspass.calls.screening import Screening
 from buspass.config.settings import Model, Target
-from buspass.errors import Problem
+from buspass.errors import Problem, Refuse, enforce
 from buspass.guard import check_standing
 from buspass.identity.tokens import TaskClaims
 from buspass.ledger import Claim, Held
@@ -46,7 +47,7 @@ class Inference:
 
     kind: Final = "inference"
 
-    def __init__(self, house: House, incoming: Incoming, claims: TaskClaims) -> None:
+    def __init__(self, house: House, incoming: Incoming, claims: TaskClaims, enforcement: Enforcing) -> None:
         """Parse: UTF-8, JSON, allow-listed fields. Raises Problem."""
         body = parse_json(incoming.body, limit=house.limits.request_bytes)
         self.ask = self._said = asked_of(incoming, body)
@@ -55,10 +56,11 @@ class Inference:
         self.keyed = incoming.key is not None
         self.asked = hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
         self.id = keyed(claims.task, incoming.key, self.kind) if incoming.key else keyless(house.clock, "i")
+        self.enforcement = enforcement
         self._house = house
         self._incoming = incoming
         self._claims = claims
-        self._screening = Screening(house, house.workflow(claims.workflow).personal_data)
+        self._screening = Screening(house, house.workflow(claims.workflow).personal_data, enforcement)
         self._targets: tuple[Target, ...] = ()
         self._permitted: frozenset[str] | None = None
         self._max_tokens: int | None = None
@@ -74,34 +76,40 @@ class Inference:
         check_standing(view.head, self._claims.fence, self._house.clock.now())
         granted = view.task.grant
         if self.ask.model not in granted.models:
-            raise Problem(
-                "model_not_granted",
-                f"model {self.ask.model!r} is not granted to this task; it has {_some(granted.models)}",
-                errors=[{"path": "model", "message": "not granted", "allowed": list(granted.models)}],
-            )
+            detail = f"model {self.ask.model!r} is not granted to this task; it has {_some(granted.models)}"
+            row = {"path": "model", "message": "not granted", "allowed": list(granted.models)}
+            self.enforcement.refuse(Problem("model_not_granted", detail, errors=[row], wanted=self.ask.model))
         outside = [name for name in self.ask.tools if name not in granted.tools]
-        if outside and self._house.workflow(view.task.workflow).route:
-            raise Problem(
-                "tool_not_granted",
-                f"tool {outside[0]!r} is not granted to this task; take its functions from GET /v1/tools",
-                errors=[{"path": "tools", "message": f"{outside[0]} is not granted", "allowed": list(granted.tools)}],
-            )
-        return int(str(view.head["version"])) if self._house.policy.volatile("call") else None
+        for name in outside if outside and self._house.workflow(view.task.workflow).route else ():
+            detail = f"tool {name!r} is not granted to this task; take its functions from GET /v1/tools"
+            row = {"path": "tools", "message": f"{name} is not granted", "allowed": list(granted.tools)}
+            self.enforcement.refuse(Problem("tool_not_granted", detail, errors=[row], wanted=name))
+        judged = self._house.policy.volatile("call") and self.enforcement.on
+        return int(str(view.head["version"])) if judged else None
 
     def plan(self, view: View) -> None:
         """Choose the candidates that can say this ask, and bound the dearest of them."""
-        able: list[tuple[Target, bounds.Bound]] = []
-        refusal: Problem | None = None
-        for target in self._candidates():
-            try:
-                able.append((target, self._bounded(target)))
-            except Problem as problem:
-                refusal = refusal or problem
+        able, refusal = self._able(enforce)
+        if not able and refusal is not None:
+            self.enforcement.refuse(refusal)
+            able, refusal = self._able(self.enforcement.refuse)
         if not able and refusal is not None:
             raise refusal
         self._targets = tuple(target for target, _ in able)
         self._bound = max((bound for _, bound in able), key=lambda bound: bound.tokens)
-        self._cost = bounds.ceiling(self._targets, self._bound, limited="cost" in _limits(view))
+        limited = "cost" in _limits(view)
+        self._cost = bounds.ceiling(self._targets, self._bound, limited=limited, refuse=self.enforcement.refuse)
+
+    def _able(self, refuse: Refuse) -> tuple[list[tuple[Target, bounds.Bound]], Problem | None]:
+        """Give the candidates that can say this ask, each with its bound, and why the first that can't can not."""
+        able: list[tuple[Target, bounds.Bound]] = []
+        refusal: Problem | None = None
+        for target in self._candidates():
+            try:
+                able.append((target, self._bounded(target, refuse)))
+            except Problem as problem:
+                refusal = refusal or problem
+        return able, refusal
 
     def _candidates(self) -> tuple[Target, ...]:
         """One draw a call: what is planned again, on a newer head or by policy's obligation, keeps its order."""
@@ -110,9 +118,10 @@ class Inference:
             self._draw = int.from_bytes(self._house.clock.random(DRAW))
         return targets.candidates(model, self._permitted, draw=self._draw or 0)
 
-    def _bounded(self, target: Target) -> bounds.Bound:
+    def _bounded(self, target: Target, refuse: Refuse) -> bounds.Bound:
         api = self._house.settings.providers[target.provider].api
-        return bounds.bound(self.ask, target, self._model().max_output, api=api, at_most=self._max_tokens)
+        most = self._model().max_output
+        return bounds.bound(self.ask, target, most, api=api, at_most=self._max_tokens, refuse=refuse)
 
     async def inspect(self, view: View) -> tuple[Finding, ...]:
         """Look into every text that reaches the model; what may not reach it as it is, is replaced."""
@@ -154,11 +163,21 @@ class Inference:
         if self._screening.oblige(decision.obligations):
             self._screen(view)
         permitted, most = decision.obligations.get("targets"), decision.obligations.get("max_tokens")
-        if permitted is None and most is None:
-            return
-        self._permitted = frozenset(permitted) if permitted is not None else None
-        self._max_tokens = most
-        self.plan(view)
+        if most is not None and most < self._bound.max_output:
+            detail = f"policy ends answers at {most} tokens; this one might have {self._bound.max_output}"
+            self._max_tokens = most if self.enforcement.changes("would_hold", "max_tokens", "policy", detail) else None
+        if permitted is not None:
+            self._permitted = self._leaving(permitted)
+        if (self._permitted, self._max_tokens) != (None, None):
+            self.plan(view)
+
+    def _leaving(self, permitted: Sequence[str]) -> frozenset[str] | None:
+        """Give the names of targets that policy permits; None where observing passes that it permits none."""
+        if not any(targets.name(target) in permitted for target in self._model().targets):
+            detail = f"policy permits none of the targets of '{self.ask.model}'"
+            self.enforcement.refuse(Problem("denied", detail, reasons=["targets"]))
+            return None
+        return frozenset(permitted)
 
     def claim(self, view: View, version: int | None, deadline: int) -> Claim:
         """Hold what the dearest permitted target may cost at most."""
@@ -174,6 +193,7 @@ class Inference:
             host=self._house.host.name,
             version=version,
             keyed=self.keyed,
+            observed=not self.enforcement.on,
         )
 
     async def dispatch(self, view: View, held: Held) -> Ending:

@@ -9,10 +9,11 @@ from __future__ import annotations
 import hashlib
 import hmac
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any, Final, Literal
 
+from buspass.calls.enforcement import ENFORCED, Enforcing
 from buspass.calls.house import House
 from buspass.config.settings import PersonalData, Tool
 from buspass.errors import Problem
@@ -39,8 +40,9 @@ REDACTED: Final = Plan(actions=dict.fromkeys(CLASSES, "mask"))
 class Screening:
     """One call's. `load` before anything else; `keep` before a placeholder made here leaves the host."""
 
-    def __init__(self, house: House, rules: PersonalData | None) -> None:
+    def __init__(self, house: House, rules: PersonalData | None, enforcement: Enforcing = ENFORCED) -> None:
         self._house = house
+        self._enforcement = enforcement
         self._rules = rules
         self._regions = rules.phone_regions if rules else ()
         self._task: Task | None = None
@@ -95,8 +97,10 @@ class Screening:
         Its size is an upper bound of what was said and of what is sent. Left alone are pictures, the ids of tool
         calls, and what a provider signed or sealed.
         """
-        plan = replace(self._plan(self._towards_model()), opaque=frozenset(_opaque(ask)))
+        actions = self._strict(self._towards_model())
+        plan = replace(self._plan(actions), opaque=frozenset(_opaque(ask)))
         payload, self.findings = _rewrite(ask.payload, plan)
+        self._observe(self.findings, actions, "to a model")
         if payload == ask.payload:
             return ask
         grown = GROWTH * sum(finding.count for finding in self.findings)
@@ -112,6 +116,7 @@ class Screening:
             offers.append(Offer(id=offer.id, name=offer.name, arguments_text=seen))
             rows += more
         self.findings += tuple(rows)
+        self._observe(rows, self._strict(self._from_model()), "to the agent")
         document = answer.document if streamed else self._document(answer.document, plan)
         return replace(answer, text=text, offers=tuple(offers), document=document)
 
@@ -120,9 +125,7 @@ class Screening:
         rules = self._rules
         if rules is None:
             return Plan(actions=ANSWERED)
-        found: Action = "placeholder" if rules.to_agent == "placeholder" else "allow"
-        actions: dict[str, Action] = {name: "mask" if name in rules.block else found for name in PERSONAL}
-        return self._plan(actions | ANSWERED, restore=rules.to_agent == "restore")
+        return self._plan(self._strict(self._from_model()), restore=rules.to_agent == "restore")
 
     def arguments_text(self, text: str, at: str, *, streamed: bool = False) -> tuple[str, tuple[Finding, ...]]:
         """A tool call's arguments, JSON as a model wrote it, as the agent may see them.
@@ -164,25 +167,46 @@ class Screening:
 
     # ── towards a tool ──────────────────────────────────────────────────────────────────────────────────────────
 
-    def arguments(self, tool: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
+    def arguments(self, tool: Tool, arguments: Mapping[str, Any]) -> dict[str, Any]:
         """Arguments without a value that a tool may not get. Raises Problem content_blocked.
 
         Values the tool may get are hidden too: `restored` puts them back, where its schema marks the property.
         """
-        changed, self.findings = _rewrite(dict(arguments), self._plan(self._towards_tool(tool)), "arguments")
+        actions = self._strict(self._towards_tool(tool.name))
+        changed, self.findings = _rewrite(dict(arguments), self._plan(actions), "arguments")
+        self._observe(self._kept_from(tool, arguments, actions), actions, f"to {tool.name}")
         return dict(changed)
+
+    def _kept_from(self, tool: Tool, arguments: Mapping[str, Any], actions: Mapping[str, Action]) -> list[Finding]:
+        """Give the findings that observing lets pass to a tool which would not have got them."""
+        if self._enforcement.on or self._task is None:
+            return []
+        scratch = Placeholders(self._secret(self._task), self._kept)
+        permitted = self._permitted(tool)
+        kept: set[str] = set()
+        for name in {finding.class_ for finding in self.findings} - {"secret"}:
+            hiding: dict[str, Action] = {name: "placeholder", "secret": "allow"}
+            hidden = rewrite(dict(arguments), Plan(actions=hiding, placeholders=scratch, regions=self._regions))[0]
+            if actions.get(name) == "block" or restore_arguments(tool.input, hidden, scratch, permitted) != arguments:
+                kept.add(name)
+        return [finding for finding in self.findings if finding.class_ in kept]
 
     def restored(self, tool: Tool, arguments: Mapping[str, Any]) -> dict[str, Any]:
         """The arguments as the tool gets them: values only of classes that workflow and schema both name."""
         if self._rules is None or self._placeholders is None:
             return dict(arguments)
-        permitted = self._rules.to_tools.get(tool.name, frozenset()) - self._rules.block - set(self._added)
-        return dict(restore_arguments(tool.input, dict(arguments), self._placeholders, permitted))
+        return dict(restore_arguments(tool.input, dict(arguments), self._placeholders, self._permitted(tool)))
+
+    def _permitted(self, tool: Tool) -> frozenset[str]:
+        rules = self._rules
+        return rules.to_tools.get(tool.name, frozenset()) - rules.block - set(self._added) if rules else frozenset()
 
     def result(self, result: Any) -> Any:
         """A tool's answer as the agent, and its model, may see it."""
-        changed, found = _rewrite(result, self._plan(self._from_tool()), "result")
+        actions = self._strict(self._from_tool())
+        changed, found = _rewrite(result, self._plan(actions), "result")
         self.findings += found
+        self._observe(found, actions, "from a tool")
         return changed
 
     # ── the record ──────────────────────────────────────────────────────────────────────────────────────────────
@@ -201,13 +225,30 @@ class Screening:
 
     # ── plans ───────────────────────────────────────────────────────────────────────────────────────────────────
 
-    def _plan(self, actions: Mapping[str, Action], *, restore: bool = False) -> Plan:
+    def _strict(self, actions: Mapping[str, Action]) -> dict[str, Action]:
+        """The workflow's actions under policy's, which only make them stricter."""
         strict = {name: _stricter(action, actions.get(name, "allow")) for name, action in self._added.items()}
         if "secret" in strict:  # policy never makes of a blocked secret a masked one
             strict["secret"] = actions.get("secret", "block")
-        return Plan(
-            actions={**actions, **strict}, placeholders=self._placeholders, restore=restore, regions=self._regions
-        )
+        return {**actions, **strict}
+
+    def _plan(self, actions: Mapping[str, Action], *, restore: bool = False) -> Plan:
+        """What is done: observing, personal data passes as it is, and secrets never do."""
+        if not self._enforcement.on:
+            actions = {name: action if name == "secret" else "allow" for name, action in actions.items()}
+        return Plan(actions=actions, placeholders=self._placeholders, restore=restore, regions=self._regions)
+
+    def _observe(self, found: Iterable[Finding], actions: Mapping[str, Action], towards: str) -> None:
+        """Note what would have been blocked or replaced."""
+        if self._enforcement.on:
+            return
+        for finding in found:
+            action = actions.get(finding.class_, "allow")
+            if finding.class_ == "secret" or action == "allow":
+                continue
+            code = "content_blocked" if action == "block" else action
+            detail = f"{finding.count} at {finding.position}"
+            self._enforcement.changes("would_block", code, f"{finding.class_} {towards}", detail)
 
     def _towards_model(self) -> dict[str, Action]:
         rules = self._rules
@@ -226,6 +267,13 @@ class Screening:
         return {
             name: "block" if name in rules.block else "placeholder" if name in told else barred for name in PERSONAL
         }
+
+    def _from_model(self) -> dict[str, Action]:
+        rules = self._rules
+        if rules is None:
+            return dict(ANSWERED)
+        found: Action = "placeholder" if rules.to_agent == "placeholder" else "allow"
+        return {name: "mask" if name in rules.block else found for name in PERSONAL} | ANSWERED
 
     def _from_tool(self) -> dict[str, Action]:
         rules = self._rules

@@ -199,6 +199,7 @@ def _workflow(name: str, shape: Workflow, default: tuple[settings.AgentRule, ...
         replay_ttl=shape.replay.ttl,
         pool=shape.pool,
         personal_data=None if shape.personal_data is None else _personal_data(shape.personal_data),
+        observe=shape.enforce == "observe",
     )
 
 

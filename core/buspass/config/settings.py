@@ -192,7 +192,10 @@ class PersonalData:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Workflow:
-    """A kind of task. `limits` holds the limited accounts only; `wall`, `wait`, `token_ttl`, `replay_ttl`: seconds."""
+    """A kind of task. `limits` holds the limited accounts only; `wall`, `wait`, `token_ttl`, `replay_ttl`: seconds.
+
+    `observe`: what would be refused is journalled, and passes.
+    """
 
     name: str
     agents: tuple[AgentRule, ...]
@@ -210,6 +213,7 @@ class Workflow:
     replay_ttl: float
     pool: str | None = None
     personal_data: PersonalData | None = None
+    observe: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

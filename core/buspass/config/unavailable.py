@@ -51,7 +51,6 @@ TABLE: Final = (
     Row("tools.*.approval", "approvals"),
     Row("tools.*.polling", "polling"),
     Row("workflows.*.budget.soft", "soft limits of a budget"),
-    Row("workflows.*.enforce", "observing without enforcing", ("on",)),
     Row("workflows.*.loops", "loop detection"),
     Row("workflows.*.hosted_tools", "tools that a provider runs itself"),
     Row("workflows.*.data_residency", "data residency"),

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from buspass.config.settings import After, Step
-from buspass.errors import Problem
+from buspass.errors import Problem, Refuse, enforce
 from buspass.model import Subject
 from buspass.ports.state import Item
 
@@ -22,19 +22,26 @@ RETRY: Final = 0.5
 """Seconds after which a prerequisite that is still running may have ended."""
 
 
-def check_route(head: Item, step: Step, arguments: Mapping[str, Any], subject: Subject | None, now: int) -> bool:
-    """Raise call_limit, prerequisite_missing or prerequisite_in_flight; else say whether history was read.
+def check_route(
+    head: Item,
+    step: Step,
+    arguments: Mapping[str, Any],
+    subject: Subject | None,
+    now: int,
+    refuse: Refuse = enforce,
+) -> bool:
+    """Refuse with call_limit, prerequisite_missing or prerequisite_in_flight; else say whether history was read.
 
     `now` in ms. Tool names are the head's segments as they stand in the route.
     """
     if step.max_calls is not None and _number(head, "left", step.tool) < 1:
-        raise Problem(
-            "call_limit",
-            f"{step.tool} may be called {step.max_calls} time(s) in this task and has been",
-            limit=step.max_calls,
-        )
+        detail = f"{step.tool} may be called {step.max_calls} time(s) in this task and has been"
+        refuse(Problem("call_limit", detail, limit=step.max_calls))
     for after in step.after:
-        _check_after(head, step.tool, after, arguments, subject, now)
+        try:
+            _check_after(head, step.tool, after, arguments, subject, now)
+        except Problem as problem:
+            refuse(problem)
     return any(after.where or after.within is not None for after in step.after)
 
 
@@ -51,7 +58,7 @@ def _check_after(
             prerequisite=after.tool,
         )
     if not _number(head, "done", after.tool):
-        raise _missing(f"call {after.tool} before {tool}", after.tool)
+        raise _missing(f"call {after.tool} before {tool}", after.tool, "done")
     if judged:
         _judge(head, tool, after, arguments, subject, now)
 
@@ -65,13 +72,15 @@ def _judge(
             break
     else:
         what = ", ".join(f"{name} = {value!r}" for name, value in chosen.items())
-        raise _missing(f"call {after.tool} for {what or 'this'} before {tool}", after.tool)
+        raise _missing(f"call {after.tool} for {what or 'this'} before {tool}", after.tool, "where")
     for name, wanted in after.where.items():
         if not _binds(wanted) and not _same(kept["facts"].get(name), wanted):
             said = json.dumps(kept["facts"].get(name))
-            raise _missing(f"{tool} needs {name} = {json.dumps(wanted)}: {after.tool} said {name}={said}", after.tool)
+            detail = f"{tool} needs {name} = {json.dumps(wanted)}: {after.tool} said {name}={said}"
+            raise _missing(detail, after.tool, "where")
     if after.within is not None and now - kept["at"] > after.within * 1000:
-        raise _missing(f"{after.tool} answered longer than {after.within:g} s ago; call it again", after.tool)
+        detail = f"{after.tool} answered longer than {after.within:g} s ago; call it again"
+        raise _missing(detail, after.tool, "within")
 
 
 def newest_first(head: Item, tool: str) -> list[dict[str, Any]]:
@@ -116,5 +125,6 @@ def _number(head: Item, table: str, name: str) -> int:
     return int(str(found.get(name, 0))) if isinstance(found, Mapping) else 0
 
 
-def _missing(detail: str, prerequisite: str) -> Problem:
-    return Problem("prerequisite_missing", detail, prerequisite=prerequisite)
+def _missing(detail: str, prerequisite: str, part: str) -> Problem:
+    """`part`: which of the rule is not met: that it is `done`, what its facts must say (`where`), or `within`."""
+    return Problem("prerequisite_missing", detail, prerequisite=prerequisite, unmet=part)

@@ -28,6 +28,7 @@ SHOWN: Final = (
     "fence",
     "revision",
     "findings",
+    "observed",
     "price",
     "digests",
 )

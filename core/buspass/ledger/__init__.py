@@ -5,9 +5,10 @@ tools and models come to it as amounts and names.
 """
 
 from buspass.ledger.accounts import Balance, balance, new_head
-from buspass.ledger.holds import Claim, Held, Outcome, Shortage
+from buspass.ledger.holds import Claim, Held, Outcome
 from buspass.ledger.ledger import Finished, Ledger, Stale
 from buspass.ledger.refusals import RUN_LIMIT
+from buspass.ledger.shortages import Shortage, overdrafts
 
 __all__ = [
     "RUN_LIMIT",
@@ -21,4 +22,5 @@ __all__ = [
     "Stale",
     "balance",
     "new_head",
+    "overdrafts",
 ]

@@ -9,13 +9,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final, Literal
 
-from buspass.ledger.accounts import amounts, held, table, text, whole
-from buspass.model import UNLIMITED, Amounts
+from buspass.ledger.accounts import amounts, table, text, whole
+from buspass.model import SLOTS, UNLIMITED, Amounts
 from buspass.ports.state import Absent, AtLeast, Condition, Equals, Item, Path, Put, Update, Value
 
 HEAD: Final = "head"
 KEPT: Final = 16
 """Results of one tool whose kept facts are remembered; the seventeenth takes the first one's place."""
+OBSERVED: Final = 512
+"""Calls in flight of a task that is only observed: what they would have been refused for is noted, but a head must fit
+an item of every store.
+"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,7 +28,8 @@ class Claim:
 
     It must be over by `deadline` (ms), and `lasts` (ms) after its hold: time spent waiting for money is not its own.
     `capped`: the tool has `max_calls`, one of which is taken. `version`: a rule read the history, so the head
-    must still be the one it read. `keyed`: somebody else may run the same K.
+    must still be the one it read. `keyed`: somebody else may run the same K. `observed`: no account refuses it, so each
+    may go below zero; status, fence and time still do.
     """
 
     task: str
@@ -40,6 +45,7 @@ class Claim:
     capped: bool = False
     version: int | None = None
     keyed: bool = False
+    observed: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,20 +77,6 @@ class Outcome:
     kept: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Shortage:
-    """An account that is too small for a claim. `held`: calls in flight could cover it when they end.
-
-    `lacks`: every account that is.
-    """
-
-    account: str
-    needed: int
-    available: int
-    held: bool
-    lacks: frozenset[str]
-
-
 def ends(claim: Claim, now: int) -> int:
     """Give the deadline (ms) of a call whose hold stands from `now` on."""
     return min(claim.deadline, now + claim.lasts)
@@ -97,16 +89,18 @@ def taking(claim: Claim, attempt: str, now: int) -> Update:
         Equals(("fence",), claim.fence),
         AtLeast(("expires_at",), now + 1),
         Absent(("open", claim.call)),
-        AtLeast(("slots",), 1),
+        AtLeast(("slots",), 1 + SLOTS - OBSERVED if claim.observed else 1),
     ]
     taken = {name: amount for name, amount in claim.amounts.items() if amount}
-    require += [AtLeast(("available", name), amount) for name, amount in taken.items()]
+    if not claim.observed:
+        require += [AtLeast(("available", name), amount) for name, amount in taken.items()]
     add: dict[Path, int] = {("available", name): -amount for name, amount in taken.items()}
     add |= {("slots",): -1, ("version",): 1, ("count", claim.name): 1, ("turns", claim.name): 1}
     if claim.kind == "action":
         add[("running", claim.name)] = 1
     if claim.capped:
-        require.append(AtLeast(("left", claim.name), 1))
+        if not claim.observed:
+            require.append(AtLeast(("left", claim.name), 1))
         add[("left", claim.name)] = -1
     if claim.version is not None:
         require.append(Equals(("version",), claim.version))
@@ -122,6 +116,8 @@ def taking(claim: Claim, attempt: str, now: int) -> Update:
         "at": now,
         "capped": claim.capped,
     }
+    if claim.observed:
+        entry["observed"] = True
     return Update(HEAD, tuple(require), add, {("open", claim.call): entry})
 
 
@@ -140,6 +136,7 @@ class Entry:
     deadline: int
     state: str
     capped: bool
+    observed: bool
 
 
 def entries(head: Item) -> list[Entry]:
@@ -161,6 +158,7 @@ def entry_of(call: str, item: Mapping[str, Value]) -> Entry:
         deadline=whole(item["deadline"]),
         state=text(item["state"]),
         capped=bool(item["capped"]),
+        observed="observed" in item,
     )
 
 
@@ -222,22 +220,6 @@ def credit_key(call: str) -> str:
 def putting(key: str, record: Item) -> Put:
     """Write a record, once and for ever."""
     return Put(key, record)
-
-
-def shortage(head: Item, claim: Claim) -> Shortage | None:
-    """Say which account refuses the claim, if one does. Without it the refusal has another reason."""
-    available, in_flight = amounts(head, "available"), held(head)
-    lacks = frozenset(name for name, amount in claim.amounts.items() if amount > available[name])
-    if whole(head["slots"]) < 1:
-        return Shortage("slots", 1, 0, held=True, lacks=lacks | {"slots"})
-    short: Shortage | None = None
-    for name, amount in claim.amounts.items():
-        if name in lacks:
-            covered = amount <= available[name] + in_flight[name]
-            if not covered:
-                return Shortage(name, amount, available[name], held=False, lacks=lacks)
-            short = short or Shortage(name, amount, available[name], held=True, lacks=lacks)
-    return short
 
 
 def needs(claim: Claim) -> frozenset[str]:

@@ -21,7 +21,6 @@ from buspass.ledger.holds import (
     Entry,
     Held,
     Outcome,
-    Shortage,
     closing,
     credit_key,
     crediting,
@@ -31,10 +30,9 @@ from buspass.ledger.holds import (
     needs,
     record_key,
     releasing,
-    shortage,
     taking,
 )
-from buspass.ledger.shortages import exhausted, still_held
+from buspass.ledger.shortages import Shortage, exhausted, shortage, still_held
 from buspass.ledger.waiting import Lines
 from buspass.model import Amounts
 from buspass.ports.clock import Clock
@@ -92,7 +90,7 @@ class Ledger:
         Raises Problem: budget_exhausted (the money is gone), budget_held and too_many_in_flight (still held
         when the wait was over), state_unavailable (nothing may be sent).
         """
-        lacks = self._lines.ahead(claim.task, needs(claim))
+        lacks = frozenset() if claim.observed else self._lines.ahead(claim.task, needs(claim))
         short: Shortage | None = None
         if not lacks:
             result = await self._attempt(claim)
@@ -139,7 +137,7 @@ class Ledger:
         over = (
             head["status"] != "open" or head["fence"] != claim.fence or whole(head["expires_at"]) <= self._clock.now()
         )
-        capped = claim.capped and whole(table(head, "left").get(claim.name, 0)) < 1
+        capped = claim.capped and not claim.observed and whole(table(head, "left").get(claim.name, 0)) < 1
         return over or capped or claim.call in table(head, "open")
 
     async def _take(self, claim: Claim, *, again: bool = True) -> Held | Item:
@@ -281,6 +279,8 @@ class Ledger:
         }
         if entry.kind == "action":
             swept["last"] = outcome.last
+        if entry.observed:
+            swept["observed"] = []
         operations: list[Operation] = [Put(key, self._stamp(task, key, swept)), closing(entry, outcome, now)]
         return isinstance(await self._commit(task, operations), Applied)
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any, Final, Literal
 
 from buspass.config.settings import Price, Target, Tier
-from buspass.errors import Problem
+from buspass.errors import Problem, Refuse, enforce
 from buspass.model import Ask, Usage
 from buspass.providers import images, to_anthropic, to_openai
 from buspass.providers.decoding import CHAT, MESSAGES
@@ -65,18 +65,24 @@ class Bound:
 
 
 def bound(
-    ask: Ask, target: Target, max_output_default: int, *, api: str = "openai", at_most: int | None = None
+    ask: Ask,
+    target: Target,
+    max_output_default: int,
+    *,
+    api: str = "openai",
+    at_most: int | None = None,
+    refuse: Refuse = enforce,
 ) -> Bound:
     """Bounds one attempt at `target`. `at_most` is policy's `max_tokens`: it narrows what client and alias allow.
 
     Raises `unbounded` for content that no formula covers, `unsupported` and `invalid_request` for an ask that this
-    wire format can't say: another target may.
+    wire format can't say: another target may. Where `refuse` lets content without a formula pass, it counts as nothing.
     """
     overhead = OVERHEADS.get(api)
     if overhead is None:
         raise Problem("unbounded", f"no bound is known for targets that speak '{api}', such as {target.model}")
     check(ask, api)
-    shown = _shown(ask, target, api)
+    shown = _shown(ask, target, api, refuse)
     most = max_output_default if ask.max_output is None else ask.max_output
     most = most if at_most is None else min(most, at_most)
     if most < 1:
@@ -138,10 +144,11 @@ def _dearest(row: Price | Tier, most: Bound) -> int:
     return most.input_tokens * max(row.input, row.cached_input, written) + most.output_tokens * row.output
 
 
-def ceiling(targets: Iterable[Target], most: Bound, *, limited: bool) -> int:
+def ceiling(targets: Iterable[Target], most: Bound, *, limited: bool, refuse: Refuse = enforce) -> int:
     """Micro-dollars that one attempt costs at most at the dearest of `targets`.
 
-    `limited`: the task's cost is limited, so a target without a price raises `unpriced`.
+    `limited`: the task's cost is limited, so a target without a price is refused as `unpriced`; where `refuse` lets it
+    pass, it counts as nothing.
     """
     dearest = 0
     for target in targets:
@@ -149,7 +156,7 @@ def ceiling(targets: Iterable[Target], most: Bound, *, limited: bool) -> int:
         if price is None:
             if limited:
                 name = f"{target.provider}/{target.model}"
-                raise Problem("unpriced", f"'{name}' has no price: add it to prices: in buspass.yaml", target=name)
+                refuse(Problem("unpriced", f"'{name}' has no price: add it to prices: in buspass.yaml", target=name))
             continue
         # whether a tier is reached is known only afterwards, and a longer input need not be the dearer one
         rows: list[Price | Tier] = [price, *(tier for tier in price.tiers if most.input_tokens >= tier.start)]
@@ -157,8 +164,8 @@ def ceiling(targets: Iterable[Target], most: Bound, *, limited: bool) -> int:
     return dearest
 
 
-def _shown(ask: Ask, target: Target, api: str) -> int:
-    """Tokens of the pictures. Raises `unbounded` for one that no formula covers, and for parts that are no text."""
+def _shown(ask: Ask, target: Target, api: str, refuse: Refuse) -> int:
+    """Tokens of the pictures. Refuses as `unbounded` one that no formula covers, and parts that are no text."""
     pictures = {image.path: image for image in ask.images}
     total = 0
     for path, kind in _parts(ask.payload.get("messages", ()), "messages"):
@@ -166,12 +173,10 @@ def _shown(ask: Ask, target: Target, api: str) -> int:
             continue
         found = images.tokens(api, target.model, pictures[path]) if path in pictures else None
         if found is None:
-            raise Problem(
-                "unbounded",
-                f"'{path}' is not text, and no formula bounds its tokens at {target.provider}/{target.model}",
-                errors=[{"path": path, "message": "has no bound", "allowed": sorted(TEXTUAL)}],
-            )
-        total += found
+            detail = f"'{path}' is not text, and no formula bounds its tokens at {target.provider}/{target.model}"
+            row = {"path": path, "message": "has no bound", "allowed": sorted(TEXTUAL)}
+            refuse(Problem("unbounded", detail, errors=[row]))
+        total += found or 0
     return total
 
 

@@ -6,7 +6,7 @@ Pure. Refuses to know how a tool is reached, what a task has done before, and wh
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
 import rfc8785
@@ -68,8 +68,8 @@ def fitting(tool: Tool, arguments: Mapping[str, Any]) -> Problem | None:
     return Problem("invalid_arguments", detail, errors=rows)
 
 
-def bound(where: Mapping[str, Any], arguments: Mapping[str, Any], subject: Subject | None) -> Problem | None:
-    """`denied` if an argument differs from what the step binds it to; compared, never filled in.
+def bound(where: Mapping[str, Any], arguments: Mapping[str, Any], subject: Subject | None) -> Iterator[Problem]:
+    """`denied` for each argument that differs from what the step binds it to; compared, never filled in.
 
     `$subject.id` is the proven subject's id; anything else is a literal. An argument left out differs. Whatever else
     begins with `$` has no meaning here and is never met.
@@ -85,8 +85,7 @@ def bound(where: Mapping[str, Any], arguments: Mapping[str, Any], subject: Subje
         if not met:
             row = {"path": f"/{name}", "message": f"must equal {rule}"}
             detail = f"argument {name!r} must equal {rule}"
-            return Problem("denied", detail, errors=[row], reasons=[f"argument_bound: {name}"])
-    return None
+            yield Problem("denied", detail, errors=[row], reasons=[f"argument_bound: {name}"])
 
 
 def _same(left: Any, right: Any) -> bool:

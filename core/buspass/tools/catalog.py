@@ -52,9 +52,13 @@ def granted(
         allowed = sorted(route)
         listed = ", ".join(allowed) or "none"
         row = {"path": "/tool", "message": "is not in the route", "allowed": allowed}
-        return Problem(
-            "tool_not_granted", f"tool {name[:NAMED]!r} is not granted; this task has: {listed}", errors=[row]
-        )
+        detail = f"tool {name[:NAMED]!r} is not granted; this task has: {listed}"
+        return Problem("tool_not_granted", detail, errors=[row], wanted=name[:NAMED])
+    return elsewhere(name, tools, hosts, this_host)
+
+
+def elsewhere(name: str, tools: Mapping[str, Tool], hosts: Mapping[str, Host], this_host: str) -> Problem | None:
+    """`tool_not_granted`, naming the host where this tool is served; None if it is here."""
     tool = tools[name]
     host = _served_at(tool, this_host)
     if host == this_host:
