@@ -193,7 +193,7 @@ class Container:
         documents = self.documents.setdefault(partition, {})
         for key, document in changes.items():
             if document is None:
-                del documents[key]
+                documents.pop(key, None)  # it may have been created by the same batch
             else:
                 documents[key] = document
 
