@@ -20,6 +20,7 @@ from buspass.ports.outbound import Outbound
 from buspass.ports.secrets import SecretMissing, Secrets
 from buspass.ports.signer import Signer
 from buspass.ports.state import State
+from buspass.reports import Rollups
 from buspass.tasks import Licences, Task, Tasks
 from buspass.tasks.keys import Keys
 
@@ -48,6 +49,7 @@ class House:
     pools: Pools
     journal: Journal
     sealer: Sealer
+    rollups: Rollups
     vault: Vault
     operator_key: str | None = None
 

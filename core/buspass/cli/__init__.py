@@ -13,17 +13,17 @@ import traceback
 from collections.abc import Sequence
 from typing import Final
 
-from buspass.cli import check, demo, init, key, models, run, task, trace, up
+from buspass.cli import check, demo, init, key, models, run, spend, task, trace, up
 from buspass.cli.printable import printable
 from buspass.cli.stop import FAILED, INTERRUPTED, OK, USAGE, Stop
 from buspass.errors import ConfigError
 
 __all__ = ["main"]
 
-VERBS: Final = (up, run, init, check, demo, key, models, task, trace)
+VERBS: Final = (up, run, init, check, demo, key, models, task, trace, spend)
 LATER: Final = (
-    *("action", "doctor", "import", "latency", "login"),
-    *("observed", "policy", "spend", "stop", "top"),
+    *("action", "doctor", "import", "login"),
+    *("observed", "policy", "stop", "top"),
 )
 """Verbs that are planned: refused by name, never as a typing error."""
 

@@ -57,6 +57,13 @@ class Connection:
         """Ask for a document. Raises Stop."""
         return self._ask("GET", path, query=query)
 
+    def text(self, path: str, query: Mapping[str, str | int] | None = None) -> str:
+        """Ask for something other than JSON. Raises Stop."""
+        answer = self._send("GET", path, query=query)
+        if not answer.is_success:
+            self._read(answer)
+        return answer.text
+
     def post(self, path: str, document: Mapping[str, Any]) -> Any:
         """Send a document. Raises Stop."""
         return self._ask("POST", path, document=document)
@@ -69,16 +76,25 @@ class Connection:
         query: Mapping[str, str | int] | None = None,
         document: Mapping[str, Any] | None = None,
     ) -> Any:
+        return self._read(self._send(method, path, query=query, document=document))
+
+    def _send(
+        self,
+        method: str,
+        path: str,
+        *,
+        query: Mapping[str, str | int] | None = None,
+        document: Mapping[str, Any] | None = None,
+    ) -> httpx.Response:
         # a proxy of the environment is for other machines: this one's gateway is not behind it
         with httpx.Client(base_url=self.url, timeout=SECONDS, trust_env=not self._local) as client:
             try:
                 headers = {"Authorization": f"Bearer {self._bearer(client)}"}
-                answer = client.request(method, path, params=query, json=document, headers=headers)
+                return client.request(method, path, params=query, json=document, headers=headers)
             except httpx.TimeoutException:
                 raise Stop(f"the gateway at {self.url} did not answer within {SECONDS} s") from None
             except httpx.TransportError as error:
                 raise self._nobody(error) from None
-        return self._read(answer)
 
     def _bearer(self, client: httpx.Client) -> str:
         if token := os.environ.get("BUSPASS_TOKEN", "").strip():

@@ -19,6 +19,7 @@ from buspass.http.calls import CallRoutes
 from buspass.http.exchange import Envelope, Handler, answer, guarded, refusal
 from buspass.http.keys import KeyRoutes
 from buspass.http.operation import UNSERVED, OperationRoutes
+from buspass.http.reports import ReportRoutes
 from buspass.http.tasks import TaskRoutes
 from buspass.lifecycle import Lifecycle
 from buspass.reading import Reading
@@ -33,7 +34,7 @@ class Endpoint:
     method: str
     path: str
     handler: str
-    section: Literal["Tasks", "Models", "Tools", "Keys", "Operation"]
+    section: Literal["Tasks", "Models", "Tools", "Keys", "Reports", "Operation"]
     who: Who
     summary: str
     sends: str = ""
@@ -146,6 +147,8 @@ ROUTES: Final[tuple[Endpoint, ...]] = (
         answers="MadeKey",
     ),
     _row("POST", "/v1/keys/{id}/revoke", "revoke", "Keys", "operator", "End a key", answers="Key"),
+    _row("GET", "/v1/spend", "spend", "Reports", "operator", "What was spent, grouped", answers="Report"),
+    _row("GET", "/v1/latency", "latency", "Reports", "operator", "How long calls took, grouped", answers="Report"),
     _row("GET", "/", "root", "Operation", "anyone", "Say that this is a gateway", answers="Any"),
     _row("GET", "/health/live", "live", "Operation", "anyone", "Is the process alive", answers="Health"),
     _row("GET", "/health/ready", "ready", "Operation", "anyone", "Can calls be governed", answers="Health"),
@@ -211,6 +214,7 @@ def routed(house: House) -> ASGIApp:
         "Models": CallRoutes(house, gateway, reading),
         "Tools": CallRoutes(house, gateway, reading),
         "Keys": KeyRoutes(house),
+        "Reports": ReportRoutes(house),
         "Operation": operation,
     }
     document = openapi.document(ROUTES, house.settings.issuer)

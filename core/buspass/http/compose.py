@@ -39,6 +39,8 @@ from buspass.ports.outbound_pyreqwest import PyreqwestOutbound
 from buspass.ports.secrets import SecretMissing, Secrets
 from buspass.ports.signer import Signer
 from buspass.ports.state import State
+from buspass.reporting import Folding
+from buspass.reports import TAIL, Rollups, tail
 from buspass.tasks import Licences, Tasks
 from buspass.tasks.keys import Keys
 
@@ -197,7 +199,8 @@ def _house(
     if faults := lint(settings.policy):  # the engine would take an unknown name for false, and a denial would vanish
         raise ConfigError(faults)
     engine = EmbeddedEngine(settings.policy) if settings.policy else None
-    sealer = Sealer(state, signer, clock)
+    rollups = Rollups(state)
+    sealer = Sealer(state, signer, clock, Folding(rollups).sealed)
     local = LocalIssuer(settings.issuer, signer, keyring, clock) if settings.local_issuer else None
     return House(
         settings=settings,
@@ -213,13 +216,14 @@ def _house(
         txn=TxnTokens(settings.issuer, signer, clock),
         oidc=OidcVerifier(settings.identity, discovery, clock, local=local),
         policy=Policy(engine, settings.policy),
-        tasks=Tasks(state, clock, journal.stamp),
+        tasks=Tasks(state, clock, journal.stamp, {TAIL: tail}),
         keys=Keys(state, clock, journal.stamp, journal.genuine),
         licences=Licences(state),
         ledger=Ledger(state, clock, journal.stamp, sealer.wrote),
         pools=Pools(state, clock),
         journal=journal,
         sealer=sealer,
+        rollups=rollups,
         vault=Vault(blobs, domain_key.derive("task-key-wrap")),
         operator_key=operator,
     )

@@ -26,6 +26,7 @@ ANSWER: Final[Mapping[str, str]] = {
     "Buspass-Task": "the task",
     "Buspass-Call": "the call's id, as in the journal",
     "Buspass-Target": "the target that answered, `PROVIDER/MODEL`",
+    "Buspass-As-Of": "a report as CSV: up to when it is complete",
     "Buspass-Attempts": "how many targets were tried",
     "Buspass-Cost": "what the call cost, USD",
     "Buspass-Budget-Remaining": "`tokens=…, cost=…, calls=…, wall=…`: the limited accounts after this call",

@@ -152,6 +152,17 @@ SCHEMAS: Final[Mapping[str, Any]] = {
     "Key": _object(KEY, required=("id", "name", "workflow", "pool", "status", "created_at")),
     "MadeKey": _object({"key": STRING, **KEY}, required=("key", "id", "name", "workflow", "pool", "status")),
     "KeyPage": _object({"data": _list(_ref("Key")), "next_cursor": {"type": ["string", "null"]}}),
+    "Report": _object(
+        {
+            "from": {"type": "string", "format": "date"},
+            "to": {"type": "string", "format": "date"},
+            "as_of": MOMENT,
+            "group_by": _list(STRING),
+            "data": _list({"type": "object"}),
+            "total": {"type": "object"},
+        },
+        required=("from", "to", "as_of", "group_by", "data"),
+    ),
     "Health": _object({"status": STRING}),
     "Problem": {
         **_object(

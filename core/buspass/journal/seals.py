@@ -10,7 +10,8 @@ from __future__ import annotations
 import base64
 import re
 from collections import Counter
-from collections.abc import Awaitable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final
 
@@ -103,13 +104,22 @@ def statement(seal: Mapping[str, Value]) -> bytes:
     return canonical({name: value for name, value in seal.items() if name not in {"signature", "mac", "v"}})
 
 
-class Sealer:
-    """Seals journals with this host's signing key."""
+type Fold = Callable[[str, Item, Read], Awaitable[None]]
+"""(task, head, journal with its seals) → what was sealed is folded into the reports."""
 
-    def __init__(self, state: State, signer: Signer, clock: Clock) -> None:
+
+class Sealer:
+    """Seals journals with this host's signing key.
+
+    `fold` is the reports', called where the whole journal is in hand: at a task's end at the latest. What it misses
+    then, whoever makes a report does.
+    """
+
+    def __init__(self, state: State, signer: Signer, clock: Clock, fold: Fold | None = None) -> None:
         self._state = state
         self._signer = signer
         self._clock = clock
+        self._fold = fold
         self._written = Written()
 
     def wrote(self, task: str, put: Put, head: Item) -> None:
@@ -200,6 +210,9 @@ class Sealer:
                 tries -= 1
                 continue
             seal = made
+            if self._fold is not None:
+                with suppress(Unavailable, OutcomeUnknown):  # the seal stands; a report folds what is not folded yet
+                    await self._fold(task, head, Read(records=journal.records, seals=[*journal.seals, made]))
             if len(part) == len(fresh):
                 await self._drop_markers(task, head, journal)
                 return seal

@@ -69,12 +69,22 @@ class View:
 
 
 class Tasks:
-    """The tasks of one trust domain, in one store. `stamp` is the journal's."""
+    """The tasks of one trust domain, in one store. `stamp` is the journal's.
 
-    def __init__(self, state: State, clock: Clock, stamp: Callable[[str, str, Mapping[str, Value]], Item]) -> None:
+    `index`: entries that every head is put with, by the index's name: (task, day it began on) → (shard, sort).
+    """
+
+    def __init__(
+        self,
+        state: State,
+        clock: Clock,
+        stamp: Callable[[str, str, Mapping[str, Value]], Item],
+        index: Mapping[str, Callable[[str, str], tuple[str, str]]] | None = None,
+    ) -> None:
         self._state = state
         self._clock = clock
         self._stamp = stamp
+        self._index = index or {}
         self._seen: OrderedDict[str, View] = OrderedDict()
 
     # ── begin ───────────────────────────────────────────────────────────────────────────────────────────────────
@@ -96,12 +106,12 @@ class Tasks:
                 return (await self.look(task.id)).task
             task = replace(task, created_at=int(str(met.item["created_at"])))
         # the day's entry stands where the facts say, so that a task has one, however often its beginning is repeated
-        day = f"tasks:{moment(task.created_at):%Y-%m-%d}"
-        await self._apply(day, [Put(f"{LATEST - task.created_at:012x}.{task.id}", {"task": task.id})])
+        began = f"{moment(task.created_at):%Y-%m-%d}"
+        await self._apply(f"tasks:{began}", [Put(f"{LATEST - task.created_at:012x}.{task.id}", {"task": task.id})])
         operations: list[Operation] = [
             Put("key", {"wrapped": task.wrapped_key or ""}),
             Put("rec:e0", self._stamp(task.id, "rec:e0", {**opening, **{name: head[name] for name in BORN & {*head}}})),
-            Put(HEAD, {**head, "entries": 1}),
+            Put(HEAD, {**head, "entries": 1}, index={name: of(task.id, began) for name, of in self._index.items()}),
         ]
         while True:
             result = await self._apply(task.id, operations)
