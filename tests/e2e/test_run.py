@@ -1,67 +1,21 @@
-"""`buspass run` and `buspass init` as their users type them: real processes, official SDKs, a simulated provider.
+"""`buspass run` and `buspass init` as a user has them: real processes, a simulated provider, an agent that knows nothing."""
 
-The walk-through of docs/run.md is taken from the page itself.
-"""
-
-import asyncio
-import contextlib
 import json
 import os
 import re
 import signal
 import subprocess
 import sys
-import threading
 import time
 from pathlib import Path
 
-import httpx
 import pytest
+from running import AGENT, CLAUDE_KEY, KEY, NOT_OURS, SECONDS, billed, journal, mind, run, served, typed
 
-from buspass.config.build import load
 from buspass.testing.provider import Provider
 from buspass.testing.provider_anthropic import AnthropicProvider
-from buspass.testing.serve import free_port, serving
+from buspass.testing.serve import free_port
 from buspass.testing.up import up
-
-PAGE = (Path(__file__).parents[2] / "docs" / "run.md").read_text("utf-8")
-BLOCKS = re.findall(r"^```([a-z ]+)\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
-AGENT = BLOCKS[1][1]
-KEY = "sk-proj-0123456789abcdefghijklmnop"
-CLAUDE_KEY = "sk-ant-api03-0123456789abcdefghijkl"
-SECONDS = 120
-"""For a whole run: hang-ups are what it ends, not slowness."""
-NOT_OURS = ("BUSPASS_", "OPENAI_", "ANTHROPIC_", "AZURE_", "PYTHONDONTWRITEBYTECODE")
-
-
-def mind(request):
-    """Looks the order up, then says what to do."""
-    if request.get("tools") and request["messages"][-1]["role"] == "user":
-        return {"content": "I look the order up.", "tool_calls": [{"name": "get_order", "arguments": {"id": "O-1042"}}]}
-    return {"content": "Send it back; you get 900 dollars."}
-
-
-@contextlib.contextmanager
-def served(provider):
-    """Serve a provider in a thread while a block runs; yields its URL."""
-    loop, ready, said = asyncio.new_event_loop(), threading.Event(), {}
-
-    async def serve():
-        said["stop"] = asyncio.Event()
-        async with serving(provider.app) as url:
-            said["url"] = url
-            ready.set()
-            await said["stop"].wait()
-
-    thread = threading.Thread(target=lambda: loop.run_until_complete(serve()))
-    thread.start()
-    try:
-        assert ready.wait(SECONDS)
-        yield said["url"]
-    finally:
-        loop.call_soon_threadsafe(said["stop"].set)
-        thread.join(SECONDS)
-        loop.close()
 
 
 @pytest.fixture(scope="module")
@@ -88,69 +42,6 @@ def home(tmp_path, provider, reader):
     nobody = f"http://127.0.0.1:{free_port()}"
     environ = {"BUSPASS_DATA": str(reader.data), "BUSPASS_URL": nobody, "PATH": path}
     return folder, clean | environ | {"OPENAI_API_KEY": KEY, "OPENAI_BASE_URL": f"{provider.url}/v1"}
-
-
-def typed(home, *words, **more):
-    folder, environ = home
-    return subprocess.run(words, cwd=folder, env={**environ, **more}, text=True, capture_output=True, timeout=SECONDS)
-
-
-def run(home, *words, **more):
-    return typed(home, "buspass", "run", *words, **more)
-
-
-def journal(reader, task):
-    """The trace of a task, whose journal is proven to be whole."""
-    headers = {"Authorization": f"Bearer {(reader.data / 'operator.key').read_text().strip()}"}
-    url = f"{reader.url}/v1/tasks/{task}/trace"
-    assert httpx.get(f"{url}/verify", headers=headers).json()["ok"]
-    return httpx.get(url, headers=headers).json()
-
-
-def billed(done):
-    """The last line: exit code, thoughts, actions, refusals, USD, task."""
-    line = done.stderr.splitlines()[-1]
-    shape = r"exit (\d+) · (\d+) thoughts? · (\d+) actions?(?: · (\d+) refused)? · \$([0-9.]+) · buspass trace (t_\w+)"
-    found = re.fullmatch(shape, line)
-    assert found, done.stderr
-    code, thoughts, actions, refused, cost, task = found.groups()
-    return int(code), int(thoughts), int(actions), int(refused or 0), float(cost), task
-
-
-def lines(text):
-    """What was printed, without times and ids: two streams, so in no order."""
-    return sorted(re.sub(r"^ *\d+\.\ds|t_\w+", "", line) for line in text.splitlines())
-
-
-# ── the walk-through ────────────────────────────────────────────────────────────────────────────────────────────────
-
-
-def test_the_page_walks_a_new_user_from_an_empty_folder_to_a_governed_run(home, provider, reader):
-    folder, _ = home
-    (folder / "agent.py").write_text(AGENT)
-    first, second = [code for language, code in BLOCKS if language == "sh"][:2]
-    bash = ["bash", "-euo", "pipefail", "-c"]
-    began = len(provider.requests)
-    done = typed(home, *bash, first)
-    assert (done.returncode, done.stdout) == (0, "Send it back; you get 900 dollars.\n"), done.stderr
-    *counts, cost, task = billed(done)
-    assert counts == [0, 2, 0, 0]
-    assert lines(done.stderr + done.stdout) == lines(BLOCKS[3][1])
-    assert [request.body.get("stream") for request in provider.requests[began:]] == [None, True]
-
-    trace = journal(reader, task)
-    assert trace["task"]["status"] == "completed"
-    assert sum(row["cost"] for row in trace["records"]) == pytest.approx(cost, abs=1e-9)
-    assert trace["task"]["budget"]["spent"]["cost"] == cost > 0
-
-    done = typed(home, *bash, second)
-    assert done.returncode == 0, done.stderr
-    assert billed(done)[:2] == (0, 2)
-    settings = load(folder / "buspass.yaml", environ={})
-    assert {name: flow.models for name, flow in settings.workflows.items()} == {"my-agent": ("gpt-5-mini",)}
-    assert "get_order (1×)" in (folder / "buspass.yaml").read_text()
-    assert typed(home, "buspass", "init").returncode == 2
-    assert len(done.stderr.splitlines()) == 1, "--quiet prints nothing but the bill"
 
 
 # ── what the agent can read ─────────────────────────────────────────────────────────────────────────────────────────

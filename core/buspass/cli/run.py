@@ -14,6 +14,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from buspass.cli.printable import money
 from buspass.cli.stop import FAILED, USAGE, Stop
 
 if TYPE_CHECKING:
@@ -80,7 +81,7 @@ class Run:
     def __init__(self, gateway: Gateway, workflow: str | None, cost: float | None, *, quiet: bool) -> None:
         from buspass.cli.serving import Workload  # noqa: PLC0415
 
-        self._gateway, self._quiet = gateway, quiet
+        self._gateway, self._quiet, self._narrowed = gateway, quiet, cost is not None
         self._workload: Workload = Workload(gateway.url)
         started = self._start(workflow, cost)
         self.task: Mapping[str, Any] = started["task"]
@@ -107,8 +108,8 @@ class Run:
             raise
         self._finish(timeline, code)
         if timeline.tally.exhausted:
-            more = "--cost X gives more" if gateway.providers else "the workflow's budget in buspass.yaml gives more"
-            self._say(f"buspass · a call did not fit the budget: {more}")
+            more = "--cost X" if gateway.providers or self._narrowed else "the workflow's budget in buspass.yaml"
+            self._say(f"buspass · a call did not fit the budget: {more} gives more")
         _remember(command, self._gateway, self.task, timeline)
         print(timeline.tally.bill(name, code), file=sys.stderr)
         return code
@@ -127,7 +128,7 @@ class Run:
 
     def _introduce(self, taken: list[str]) -> None:
         limits = self.task["budget"]["limits"]
-        cost = f"${limits['cost']:.2f}, " if "cost" in limits else ""
+        cost = f"{money(limits['cost'])}, " if "cost" in limits else ""
         life = f"{limits['wall'] / 60:g} min" if limits["wall"] < 7200 else f"{limits['wall'] / 3600:g} h"
         self._say(f"buspass · task {self.task['id']} · {self.task['workflow']} · {cost}{life}")
         if taken:
