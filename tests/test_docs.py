@@ -4,20 +4,25 @@ import ast
 import json
 import os
 import re
+import shlex
 import subprocess
 import sys
+from itertools import takewhile
 from pathlib import Path
 
 import pytest
 import yaml
 
+from buspass import cli
 from buspass.config.build import load
+from buspass.config.walk import documented_fields
 
 ROOT = Path(__file__).parent.parent
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / "examples").rglob("*.md")])
 TARGETS = set(re.findall(r"^([a-z]\w*):", (ROOT / "Makefile").read_text("utf-8"), re.MULTILINE))
 BLOCK = re.compile(r"^```([^\n`]*)\n(.*?)^```\s*$", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"(?<!!)\[[^\]]+\]\(([^)\s]+)\)")
+KEYS = {path.rpartition(".")[2] for path, _ in documented_fields()}
 LANGUAGES = {"json", "yaml", "python", "sh", "sh run", "text", "rego"}
 
 
@@ -75,7 +80,9 @@ def test_json_parses(code):
 
 @pytest.mark.parametrize("code", blocks("yaml"))
 def test_yaml_parses_and_whole_configurations_load(code, tmp_path):
-    assert yaml.safe_load(code) is not None
+    document = yaml.safe_load(code)
+    assert document is not None
+    assert set(document) & KEYS, "no part of buspass.yaml"
     if code.startswith("version: 1"):
         (tmp_path / "policies").mkdir()
         (tmp_path / "policies" / "start.rego").write_text("package buspass.start\n")
@@ -86,6 +93,30 @@ def test_yaml_parses_and_whole_configurations_load(code, tmp_path):
 @pytest.mark.parametrize("code", blocks("python"))
 def test_python_compiles(code):
     ast.parse(code)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_python_that_no_quick_test_runs_says_why(page):
+    # what is unmarked is run by tests/e2e/test_docs_run.py
+    marks = re.findall(r"^<!-- (.*?) -->\n```python", page.read_text("utf-8"), re.MULTILINE)
+    assert [mark for mark in marks if not re.match(r"run by \w+|not run here: .{20,}", mark)] == []
+
+
+def commands(code):
+    """The commands of ours in a block, as words; what stands before and after one in its line is the shell's."""
+    for line in code.replace("\\\n", " ").splitlines():
+        found = re.match(r"(?:[A-Z_]+=\S+ )*(?:\.venv/bin/)?buspass +(.*)", line)
+        if found:
+            yield list(
+                takewhile(lambda word: word not in {"|", "&", "&&", ">", ";"}, shlex.split(found[1], comments=True))
+            )
+
+
+@pytest.mark.parametrize("code", blocks("sh", "sh run"))
+def test_commands_of_ours_are_understood(code):
+    for words in commands(code):
+        if "--help" not in words:
+            cli.parser().parse_args(words)
 
 
 @pytest.mark.parametrize("code", blocks("sh", "sh run"))

@@ -79,7 +79,9 @@ def walk(terminal, blocks, replaced):
             (terminal.folder / "agent.py").write_text(code)
         if language == "text":
             shown, said = lines(code), lines(outputs[-1])
-            assert set(shown) <= set(said), f"the page shows {sorted(set(shown) - set(said))}, and there was {outputs[-1]}"
+            assert set(shown) <= set(said), (
+                f"the page shows {sorted(set(shown) - set(said))}, and there was {outputs[-1]}"
+            )
         if language == "sh":
             said = ""
             for line in code.splitlines():
