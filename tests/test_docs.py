@@ -130,3 +130,14 @@ def test_shell_that_is_marked_so_runs(code, tmp_path):
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
     environ = {**os.environ, "PATH": path, "BUSPASS_DATA": str(tmp_path / "data")}
     subprocess.run(["bash", "-euo", "pipefail"], input=code, text=True, check=True, cwd=ROOT, env=environ, timeout=60)
+
+
+def test_the_references_tables_are_those_of_the_code():
+    # `make docs` writes them; tests/test_reference.py is about how
+    program = "import reference, json; print(json.dumps([reference.pages(), reference.UNSAID]))"
+    environ = {**os.environ, "PYTHONPATH": str(ROOT / "docs"), "PYTHONSAFEPATH": ""}
+    done = subprocess.run([sys.executable, "-c", program], env=environ, text=True, capture_output=True, check=True)
+    pages, unsaid = json.loads(done.stdout)
+    for name, page in pages.items():
+        assert (ROOT / "docs" / name).read_text("utf-8") == page, f"docs/{name}: run `make docs`"
+        assert unsaid not in page, f"docs/{name}: say what {unsaid} stands for"
