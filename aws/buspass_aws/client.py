@@ -1,10 +1,10 @@
 """Signed requests to one AWS service: asynchronous, without threads, each sent once unless asking again is harmless.
 
-Owns the address, the connections, the signature of each request, and which failure means what: `NotSent` (surely) or
-`Ambiguous`, as `buspass.ports.outbound` has them. Refuses to know what is asked and what an answer says.
+Owns the address, the signature of each request and what is asked again. Refuses to know what is asked, what an answer
+says, and how it is sent: the outbound port's adapter tells `NotSent` (surely) from `Ambiguous`.
 
-Beside boto3 in threads (bench/aws_client.py, one run, against a canned answer): seven times the calls a second, an
-eighth of the CPU a call, and a ninth of the CPU until there is a client.
+Beside boto3 in threads (bench/aws_client.py, one run, against a canned answer): six times the calls a second, a sixth of
+the CPU a call, and an eighth of the CPU until there is a client.
 """
 
 from __future__ import annotations
@@ -16,30 +16,23 @@ import re
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any, Final
+from datetime import UTC, datetime
+from typing import Any, Final
 from urllib.parse import parse_qsl, urlsplit
 
 from buspass.config.scalars import is_loopback
-from buspass.ports.outbound import Ambiguous, NotSent, Response, TimedOut
+from buspass.ports.outbound import Ambiguous, NotSent, Outbound, Request, Response
+from buspass.ports.outbound_pyreqwest import PyreqwestOutbound
 from buspass_aws.credentials import Credentials, CredentialsMissing
 from buspass_aws.signing import Target, query_string, signed
 
-if TYPE_CHECKING:
-    from pyreqwest.client import Client
-
-CONNECT: Final = 2.0
-"""Seconds to reach the service, TLS included."""
-CONNECTIONS: Final = 128
-"""Requests under way at once; more wait for their turn, at most `CONNECT` seconds."""
 TRIES: Final = 3
 """How often in all a request is sent that may be repeated, as long as the service is not there or throttles."""
-_IDLE: Final = 20.0
-"""Seconds that an unused connection is kept: less than the services do, so that reuse seldom meets a close."""
+LARGEST: Final = 1_000_000_000
+"""Bytes of an answer that are taken: a blob's, at most."""
 _PAUSE: Final = 0.03
 _REGION: Final = re.compile(r"[a-z]{2,3}(-[a-z]+)+-\d{1,2}")
 _TRANSIENT: Final = frozenset({429, 500, 502, 503, 504})
-_UNSENT: Final = "client error (Connect)"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,7 +99,7 @@ class AwsClient:
         self.base = base
         self._target = Target(service=service, region=region, host=urlsplit(base).netloc)
         self._credentials = credentials or Credentials()
-        self._http: Client | None = None
+        self._outbound: Outbound = PyreqwestOutbound()
         self._process = os.getpid()
         self._calls = 0
         self._closed = False
@@ -137,8 +130,7 @@ class AwsClient:
         if self._calls:
             self._quiet = asyncio.Event()
             await self._quiet.wait()
-        if self._http is not None:
-            await self._http.close()
+        await self._outbound.close()
 
     def renew(self) -> None:
         """Look for other keys: AWS called these expired."""
@@ -166,7 +158,7 @@ class AwsClient:
         query: Mapping[str, str] | None = None,
         headers: Mapping[str, str],
         body: bytes = b"",
-        timeout: float,  # noqa: ASYNC109  (the transport's own, which knows whether the connection stood)
+        timeout: float,  # noqa: ASYNC109  (the port's, which knows whether the request had left)
     ) -> Response:
         """Sign and send once. `path` is percent-encoded, `timeout` in seconds. Raises NotSent, TimedOut, Ambiguous."""
         try:
@@ -174,74 +166,19 @@ class AwsClient:
         except CredentialsMissing as error:
             raise NotSent(str(error)) from error
         asked = query_string(query or {})
+        headers = {"accept-encoding": "identity", **headers}  # to unpack an answer costs more than to receive it
         proven = signed(
             keys, self._target, datetime.now(UTC), method=method, path=path, query=asked, headers=headers, body=body
         )
         url = f"{self.base}{path}?{asked}" if asked else f"{self.base}{path}"
-        return await self._exchange(method, url, proven, body, timeout)
-
-    async def _exchange(self, method: str, url: str, headers: dict[str, str], body: bytes, seconds: float) -> Response:
-        from pyreqwest.exceptions import PyreqwestError  # noqa: PLC0415  (30 ms, for hosts that come to need AWS)
-
-        if self._http is None:
-            self._http = _connected()
-        request = self._http.request(method, url).headers(headers).timeout(timedelta(seconds=seconds))
+        request = Request(method=method, url=url, headers=proven, body=body, timeout=timeout, limit=LARGEST)
         cancelled = _cancellations()
-        try:
-            answer = await (request.body_bytes(body) if body else request).build().send()
-            content = (await answer.bytes()).to_bytes()
-        except PyreqwestError as error:
-            raise _translated(error) from error
-        if _cancellations() > cancelled:  # pyreqwest forgets a cancellation that comes together with the answer
+        answer = await self._outbound.send(request)
+        if _cancellations() > cancelled:  # the driver forgets a cancellation that comes together with the answer
             raise asyncio.CancelledError
-        return Response(status=answer.status, headers={k.lower(): v for k, v in answer.headers.items()}, body=content)
+        return answer
 
 
 def _cancellations() -> int:
     task = asyncio.current_task()
     return task.cancelling() if task else 0
-
-
-def _connected() -> Client:
-    from pyreqwest.client import ClientBuilder  # noqa: PLC0415  (see _exchange)
-
-    return (
-        ClientBuilder()
-        .no_proxy()
-        .follow_redirects(enable=False)
-        .user_agent("buspass")
-        .gzip(enable=False)  # an answer is a few hundred bytes: to unpack it costs more than to receive it
-        .brotli(enable=False)
-        .deflate(enable=False)
-        .zstd(enable=False)
-        .connect_timeout(timedelta(seconds=CONNECT))
-        .max_connections(CONNECTIONS)
-        .pool_timeout(timedelta(seconds=CONNECT))
-        .pool_idle_timeout(timedelta(seconds=_IDLE))
-        .build()
-    )
-
-
-def _translated(error: Any) -> NotSent | Ambiguous:
-    """The one table of what a failure of the transport means.
-
-    | failure                                                                    | means     |
-    |----------------------------------------------------------------------------|-----------|
-    | no address, refused, unreachable, TLS failed, all of that not within 2 s   | NotSent   |
-    | no connection free within 2 s, the client closed                           | NotSent   |
-    | no whole answer in time                                                    | TimedOut  |
-    | reset, closed, garbage, cut short                                          | Ambiguous |
-
-    The exception's class does not tell them apart: a connection that breaks after the request left is a ConnectError
-    too, and a service that never answers a ConnectTimeoutError. hyper's own word in the causes does; without it the
-    request counts as sent.
-    """
-    from pyreqwest import exceptions  # noqa: PLC0415  (see _exchange)
-
-    causes = [cause["message"] for cause in (getattr(error, "details", None) or {}).get("causes") or ()]
-    said = causes[-1] if causes else str(error)
-    if _UNSENT in causes or isinstance(error, exceptions.PoolTimeoutError | exceptions.ClientClosedError):
-        return NotSent(f"no connection: {said}")
-    if isinstance(error, exceptions.RequestTimeoutError):
-        return TimedOut(f"no answer in time: {said}")
-    return Ambiguous(f"the connection broke: {said}")

@@ -211,7 +211,7 @@ async def test_close_waits_for_what_is_under_way(monkeypatch):
 
         async def call():
             async with client.working():
-                with pytest.raises(Exception, match="no answer in time"):
+                with pytest.raises(Exception, match="no whole answer within"):
                     await client.send("POST", "/", headers={}, timeout=0.2)
                 return (await client.send("POST", "/", headers={}, timeout=5)).status
 
