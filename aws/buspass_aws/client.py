@@ -3,8 +3,8 @@
 Owns the address, the signature of each request and what is asked again. Refuses to know what is asked, what an answer
 says, and how it is sent: the outbound port's adapter tells `NotSent` (surely) from `Ambiguous`.
 
-Beside boto3 in threads (bench/aws_client.py, one run, against a canned answer): six times the calls a second, a sixth of
-the CPU a call, and an eighth of the CPU until there is a client.
+Beside boto3 in threads (bench/aws_client.py, one run, against a canned answer): six times the calls a second, a sixth
+of the CPU a call, and an eighth of the CPU until there is a client.
 """
 
 from __future__ import annotations
