@@ -13,17 +13,17 @@ import traceback
 from collections.abc import Sequence
 from typing import Final
 
-from buspass.cli import check, demo, init, key, models, run, spend, task, trace, up
+from buspass.cli import check, demo, init, key, models, observed, run, spend, task, trace, up
 from buspass.cli.printable import printable
 from buspass.cli.stop import FAILED, INTERRUPTED, OK, USAGE, Stop
 from buspass.errors import ConfigError
 
 __all__ = ["main"]
 
-VERBS: Final = (up, run, init, check, demo, key, models, task, trace, spend)
+VERBS: Final = (up, run, init, check, demo, key, models, observed, task, trace, spend)
 LATER: Final = (
     *("action", "doctor", "import", "login"),
-    *("observed", "policy", "stop", "top"),
+    *("policy", "stop", "top"),
 )
 """Verbs that are planned: refused by name, never as a typing error."""
 
@@ -41,7 +41,7 @@ environment:
   BUSPASS_CONFIG   the configuration of `up`
   BUSPASS_DATA     keys and stores (default ~/.local/share/buspass)
   BUSPASS_HOST     which of the configuration's hosts this one is
-  BUSPASS_URL      the gateway that run, key, task and trace ask (default http://127.0.0.1:8700)
+  BUSPASS_URL      the gateway that run, key, observed, task and trace ask (default http://127.0.0.1:8700)
   BUSPASS_TOKEN    an operator's token for it, instead of BUSPASS_DATA/operator.key
   BUSPASS_DEBUG=1  shows the stack trace of a failure
 

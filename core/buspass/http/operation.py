@@ -8,9 +8,11 @@ from typing import Any, Final
 from starlette.requests import Request
 from starlette.responses import Response
 
+from buspass.callers import caller
 from buspass.calls.house import House
 from buspass.errors import Problem
-from buspass.http.exchange import answer
+from buspass.http.exchange import answer, bearer
+from buspass.observed import observed
 
 UNSERVED: Final = (
     "/v1/responses",
@@ -102,6 +104,16 @@ class OperationRoutes:
             "checks": checks,
         }
         return answer(document, 200 if good else 503)
+
+    async def observed(self, request: Request) -> Response:
+        """Say what a workflow would refuse, and what would allow it."""
+        who = await caller(self._house, bearer(request))
+        query = request.query_params
+        if unknown := set(query) - {"days"}:
+            raise Problem("invalid_request", f"unknown query parameter {min(unknown)!r}")
+        if not re.fullmatch(r"[1-9][0-9]{0,2}", days := query.get("days", "7")):
+            raise Problem("invalid_request", "days is a number from 1 to 999")
+        return answer(await observed(self._house, who, str(request.path_params["workflow"]), days=int(days)))
 
     async def jwks(self, request: Request) -> Response:  # noqa: ARG002
         """Give the keys of all hosts of the domain."""
