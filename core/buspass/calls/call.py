@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncGenerator, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import AsyncGenerator, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal, Protocol
 
@@ -15,7 +14,8 @@ from buspass.errors import Problem
 from buspass.guard import newest_first
 from buspass.identity.tokens import TaskClaims
 from buspass.journal import Erased
-from buspass.ledger import Claim, Held, Outcome, balance
+from buspass.ledger import Claim, Held, Outcome
+from buspass.ledger.accounts import amounts, table
 from buspass.mediation.inspect import Finding
 from buspass.model import MICRO
 from buspass.policy import document
@@ -127,23 +127,36 @@ class Call(Protocol):
 
 
 class Stopwatch:
-    """Time spent at each station, for `Server-Timing`."""
+    """Time spent at each station, for `Server-Timing`. Each `watch(STATION)` is a block of its own."""
+
+    __slots__ = ("_now", "_spent")
 
     def __init__(self, clock: Clock) -> None:
-        self._clock = clock
+        self._now = clock.monotonic
         self._spent: dict[str, float] = {}
 
-    @contextmanager
-    def __call__(self, station: str) -> Iterator[None]:
-        begun = self._clock.monotonic()
-        try:
-            yield
-        finally:
-            self._spent[station] = self._spent.get(station, 0.0) + self._clock.monotonic() - begun
+    def __call__(self, station: str) -> _Lap:
+        return _Lap(self._spent, station, self._now)
 
     def header(self) -> str:
         """Give the header's value; durations in milliseconds (W3C Server Timing)."""
-        return ", ".join(f"{name};dur={seconds * 1000:.2f}" for name, seconds in self._spent.items())
+        return ", ".join([f"{name};dur={seconds * 1000:.2f}" for name, seconds in self._spent.items()])
+
+
+class _Lap:
+    """One block at one station."""
+
+    __slots__ = ("_begun", "_now", "_spent", "_station")
+
+    def __init__(self, spent: dict[str, float], station: str, now: Callable[[], float]) -> None:
+        self._spent, self._station, self._now = spent, station, now
+
+    def __enter__(self) -> None:
+        self._begun = self._now()
+
+    def __exit__(self, *_: object) -> None:
+        spent = self._now() - self._begun
+        self._spent[self._station] = self._spent.get(self._station, 0.0) + spent
 
 
 def in_time(held: Held, now: int) -> float:
@@ -211,7 +224,9 @@ def _last(head: Item, name: str) -> str | None:
 def remaining(head: Item, now: int) -> str:
     """Give `Buspass-Budget-Remaining`: the limited accounts and the seconds left."""
     parts = []
-    for name, amount in balance(head).available.items():
+    limits, available = table(head, "limits"), amounts(head, "available")
+    for name in limits:
+        amount = available[name]
         shown = f"{amount / MICRO:.6f}".rstrip("0").rstrip(".") if name == "cost" else str(amount)
         parts.append(f"{name}={shown}")
     seconds = max(0, (int(str(head["expires_at"])) - now) // 1000)

@@ -22,7 +22,7 @@ from buspass.mediation.arguments import restore_arguments
 from buspass.mediation.classes import CLASSES, PERSONAL
 from buspass.mediation.inspect import Finding
 from buspass.mediation.placeholders import Placeholders
-from buspass.mediation.rewriting import Action, ContentBlocked, Plan, rewrite
+from buspass.mediation.rewriting import Action, ContentBlocked, Plan, rewrite, untouched
 from buspass.model import Answer, Ask, Offer
 from buspass.ports.state import Value
 from buspass.tasks import Task
@@ -98,7 +98,11 @@ class Screening:
         calls, and what a provider signed or sealed.
         """
         actions = self._strict(self._towards_model())
-        plan = replace(self._plan(actions), opaque=frozenset(_opaque(ask)))
+        plan = self._plan(actions)
+        if untouched(ask.payload, plan):
+            self.findings = ()
+            return ask
+        plan = replace(plan, opaque=frozenset(_opaque(ask)))
         payload, self.findings = _rewrite(ask.payload, plan)
         self._observe(self.findings, actions, "to a model")
         if payload == ask.payload:
@@ -109,6 +113,9 @@ class Screening:
     def answer(self, answer: Answer, *, streamed: bool = False) -> Answer:
         """The answer as the agent may see it: the licences in it are for what the agent sees."""
         plan = self.answer_plan()
+        spelled = [offer.arguments_text for offer in answer.offers]  # JSON, whose escapes may hide what it says
+        if not any("\\" in text for text in spelled) and untouched([answer.text, spelled, answer.document], plan):
+            return answer
         text, found = rewrite(answer.text, plan, "answer.text")
         offers, rows = [], list(found)
         for index, offer in enumerate(answer.offers):
@@ -218,6 +225,8 @@ class Screening:
 
     def labels(self, labels: Mapping[str, Any]) -> Any:
         """Labels of the spend, which stand in records: what would not reach a model is masked there."""
+        if not labels:
+            return {}
         actions: dict[str, Action] = {
             name: "mask" for name, action in self._towards_model().items() if action != "allow"
         }

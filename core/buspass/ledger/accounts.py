@@ -90,8 +90,8 @@ def balance(head: Item) -> Balance:
 
 def table(item: object, name: str) -> Mapping[str, Value]:
     """Give the map of that name; an item of ours always has it."""
-    found = item[name] if isinstance(item, Mapping) else None
-    if not isinstance(found, Mapping):
+    found = item[name] if type(item) is dict or isinstance(item, Mapping) else None
+    if type(found) is not dict and not isinstance(found, Mapping):
         raise TypeError(f"{name} is no map in this item")
     return found
 

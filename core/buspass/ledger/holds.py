@@ -229,4 +229,8 @@ def needs(claim: Claim) -> frozenset[str]:
 
 def expired(head: Item, now: int, skew: int) -> list[Entry]:
     """Give the holds that nobody will settle: `skew` (ms) is twice what clocks may differ."""
-    return [entry for entry in entries(head) if now > entry.deadline + skew]
+    return [
+        entry_of(call, item)
+        for call, item in table(head, "open").items()
+        if isinstance(item, Mapping) and now > whole(item["deadline"]) + skew  # read first: nearly always none is
+    ]

@@ -171,6 +171,11 @@ class Scanner:
         return part
 
 
+def silent(texts: Iterable[str], classes: tuple[str, ...]) -> bool:
+    """Whether none of the texts can hold anything of these classes, nor a placeholder: one look at all of them."""
+    return compiled(_trigger(classes)).search(encodable("\n".join(texts))) is None
+
+
 def parts(text: str, classes: Iterable[str], regions: tuple[str, ...] = ()) -> list[Part]:
     """A whole text in parts."""
     looked_for = known(tuple(classes))

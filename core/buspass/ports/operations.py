@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any, Final
 
 type Path = tuple[str, ...]
@@ -130,12 +131,23 @@ def at(*segments: str) -> Path:
 
 def checked_path(path: Sequence[str], depth: int, where: str) -> Path:
     """Give the path, if it is one of 1 to `depth` segments; else ValueError, beginning with `where`."""
+    if type(path) is tuple and len(path) <= depth and path and all(map(_is_segment, path)):
+        return path
     if not isinstance(path, tuple) or not 1 <= len(path) <= depth:
         raise ValueError(f"{where}: {path!r} is not a tuple of 1-{depth} segments")
     for segment in path:
         if not isinstance(segment, str) or not _SEGMENT.fullmatch(segment):
             raise ValueError(f"{where}: segment {segment!r} in {path!r}; allowed is [A-Za-z0-9_.:-]{{1,128}}")
     return path
+
+
+@lru_cache(maxsize=8192)
+def _segment(text: str) -> bool:
+    return _SEGMENT.fullmatch(text) is not None
+
+
+def _is_segment(segment: object) -> bool:
+    return type(segment) is str and _segment(segment)
 
 
 def is_whole(number: object) -> bool:
@@ -151,7 +163,7 @@ def starts_with(path: Path, start: Path) -> bool:
 def value_at(value: Any, path: Path, default: Any = None) -> Any:
     """Walk `path` down from `value`; `default` where something is missing or no map."""
     for segment in path:
-        if not isinstance(value, Mapping) or segment not in value:
+        if (type(value) is not dict and not isinstance(value, Mapping)) or segment not in value:
             return default
         value = value[segment]
     return value
@@ -190,7 +202,7 @@ def changed(update: Update, item: Item, index: int = 0) -> dict[str, Value]:
     for path in _changes(update):
         if len(path) == 2 and path[0] not in fresh:
             parent = new.get(path[0])
-            if not isinstance(parent, Mapping):
+            if type(parent) is not dict and not isinstance(parent, Mapping):
                 raise Misfit(index, f"{update.key!r}: {path} has no map to lie in")
             new[path[0]] = dict(parent)
             fresh.add(path[0])

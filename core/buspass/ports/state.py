@@ -244,7 +244,8 @@ def _check_update(update: Update, where: str) -> None:
     if len(changes) > CHANGES:
         raise ValueError(f"{where}: {len(changes)} changes; allowed are {CHANGES}")
     paths = {checked_path(path, 2, where) for path in changes}
-    if len(paths) < len(changes) or any(len(path) > 1 and path[:1] in paths for path in changes):
+    whole_maps = {path[0] for path in paths if len(path) == 1}
+    if len(paths) < len(changes) or any(len(path) > 1 and path[0] in whole_maps for path in paths):
         raise ValueError(f"{where}: changes overlap; each place is changed at most once")
     for path, amount in update.add.items():
         if not is_whole(amount):
@@ -272,25 +273,37 @@ def _check_index(index: Index, where: str) -> None:
 
 def _check_value(value: Any, depth: int, where: str) -> None:
     """`depth` segments lead to the value. Second-level names are segments, deeper ones any text but ''."""
+    if _surely_kept(value):
+        return
     if isinstance(value, str):
-        if not value.isascii() and any("\ud800" <= character <= "\udfff" for character in value):
+        if any("\ud800" <= character <= "\udfff" for character in value):
             raise ValueError(f"{where}: {value!r} holds a lone surrogate; allowed is Unicode text")
     elif isinstance(value, Mapping):
-        for name, part in value.items():
-            if depth == 1:
-                checked_path((name,), 1, where)
-            elif not isinstance(name, str) or not name:
-                raise ValueError(f"{where}: {name!r} as a name in a map; allowed is text that is not empty")
-            else:
-                _check_value(name, depth, where)
-            _check_value(part, _deeper(depth, where), where)
+        _check_members(value, depth, where)
     elif isinstance(value, list):
         for part in value:
             _check_value(part, max(2, _deeper(depth, where)), where)
-    elif value is not None and not isinstance(value, bool) and not is_whole(value):
+    elif value is not None and not isinstance(value, bool):
         raise ValueError(
             f"{where}: {value!r}; allowed are strings, booleans, integers within ±(2⁵³-1), null, lists, maps"
         )
+
+
+def _surely_kept(value: Any) -> bool:
+    """What most values are: ASCII text or a whole number."""
+    return value.isascii() if type(value) is str else is_whole(value)
+
+
+def _check_members(value: Mapping[str, Any], depth: int, where: str) -> None:
+    below = _deeper(depth, where)
+    for name, part in value.items():
+        if depth == 1:
+            checked_path((name,), 1, where)
+        elif not isinstance(name, str) or not name:
+            raise ValueError(f"{where}: {name!r} as a name in a map; allowed is text that is not empty")
+        else:
+            _check_value(name, depth, where)
+        _check_value(part, below, where)
 
 
 def _deeper(depth: int, where: str) -> int:

@@ -180,7 +180,7 @@ def record(
         for name, given in value.items():
             if name in fields:
                 if given is not None:
-                    clean[name] = fields[name](given, under(path, name), report)
+                    clean[name] = fields[name](given, f"{path}.{name}" if path else name, report)
             elif name not in dropped and (given is not None or name not in refused):
                 report.refuse(under(path, name), refused.get(name, "is not a field that is known here"), sorted(fields))
         for name in required:
@@ -234,8 +234,26 @@ def leaves(value: Any, path: str = "") -> Iterator[tuple[str, Any, int]]:
                 pending.append((under(at, name), name, depth + 1))
 
 
+def strings(value: Any) -> list[str]:
+    """Every string and member name below a value, in no order."""
+    found: list[str] = []
+    pending = [value]
+    while pending:
+        each = pending.pop()
+        if isinstance(each, str):
+            found.append(each)
+        elif isinstance(each, dict):
+            found += each
+            pending += each.values()
+        elif isinstance(each, list):
+            pending += each
+    return found
+
+
 def sound(value: Any, report: Report) -> None:
     """What every body must be before anything else looks at it: not too deep, and writable as UTF-8 JSON."""
+    if _surely_sound(value):
+        return
     for path, leaf, depth in leaves(value):
         if depth > DEPTH:
             report.mend(path[:200], f"is nested more than {DEPTH} deep")
@@ -243,6 +261,28 @@ def sound(value: Any, report: Report) -> None:
             report.mend(path, "holds half of a surrogate pair, which is not text")
         elif isinstance(leaf, float) and not math.isfinite(leaf):
             report.mend(path, "is not a finite number")
+
+
+def _surely_sound(value: Any) -> bool:
+    """The same without saying where: what nearly every body is."""
+    level = [value]
+    for _ in range(DEPTH + 1):
+        below: list[Any] = []
+        for each in level:
+            if isinstance(each, str):
+                if not each.isascii() and not _writable(each):
+                    return False
+            elif isinstance(each, dict):
+                below += each
+                below += each.values()
+            elif isinstance(each, list):
+                below += each
+            elif isinstance(each, float) and not math.isfinite(each):
+                return False
+        if not below:
+            return True
+        level = below
+    return False
 
 
 def _writable(string: str) -> bool:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import re
 import unicodedata
-from collections.abc import Container, Iterable
+from collections.abc import Collection, Container, Iterable
 from typing import Any, Final
 
 from buspass.surfaces import fields
@@ -37,6 +37,11 @@ def strings(value: Any, path: str, pictures: Container[str]) -> Iterable[tuple[s
     for at, leaf, _ in fields.leaves(value, path):
         if isinstance(leaf, str) and at not in pictures:
             yield at, leaf
+
+
+def said(value: Any, path: str, pictures: Collection[str]) -> list[str]:
+    """The same without their paths, which cost more than the texts: where there is no picture, none is needed."""
+    return [string for _, string in strings(value, path, pictures)] if pictures else fields.strings(value)
 
 
 def compact(value: Any) -> str:

@@ -289,7 +289,7 @@ def _images(messages: Iterable[Mapping[str, Any]]) -> Iterator[Image]:
 def _size(payload: Mapping[str, Any], images: Iterable[Image]) -> int:
     """Bytes that bound the text tokens: of messages each string, of schemas the JSON (its punctuation counts too)."""
     pictures = {f"{image.path}.image_url.url" for image in images}
-    said = [string for _, string in measure.strings(payload["messages"], "messages", pictures)]
+    said = measure.said(payload["messages"], "messages", pictures)
     schemas = [payload[part] for part in ("tools", "tool_choice", "response_format") if part in payload]
     return measure.octets([*said, *map(measure.compact, schemas)])
 
