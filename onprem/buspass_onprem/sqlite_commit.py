@@ -10,14 +10,14 @@ counts, so a refusal leaves nothing behind and needs no savepoint.
 from __future__ import annotations
 
 import contextlib
-import json
 import random
 import sqlite3
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from buspass.jsontext import read, written
 from buspass.ports.state import (
     Applied,
     Delete,
@@ -52,17 +52,8 @@ _WITHDRAW_ALL: Final = "DELETE FROM entry WHERE part = ? AND key = ?"
 
 
 def decode(text: str) -> dict[str, Any]:
-    item: dict[str, Any] = json.loads(text)
+    item: dict[str, Any] = read(text)
     return item
-
-
-def _plain(value: object) -> dict[str, Any]:
-    if isinstance(value, Mapping):
-        return dict(value)
-    raise TypeError(f"the store keeps no {type(value).__name__}")
-
-
-_encode: Final = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False, allow_nan=False, default=_plain).encode
 
 
 @dataclass(slots=True)
@@ -118,7 +109,7 @@ class Batch:
         for place in self.touched:
             item, was = self.now[place], self.was[place]
             if item is not None:
-                execute(_UPDATE if was else _INSERT, (_encode(item), *place))
+                execute(_UPDATE if was else _INSERT, (written(item).decode(), *place))
             elif was:
                 execute(_DELETE, place)
         for statement, values in self.entries:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import AsyncGenerator, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal, Protocol
@@ -14,6 +13,7 @@ from buspass.errors import Problem
 from buspass.guard import newest_first
 from buspass.identity.tokens import TaskClaims
 from buspass.journal import Erased
+from buspass.jsontext import written
 from buspass.ledger import Claim, Held, Outcome
 from buspass.ledger.accounts import amounts, table
 from buspass.mediation.inspect import Finding
@@ -258,7 +258,7 @@ async def log_payload(house: House, task: Task, call: str, level: str, ending: E
         return {}
     rules = house.workflow(task.workflow).personal_data
     kept = redacted(ending.payload, rules) if level == "redacted" else ending.payload
-    data = json.dumps(kept, ensure_ascii=False, separators=(",", ":")).encode()
+    data = written(kept)
     name = f"{task.id}/payload/{call}"
     part: dict[str, Value] = {"digests": {"payload": house.vault.commit(key, name, data)}}
     if level in {"redacted", "full"}:

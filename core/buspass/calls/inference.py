@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import json
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, Final
 
@@ -18,6 +17,7 @@ from buspass.config.settings import Model, Target
 from buspass.errors import Problem, Refuse, enforce
 from buspass.guard import check_standing
 from buspass.identity.tokens import TaskClaims
+from buspass.jsontext import canonical
 from buspass.ledger import Claim, Held
 from buspass.mediation.inspect import Finding
 from buspass.model import Answer, Ask, Failure
@@ -54,7 +54,7 @@ class Inference:
         self.name = self.ask.model
         self.cause = ""
         self.keyed = incoming.key is not None
-        self.asked = hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
+        self.asked = hashlib.sha256(canonical(body)).hexdigest()
         self.id = keyed(claims.task, incoming.key, self.kind) if incoming.key else keyless(house.clock, "i")
         self.enforcement = enforcement
         self._house = house

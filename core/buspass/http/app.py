@@ -234,16 +234,34 @@ def routed(house: House) -> ASGIApp:
     handlers = {
         row: describe if row.handler == "describe" else getattr(sections[row.section], row.handler) for row in ROUTES
     }
-    routes = [*_served(handlers), *_unserved(operation)]
-    return _front(Router(routes, default=_Any(_unknown(operation)), redirect_slashes=False))
+    served = dict(_served(handlers))
+    routes = [*(Route(path, handler) for path, handler in served.items()), *_unserved(operation)]
+    return _front(_direct(served, Router(routes, default=_Any(_unknown(operation)), redirect_slashes=False)))
 
 
-def _served(handlers: Mapping[Endpoint, Handler]) -> Iterable[BaseRoute]:
+def _served(handlers: Mapping[Endpoint, Handler]) -> Iterable[tuple[str, _Any]]:
     by_path: dict[str, dict[str, Handler]] = {}
     for row, handler in handlers.items():
         by_path.setdefault(row.path, {})[row.method] = guarded(handler, row.envelope)
     for path, methods in by_path.items():
-        yield Route(path, _Any(_by_method(methods, _envelope(path))))
+        yield path, _Any(_by_method(methods, _envelope(path)))
+
+
+def _direct(served: Mapping[str, _Any], router: ASGIApp) -> ASGIApp:
+    """Find what is asked for all the time by its path alone: the router tries every row's pattern in turn."""
+    plain = {path: handler for path, handler in served.items() if "{" not in path}
+    tools, act = "/v1/tools/", served["/v1/tools/{name}"]
+
+    async def run(scope: Scope, receive: Receive, send: Send) -> None:
+        path = "" if scope.get("root_path") else scope["path"]
+        if (handler := plain.get(path)) is not None:
+            await handler(scope, receive, send)
+        elif path.startswith(tools) and (name := path[len(tools) :]) and "/" not in name:
+            await act({**scope, "path_params": {"name": name}}, receive, send)
+        else:
+            await router(scope, receive, send)
+
+    return run
 
 
 def _by_method(methods: Mapping[str, Handler], envelope: Envelope) -> Handler:

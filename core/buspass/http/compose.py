@@ -111,8 +111,10 @@ async def composed(
         if blobs is None:
             blobs = await opened("blobs", host.blobs)
             unfinished.push_async_callback(blobs.close)
-        discovery = outbound or HttpxOutbound()  # neither has opened anything yet
-        outbound = outbound or PyreqwestOutbound()
+        discovery = outbound or HttpxOutbound()
+        if outbound is None:
+            outbound = _outbound()
+            unfinished.push_async_callback(outbound.close)
         keyring = Keyring(state, signer, host.name, domain_key, clock)
         await keyring.publish()
         house = _house(
@@ -177,6 +179,10 @@ def _loopback(bind: str) -> bool:
         return ipaddress.ip_address(bind).is_loopback
     except ValueError:
         return False
+
+
+def _outbound() -> Outbound:
+    return PyreqwestOutbound()
 
 
 def _house(

@@ -6,7 +6,6 @@ Owns headers, sizes and envelopes. Refuses to know what a route does.
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import suppress
@@ -17,6 +16,7 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from buspass.errors import Problem
+from buspass.jsontext import written
 from buspass.ports.state import OutcomeUnknown, Unavailable
 from buspass.surfaces import anthropic_messages, framing, openai_chat
 from buspass.tools.schema import parse_json
@@ -126,10 +126,9 @@ def labels(request: Request) -> Mapping[str, Any]:
 
 def answer(value: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
     """Give a JSON response; nothing of it may be cached on the way."""
-    data = json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()
-    response = Response(data, status_code=status, media_type="application/json", headers=dict(headers or {}))
-    response.headers["cache-control"] = "no-store"
-    return response
+    data = written(value)
+    sent = {**(headers or {}), "cache-control": "no-store"}
+    return Response(data, status_code=status, media_type="application/json", headers=sent)
 
 
 ENVELOPES: Final[Mapping[Envelope, Callable[[Problem], tuple[int, dict[str, str], dict[str, Any]]]]] = {
@@ -149,7 +148,7 @@ def refusal(problem: Problem, envelope: Envelope) -> Response:
     if status == 401:
         headers["www-authenticate"] = 'Bearer realm="buspass"'
     response = Response(
-        json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode(),
+        written(value),
         status_code=status,
         headers={**headers, **problem.headers},
     )

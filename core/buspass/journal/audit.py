@@ -10,8 +10,9 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 
 from buspass.journal.merkle import root
-from buspass.journal.records import Journal, canonical
+from buspass.journal.records import Journal
 from buspass.journal.seals import Read, keys_of, statement, whole
+from buspass.jsontext import canonical
 from buspass.model import ACCOUNTS, Amounts
 from buspass.ports.state import Item
 

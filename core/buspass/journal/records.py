@@ -9,18 +9,13 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-import json
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import Final
 
+from buspass.jsontext import canonical
 from buspass.ports.state import Item, Value
 
 VERSION: Final = 1
-
-
-def canonical(value: Any) -> bytes:
-    """Give the one JSON text of a value: sorted names, no spaces, UTF-8. Only integers, so no number is ambiguous."""
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()
 
 
 class Journal:

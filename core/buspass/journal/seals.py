@@ -17,8 +17,8 @@ from typing import Final
 
 from buspass.errors import Problem
 from buspass.journal.merkle import root, root_over
-from buspass.journal.records import canonical
 from buspass.journal.written import Leaf, Open, Written, leaf_of
+from buspass.jsontext import canonical
 from buspass.ports.clock import Clock
 from buspass.ports.signer import Signer, SignerUnavailable
 from buspass.ports.state import (

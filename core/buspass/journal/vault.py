@@ -19,6 +19,8 @@ from buspass.ports.blobs import BlobConflict, Blobs, BlobsUnavailable
 
 _NONCE = 12
 _ROUNDS = 16
+_KEYS = 1024
+"""Opened keys that are kept: a call needs its task's several times."""
 
 
 class Erased(Exception):  # noqa: N818 - it says what became of it
@@ -31,6 +33,7 @@ class Vault:
     def __init__(self, blobs: Blobs, wrap: bytes) -> None:
         self._blobs = blobs
         self._wrap = AESGCM(wrap)
+        self._opened_keys: dict[tuple[str, str], bytes] = {}
 
     def new_key(self, task: str) -> tuple[bytes, str]:
         """Make a task's key: in the clear for use, and wrapped for the store."""
@@ -41,11 +44,17 @@ class Vault:
         """Open a task's key. Raises Erased, or Problem internal where the domain key is another."""
         if not wrapped:
             raise Erased(task)
+        if (known := self._opened_keys.get((task, wrapped))) is not None:
+            return known
         data = base64.b64decode(wrapped)
         try:
-            return self._wrap.decrypt(data[:_NONCE], data[_NONCE:], task.encode())
+            key = self._wrap.decrypt(data[:_NONCE], data[_NONCE:], task.encode())
         except InvalidTag as error:
             raise Problem("internal", "this host's domain key does not open the task's key") from error
+        if len(self._opened_keys) >= _KEYS:
+            self._opened_keys.clear()
+        self._opened_keys[task, wrapped] = key
+        return key
 
     async def put(self, key: bytes, name: str, data: bytes) -> None:
         """Encrypt and write. Raises Problem state_unavailable."""

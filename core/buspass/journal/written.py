@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from buspass.journal.merkle import leaf
-from buspass.journal.records import canonical
+from buspass.jsontext import canonical
 from buspass.ports.state import Item, Value
 
 KEPT: Final = 16_384

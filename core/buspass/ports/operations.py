@@ -7,7 +7,7 @@ store, and which operations the port accepts (`state.check`).
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any, Final
@@ -131,8 +131,11 @@ def at(*segments: str) -> Path:
 
 def checked_path(path: Sequence[str], depth: int, where: str) -> Path:
     """Give the path, if it is one of 1 to `depth` segments; else ValueError, beginning with `where`."""
-    if type(path) is tuple and len(path) <= depth and path and all(map(_is_segment, path)):
-        return path
+    try:
+        if type(path) is tuple and 0 < segments(path) <= depth:
+            return path
+    except TypeError:  # something in it can't be hashed, so it is no segment
+        pass
     if not isinstance(path, tuple) or not 1 <= len(path) <= depth:
         raise ValueError(f"{where}: {path!r} is not a tuple of 1-{depth} segments")
     for segment in path:
@@ -142,12 +145,9 @@ def checked_path(path: Sequence[str], depth: int, where: str) -> Path:
 
 
 @lru_cache(maxsize=8192)
-def _segment(text: str) -> bool:
-    return _SEGMENT.fullmatch(text) is not None
-
-
-def _is_segment(segment: object) -> bool:
-    return type(segment) is str and _segment(segment)
+def segments(path: tuple[object, ...]) -> int:
+    """Count the segments; 0 where one is none. Remembered: a store meets the same paths at every call."""
+    return len(path) if all(type(each) is str and _SEGMENT.fullmatch(each) for each in path) else 0
 
 
 def is_whole(number: object) -> bool:
@@ -176,56 +176,47 @@ def same(found: object, value: Scalar) -> bool:
 
 def holds(condition: Condition, item: Item) -> bool:
     """Say whether the condition is true of this item."""
-    found = value_at(item, condition.path, MISSING)
-    match condition:
-        case Present():
-            return found is not MISSING
-        case Absent():
-            return found is MISSING
-        case Equals(_, value):
-            return same(found, value)
-        case AtLeast(_, value):
-            return type(found) is int and found >= value
+    found: Any = item
+    for segment in condition.path:
+        if (type(found) is not dict and not isinstance(found, Mapping)) or segment not in found:
+            return isinstance(condition, Absent)
+        found = found[segment]
+    if isinstance(condition, AtLeast):
+        return type(found) is int and found >= condition.value
+    if isinstance(condition, Equals):
+        return type(found) is type(condition.value) and bool(found == condition.value)
+    return isinstance(condition, Present)
 
 
 def accepts(operation: Operation, item: Item | None) -> bool:
     """Say whether the operation may be applied to what is there: an item, or None."""
     if isinstance(operation, Put) and not operation.require:
         return item is None
-    return item is not None and all(holds(condition, item) for condition in operation.require)
+    if item is None:
+        return False
+    return all(holds(condition, item) for condition in operation.require)
 
 
 def changed(update: Update, item: Item, index: int = 0) -> dict[str, Value]:
     """Give the item as the update makes it; `item` stays as it was. Raises Misfit(index)."""
     new: dict[str, Any] = dict(item)
-    fresh: set[str] = set()
-    for path in _changes(update):
+    fresh: dict[str, dict[str, Any]] = {}
+    for path in (*update.add, *update.set, *update.remove):
         if len(path) == 2 and path[0] not in fresh:
             parent = new.get(path[0])
             if type(parent) is not dict and not isinstance(parent, Mapping):
                 raise Misfit(index, f"{update.key!r}: {path} has no map to lie in")
-            new[path[0]] = dict(parent)
-            fresh.add(path[0])
+            fresh[path[0]] = new[path[0]] = dict(parent)
     for path, value in update.set.items():
-        _parent(new, path)[path[-1]] = value
+        (new if len(path) == 1 else fresh[path[0]])[path[-1]] = value
     for path, amount in update.add.items():
-        parent = _parent(new, path)
-        total = parent.get(path[-1], 0)
-        if type(total) is not int or not is_whole(total + amount):
+        holder = new if len(path) == 1 else fresh[path[0]]
+        total = holder.get(path[-1], 0)
+        if type(total) is not int or not -WHOLE <= total + amount <= WHOLE:
             raise Misfit(index, f"{update.key!r}: {amount} can't be added to {total!r} at {path}")
-        parent[path[-1]] = total + amount
+        holder[path[-1]] = total + amount
     for path in update.remove:
-        del _parent(new, path)[path[-1]]
+        del (new if len(path) == 1 else fresh[path[0]])[path[-1]]
     if not new:
         raise Misfit(index, f"{update.key!r}: nothing would be left of the item")
     return new
-
-
-def _changes(update: Update) -> Iterator[Path]:
-    yield from update.add
-    yield from update.set
-    yield from update.remove
-
-
-def _parent(item: dict[str, Any], path: Path) -> dict[str, Any]:
-    return item if len(path) == 1 else item[path[0]]

@@ -17,7 +17,7 @@ exist.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
@@ -49,6 +49,7 @@ from buspass.ports.operations import (
     holds,
     is_whole,
     same,
+    segments,
     starts_with,
     value_at,
 )
@@ -220,9 +221,10 @@ def check_page(limit: int, *bounds: str) -> None:
 
 def _check_condition(condition: Condition, where: str) -> None:
     checked_path(condition.path, 3, where)
-    if isinstance(condition, AtLeast) and not is_whole(condition.value):
-        raise ValueError(f"{where}: {condition!r}; AtLeast compares with an integer within ±(2⁵³-1)")
-    if isinstance(condition, Equals):
+    if isinstance(condition, AtLeast):
+        if not is_whole(condition.value):
+            raise ValueError(f"{where}: {condition!r}; AtLeast compares with an integer within ±(2⁵³-1)")
+    elif isinstance(condition, Equals):
         if type(condition.value) not in (str, int, bool):
             raise ValueError(f"{where}: {condition!r}; Equals compares with a string, an integer or a boolean")
         _check_value(condition.value, DEPTH, where)
@@ -231,9 +233,7 @@ def _check_condition(condition: Condition, where: str) -> None:
 def _check_put(put: Put, where: str) -> None:
     if not isinstance(put.value, Mapping) or not put.value:
         raise ValueError(f"{where}: an item is a map and never empty")
-    for name, value in put.value.items():
-        checked_path((name,), 1, where)
-        _check_value(value, 1, where)
+    _check_members(put.value, 1, where)
     _check_index(put.index, where)
     if put.require and all(holds(condition, put.value) for condition in put.require):
         raise ValueError(f"{where}: the new item satisfies `require`, so the put could be applied twice")
@@ -244,11 +244,10 @@ def _check_update(update: Update, where: str) -> None:
     if len(changes) > CHANGES:
         raise ValueError(f"{where}: {len(changes)} changes; allowed are {CHANGES}")
     paths = {checked_path(path, 2, where) for path in changes}
-    whole_maps = {path[0] for path in paths if len(path) == 1}
-    if len(paths) < len(changes) or any(len(path) > 1 and path[0] in whole_maps for path in paths):
+    if len(paths) < len(changes) or not _apart(paths):
         raise ValueError(f"{where}: changes overlap; each place is changed at most once")
     for path, amount in update.add.items():
-        if not is_whole(amount):
+        if type(amount) is not int or not -WHOLE <= amount <= WHOLE:
             raise ValueError(f"{where}: {amount!r} added at {path}; allowed are integers within ±(2⁵³-1)")
     for path, value in update.set.items():
         if len(path) == 1 and isinstance(value, Mapping):
@@ -262,6 +261,11 @@ def _check_update(update: Update, where: str) -> None:
         raise ValueError(f"{where}: the update leaves every condition standing, so it could be applied twice")
 
 
+def _apart(paths: Collection[Path]) -> bool:
+    maps = {path[0] for path in paths if len(path) == 1}
+    return maps.isdisjoint([path[0] for path in paths if len(path) > 1])
+
+
 def _check_index(index: Index, where: str) -> None:
     for name, entry in index.items():
         checked_path((name,), 1, where)
@@ -273,37 +277,38 @@ def _check_index(index: Index, where: str) -> None:
 
 def _check_value(value: Any, depth: int, where: str) -> None:
     """`depth` segments lead to the value. Second-level names are segments, deeper ones any text but ''."""
-    if _surely_kept(value):
-        return
     if isinstance(value, str):
-        if any("\ud800" <= character <= "\udfff" for character in value):
+        if not value.isascii() and any("\ud800" <= character <= "\udfff" for character in value):
             raise ValueError(f"{where}: {value!r} holds a lone surrogate; allowed is Unicode text")
     elif isinstance(value, Mapping):
-        _check_members(value, depth, where)
+        _check_members(value, _deeper(depth, where), where)
     elif isinstance(value, list):
         for part in value:
             _check_value(part, max(2, _deeper(depth, where)), where)
-    elif value is not None and not isinstance(value, bool):
+    elif value is not None and not isinstance(value, bool) and not is_whole(value):
         raise ValueError(
             f"{where}: {value!r}; allowed are strings, booleans, integers within ±(2⁵³-1), null, lists, maps"
         )
 
 
-def _surely_kept(value: Any) -> bool:
-    """What most values are: ASCII text or a whole number."""
-    return value.isascii() if type(value) is str else is_whole(value)
-
-
-def _check_members(value: Mapping[str, Any], depth: int, where: str) -> None:
-    below = _deeper(depth, where)
-    for name, part in value.items():
-        if depth == 1:
-            checked_path((name,), 1, where)
-        elif not isinstance(name, str) or not name:
-            raise ValueError(f"{where}: {name!r} as a name in a map; allowed is text that is not empty")
-        else:
+def _check_members(members: Mapping[str, Any], depth: int, where: str) -> None:
+    """A map whose members lie `depth` segments deep. What most of them are needs no second look."""
+    if depth <= 2:
+        if segments(tuple(members)) != len(members):
+            for name in members:
+                checked_path((name,), 1, where)
+    else:
+        for name in members:
+            if not isinstance(name, str) or not name:
+                raise ValueError(f"{where}: {name!r} as a name in a map; allowed is text that is not empty")
             _check_value(name, depth, where)
-        _check_value(part, below, where)
+    for part in members.values():
+        if type(part) is str:
+            if part.isascii():
+                continue
+        elif type(part) is int and -WHOLE <= part <= WHOLE:
+            continue
+        _check_value(part, depth, where)
 
 
 def _deeper(depth: int, where: str) -> int:
@@ -314,12 +319,19 @@ def _deeper(depth: int, where: str) -> int:
 
 def _falsified(condition: Condition, update: Update) -> bool:
     path = condition.path
-    outcome = next((value_at(v, path[len(p) :], MISSING) for p, v in update.set.items() if starts_with(path, p)), None)
-    is_set = any(starts_with(path, p) for p in update.set)
     if isinstance(condition, Absent):
-        return path in update.add or (is_set and outcome is not MISSING)
-    if any(starts_with(path, gone) for gone in update.remove):
-        return True
-    if not isinstance(condition, Equals):
-        return False
-    return bool(update.add.get(path)) or (is_set and not same(outcome, condition.value))
+        if path in update.add:
+            return True
+    else:
+        for gone in update.remove:
+            if starts_with(path, gone):
+                return True
+        if not isinstance(condition, Equals):
+            return False
+        if update.add.get(path):
+            return True
+    for place, value in update.set.items():
+        if starts_with(path, place):
+            outcome = value_at(value, path[len(place) :], MISSING)
+            return outcome is not MISSING if isinstance(condition, Absent) else not same(outcome, condition.value)
+    return False

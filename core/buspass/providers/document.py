@@ -11,13 +11,17 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NoReturn
 
 from buspass.config.settings import Provider
+from buspass.jsontext import read, written
 
 
 def loads(text: str) -> dict[str, Any]:
     """A JSON object. Half surrogate pairs (a cut emoji) become U+FFFD: nothing behind us could write them as UTF-8."""
-    document = json.loads(text, parse_constant=_no_constant)
-    if "\\ud" in text or "\\uD" in text:
-        document = _mended(document)
+    try:
+        document = read(text)
+    except ValueError:  # a cut emoji among others
+        document = json.loads(text, parse_constant=_no_constant)
+        if "\\ud" in text or "\\uD" in text:
+            document = _mended(document)
     if not isinstance(document, dict):
         raise ValueError("not an object")  # noqa: TRY004 - see the module
     return document
@@ -67,7 +71,7 @@ def count(holder: Any, name: str) -> int | None:
 
 def dumps(body: Mapping[str, Any]) -> bytes:
     """A request's body."""
-    return json.dumps(body, ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode()
+    return written(body)
 
 
 def credential_headers(provider: Provider, credential: str | None) -> dict[str, str]:

@@ -5,18 +5,17 @@ Source of the framing: html.spec.whatwg.org, "Server-sent events". Knows no surf
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from typing import Any
 
 from buspass.errors import Problem
+from buspass.jsontext import written
 
 
 def frame(data: Mapping[str, Any], event: str | None = None) -> bytes:
     """One event of a stream. JSON holds no raw line break, so it is one line."""
-    text = json.dumps(data, ensure_ascii=False, separators=(",", ":"))
-    name = f"event: {event}\n" if event else ""
-    return f"{name}data: {text}\n\n".encode()
+    name = f"event: {event}\n".encode() if event else b""
+    return b"%sdata: %s\n\n" % (name, written(data))
 
 
 def retry_headers(found: Problem) -> dict[str, str]:

@@ -158,7 +158,7 @@ class Tasks:
     def saw(self, task: str, head: Item) -> None:
         """Keep a newer head that an operation answered with."""
         if (known := self._seen.get(task)) is not None and "open" in head:
-            self._keep(replace(known, head=head))
+            self._keep(View(task=known.task, head=head, fresh=known.fresh, key_at=known.key_at))
 
     def _key_is_young(self, known: View) -> bool:
         return self._clock.now() - known.key_at <= KEY_AGE

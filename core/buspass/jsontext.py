@@ -1,0 +1,34 @@
+"""JSON as text, written and read fast: what is done several times a call.
+
+Owns that every value gets the same bytes as by `json` without spaces, in UTF-8, names sorted where asked for; what the
+fast way does not take (integers above 64 bits, read-only mappings, lone surrogates) goes the slow way, with its errors.
+Not for a stranger's text: that is `tools.schema.parse_json`, which knows names that stand twice.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import orjson
+
+
+def written(value: Any) -> bytes:
+    """Give the shortest JSON of a value. Raises ValueError, TypeError for what is none; NaN must not come here."""
+    try:
+        return orjson.dumps(value)
+    except TypeError:
+        return json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode()
+
+
+def canonical(value: Any) -> bytes:
+    """Give the one JSON text of a value, names sorted by code point. No floats come here, so no number is ambiguous."""
+    try:
+        return orjson.dumps(value, option=orjson.OPT_SORT_KEYS)
+    except TypeError:
+        return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()
+
+
+def read(text: str | bytes) -> Any:
+    """Give the value of a text that a host of ours wrote. Raises ValueError."""
+    return orjson.loads(text)
