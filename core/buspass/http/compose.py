@@ -97,9 +97,8 @@ async def composed(
     """Do what `start` does, with parts handed in: for tests, and for hosts that share them."""
     settings = _settings(environ, bind, port)
     host = _host(settings, environ)
-    data = _data(environ)
-    local = _loopback(bind)
-    clock = clock or SystemClock()
+    data, local = _data(environ), _loopback(bind)
+    clock, discovery = clock or SystemClock(), outbound or HttpxOutbound()
     secrets: Secrets = adapter("secrets", "host")(environ)
     domain_key = await _domain_key(settings, secrets, data, create=local)
     signer: Signer = await adapter("signer", host.signer.partition(":")[0])(host.signer, data=data, create=local)
@@ -111,7 +110,6 @@ async def composed(
         if blobs is None:
             blobs = await opened("blobs", host.blobs)
             unfinished.push_async_callback(blobs.close)
-        discovery = outbound or HttpxOutbound()
         if outbound is None:
             outbound = _outbound()
             unfinished.push_async_callback(outbound.close)
