@@ -425,8 +425,8 @@ async def test_an_operators_key_is_for_loopback_only(tmp_path: Path, bind: str, 
 
 def test_an_adapter_is_found_by_its_scheme_or_said_to_be_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     assert adapter("state", "memory").__name__ == "open"
-    with pytest.raises(ConfigError, match=r"state: no adapter for 'redis'; this release has .*memory"):
-        adapter("state", "redis")
+    with pytest.raises(ConfigError, match=r"state: no adapter for 'tape'; this release has .*memory"):
+        adapter("state", "tape")
     monkeypatch.setitem(ADAPTERS, ("state", "tape"), "buspass_tape.state:open")  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match="install the package that brings buspass_tape"):
         adapter("state", "tape")
