@@ -15,6 +15,7 @@ from contextlib import aclosing, suppress
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
+from buspass.calls import soft
 from buspass.calls.action import Action
 from buspass.calls.call import Call, Ending, Incoming, Reply, Stopwatch, claims_match, log_payload, mark, remaining
 from buspass.calls.enforcement import Enforcing, enforcement
@@ -339,6 +340,7 @@ class Gateway:
         house.tasks.saw(task.id, head)
         with suppress(Problem):  # the answer is paid for; what is not sealed now is sealed at the next occasion
             await self._conclude(call, task.id, head, ending)
+            await soft.warn(house, task, head)
         return head
 
     async def _conclude(self, call: Call, task: str, head: Item, ending: Ending) -> None:
@@ -377,6 +379,7 @@ class Gateway:
             **call.enforcement.headers(),
             "Buspass-Cost": f"{ending.outcome.use.get('cost', 0) / MICRO:.6f}",
             "Buspass-Budget-Remaining": remaining(head, self._house.clock.now()),
+            **soft.header(self._house, view.task, head),
         }
 
 

@@ -276,6 +276,26 @@ def test_without_a_file_each_priced_chat_model_has_its_bare_name_and_its_provide
     assert (flow.limits["cost"], flow.wall, flow.token_ttl, flow.payloads) == (1_000_000, 28800, 28800, "full")
 
 
+def test_a_run_without_a_file_can_be_observed_and_one_with_a_file_says_so_itself(tmp_path, monkeypatch):
+    (openai,) = generated.found({"OPENAI_API_KEY": KEY})
+    for observe in (True, False):
+        written = generated.configuration({"openai": (openai, ["gpt-5-mini"])}, 1.0, observe=observe)
+        (tmp_path / "buspass.yaml").write_text(written)
+        assert load(tmp_path / "buspass.yaml", environ={}).workflows["run"].observe is observe
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("BUSPASS_CONFIG", raising=False)
+    with pytest.raises(Stop, match="put `enforce: observe` into the workflow"):
+        serving.gateway(None, observe=True).__enter__()
+
+
+def test_a_gateway_that_runs_already_is_not_told_to_observe(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("BUSPASS_CONFIG", raising=False)
+    monkeypatch.setattr(serving, "answers", lambda url: True)
+    with pytest.raises(Stop, match="says what is observed"):
+        serving.gateway(None, observe=True).__enter__()
+
+
 def test_a_provider_that_does_not_list_its_models_changes_nothing():
     (openai,) = generated.found({"OPENAI_API_KEY": KEY, "OPENAI_BASE_URL": f"http://127.0.0.1:{free_port()}"})
     assert "gpt-5-mini" in generated.models(openai, KEY)

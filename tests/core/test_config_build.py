@@ -132,7 +132,6 @@ NOT_YET = """5:101 hosts.aws.signer: signers in a cloud's key service; allowed: 
 37:23 tools.docs.mcp: tools of an MCP server
 38:23 tools.orders.sql: SQL tools
 39:77 tools.status.polling: polling
-51:122 workflows.return-exception.budget.soft: soft limits of a budget
 56:12 workflows.return-exception.loops: loop detection
 60:19 workflows.return-exception.hosted_tools: tools that a provider runs itself
 61:21 workflows.return-exception.data_residency: data residency

@@ -396,7 +396,7 @@ IN_A_WORKFLOW = [
     ),
     (
         "budget: {moeny: 1}",
-        "f:4:14 workflows.w.budget.moeny: unknown key; allowed: tokens, cost, calls, model_calls, tool_calls, wall, depth, wait, soft",
+        "f:4:14 workflows.w.budget.moeny: unknown key; allowed: tokens, cost, calls, model_calls, tool_calls, wall, depth, wait, soft, wrap_up",
     ),
     (
         "enforce: yes",

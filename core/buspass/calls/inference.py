@@ -7,13 +7,14 @@ import hashlib
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, Final
 
+from buspass.calls import soft
 from buspass.calls.call import Ending, Incoming, in_time, policy_input
 from buspass.calls.endings import Endings
 from buspass.calls.enforcement import Enforcing
 from buspass.calls.flow import Begun, Flow, begun
 from buspass.calls.house import House
 from buspass.calls.screening import Screening
-from buspass.config.settings import Model, Target
+from buspass.config.settings import Model, Target, Workflow
 from buspass.errors import Problem, Refuse, enforce
 from buspass.guard import check_standing
 from buspass.identity.tokens import TaskClaims
@@ -29,6 +30,7 @@ from buspass.providers import bounds, failures
 from buspass.providers.wires import WIRES, Wire
 from buspass.routing import attempts, targets
 from buspass.surfaces import anthropic_messages, openai_chat
+from buspass.surfaces.wrap_up import with_system
 from buspass.tasks import View, keyed, keyless, segment
 from buspass.tools.schema import parse_json
 
@@ -67,6 +69,7 @@ class Inference:
         self._bound = bounds.Bound(input_tokens=0, output_tokens=0, max_output=0)
         self._cost = 0
         self._draw: int | None = None
+        self._hint = ""
 
     async def recall(self) -> None:
         """Nothing to find: a keyed inference's id is its key's digest."""
@@ -74,18 +77,24 @@ class Inference:
     def guard(self, view: View) -> int | None:
         """Status, fence, and the grant: the alias, and the functions that are offered to it."""
         check_standing(view.head, self._claims.fence, self._house.clock.now())
+        workflow = self._house.workflow(view.task.workflow)
+        self._hint = workflow.wrap_up if self._wraps_up(workflow, view) else ""
         granted = view.task.grant
         if self.ask.model not in granted.models:
             detail = f"model {self.ask.model!r} is not granted to this task; it has {_some(granted.models)}"
             row = {"path": "model", "message": "not granted", "allowed": list(granted.models)}
             self.enforcement.refuse(Problem("model_not_granted", detail, errors=[row], wanted=self.ask.model))
         outside = [name for name in self.ask.tools if name not in granted.tools]
-        for name in outside if outside and self._house.workflow(view.task.workflow).route else ():
+        for name in outside if workflow.route else ():
             detail = f"tool {name!r} is not granted to this task; take its functions from GET /v1/tools"
             row = {"path": "tools", "message": f"{name} is not granted", "allowed": list(granted.tools)}
             self.enforcement.refuse(Problem("tool_not_granted", detail, errors=[row], wanted=name))
         judged = self._house.policy.volatile("call") and self.enforcement.on
         return int(str(view.head["version"])) if judged else None
+
+    def _wraps_up(self, workflow: Workflow, view: View) -> bool:
+        """Whether the model is told that most of the budget is spent."""
+        return bool(workflow.wrap_up and self.enforcement.on and soft.past(view.head, workflow.soft))
 
     def plan(self, view: View) -> None:
         """Choose the candidates that can say this ask, and bound the dearest of them."""
@@ -134,6 +143,8 @@ class Inference:
 
     def _screen(self, view: View) -> None:
         before, self.ask = self.ask.input_bytes, self._screening.request(self._said)
+        if self._hint:  # the operator's own words are not looked into
+            self.ask = with_system(self.ask, self._hint)
         if self.ask.input_bytes != before:
             self.plan(view)
 

@@ -33,7 +33,7 @@ class Tally:
     """
 
     def __init__(self) -> None:
-        self.thoughts = self.actions = self.refused = 0
+        self.thoughts = self.actions = self.refused = self.observed = 0
         self.exhausted = False
         self.cost = self.held = 0.0
         self.models: dict[str, tuple[str, str]] = {}
@@ -44,6 +44,7 @@ class Tally:
         self.thoughts += row["kind"] == "inference"
         self.actions += row["kind"] == "action"
         self.refused += row["kind"] == "refusal"
+        self.observed += bool(row.get("observed"))
         self.exhausted |= row.get("code") == "budget_exhausted"
         if row["kind"] == "inference" and row.get("target"):
             provider, _, model = str(row["target"]).partition("/")
@@ -61,6 +62,8 @@ class Tally:
         counts = [_counted(self.thoughts, "thought"), _counted(self.actions, "action")]
         if self.refused:
             counts.append(f"{self.refused} refused")
+        if self.observed:
+            counts.append(f"{self.observed} only observed")
         return " · ".join([f"exit {code}", *counts, money(self.cost), f"buspass trace {task}"])
 
 
@@ -114,6 +117,8 @@ class Timeline:
                 return f"  └ {row.get('name')} {_arguments(row.get('arguments'))}"
             case "refusal":
                 return f"  ✗ {row.get('name') or 'a call'} {_arguments(row.get('arguments'))}".rstrip()
+            case "soft_limit":
+                return "◔ soft limit"
             case "lifecycle" if row.get("operation") not in {"start", "complete"} and not _is_ours(row):
                 return f"■ {row.get('operation')}"
         return ""
@@ -128,8 +133,12 @@ class Timeline:
                 yield f"{row.get('status') or row.get('state')}  {row['ms']} ms"
             case "lifecycle":
                 yield str(row.get("reason") or "")
+            case "soft_limit":
+                yield str(row.get("detail") or "")
         if row.get("code"):
             yield f"{row['code']}: {row.get('detail') or ''}"
+        if row.get("observed"):
+            yield ", ".join(dict.fromkeys(f"{seen['verdict']} {seen['code']}" for seen in row["observed"]))
 
 
 def _is_ours(row: Row) -> bool:

@@ -94,7 +94,7 @@ def _offered(provider: Provider, key: str) -> list[str]:
         return []  # the agent's first call will say what is wrong there, in the provider's own words
 
 
-def configuration(offers: Mapping[str, tuple[Provider, Iterable[str]]], cost: float) -> str:
+def configuration(offers: Mapping[str, tuple[Provider, Iterable[str]]], cost: float, *, observe: bool = False) -> str:
     """Give the file of a run without one: each model under its bare name and as PROVIDER/MODEL, `cost` USD in all.
 
     Payloads are kept in full for a day: they lie on this machine alone, and the timeline shows what was thought.
@@ -114,6 +114,7 @@ def configuration(offers: Mapping[str, tuple[Provider, Iterable[str]]], cost: fl
             f"    models: [{', '.join(map(repr, aliases))}]",
             f"    budget: {{cost: {cost:.6f}, wall: {WALL}}}",
             f"    token_ttl: {WALL}",
+            *(["    enforce: observe"] if observe else []),
             "    logging: {payloads: full, retain: 1d}",
             "",
         ]

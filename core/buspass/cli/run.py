@@ -32,7 +32,7 @@ def add(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None
     parser = subparsers.add_parser(
         "run",
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        usage="buspass run [--workflow W] [--cost X] [--quiet] -- CMD…",
+        usage="buspass run [--workflow W] [--cost X] [--observe] [--quiet] -- CMD…",
         help="run an agent as it is, governed",
         description="Starts a task, runs CMD with the gateway's address and the task's token in its environment and\n"
         "without any provider's key, shows what it does, ends the task and prints the bill. The exit code is CMD's.\n"
@@ -42,6 +42,9 @@ def add(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None
     )
     parser.add_argument("--workflow", metavar="W", help="the kind of task; may be left out where there is one")
     parser.add_argument("--cost", metavar="X", type=_usd, help="USD at most; it can only narrow the workflow's")
+    parser.add_argument(
+        "--observe", action="store_true", help="without a file: refuse nothing, note what would have been refused"
+    )
     parser.add_argument("--quiet", action="store_true", help="print nothing but the bill")
     parser.add_argument("command", nargs=argparse.REMAINDER, metavar="-- CMD…", help="the agent")
     parser.set_defaults(run=run)
@@ -70,7 +73,7 @@ def run(arguments: argparse.Namespace) -> int:
     agent.hide()
     # a stop before the agent is there must still end gateway and task
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    with serving.gateway(arguments.cost) as gateway:
+    with serving.gateway(arguments.cost, observe=arguments.observe) as gateway:
         run = Run(gateway, arguments.workflow, arguments.cost, quiet=arguments.quiet)
         return run.governed(command)
 

@@ -46,11 +46,19 @@ class Gateway:
 
 
 @contextlib.contextmanager
-def gateway(cost: float | None) -> Iterator[Gateway]:
-    """Give the gateway at BUSPASS_URL, or start one. `cost`: USD for a run without a configuration. Raises Stop."""
+def gateway(cost: float | None, *, observe: bool = False) -> Iterator[Gateway]:
+    """Give the gateway at BUSPASS_URL, or start one. `cost`: USD for a run without a configuration. Raises Stop.
+
+    `observe` such a run: what a file says of that, it says itself.
+    """
     said = (os.environ.get("BUSPASS_URL") or "").rstrip("/").removesuffix("/v1")
     file = configured()
     known = _secrets(file) if file else frozenset()
+    if observe and file:
+        raise Stop(f"--observe is for a run without a file: put `enforce: observe` into the workflow in {file}", USAGE)
+    if observe and answers(said or DEFAULT_URL):
+        there = f"a gateway answers at {said or DEFAULT_URL}"
+        raise Stop(f"{there}: its own buspass.yaml says what is observed, not --observe", USAGE)
     if answers(said or DEFAULT_URL):
         yield Gateway(url=said or DEFAULT_URL, secrets=known)
         return
@@ -61,7 +69,7 @@ def gateway(cost: float | None) -> Iterator[Gateway]:
         providers: tuple[generated.Provider, ...] = ()
         if file is None:
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="buspass-")))
-            file, providers = _generate(folder, cost)
+            file, providers = _generate(folder, cost, observe=observe)
         url = stack.enter_context(_up(file, where.hostname or "", where.port or 0))
         yield Gateway(url=url, secrets=known, providers=providers)
 
@@ -104,7 +112,7 @@ def _named(part: Any) -> Iterator[str]:
             yield from _named(each)
 
 
-def _generate(folder: Path, cost: float | None) -> tuple[Path, tuple[generated.Provider, ...]]:
+def _generate(folder: Path, cost: float | None, *, observe: bool) -> tuple[Path, tuple[generated.Provider, ...]]:
     providers = generated.found(os.environ)
     if not providers:
         raise Stop(
@@ -114,7 +122,9 @@ def _generate(folder: Path, cost: float | None) -> tuple[Path, tuple[generated.P
         )
     offers = {each.name: (each, generated.models(each, os.environ[each.secret])) for each in providers}
     path = folder / "buspass.yaml"
-    path.write_text(generated.configuration(offers, generated.COST if cost is None else cost), encoding="utf-8")
+    path.write_text(
+        generated.configuration(offers, generated.COST if cost is None else cost, observe=observe), encoding="utf-8"
+    )
     return path, tuple(providers)
 
 

@@ -69,12 +69,12 @@ def _said(row: Row, room: int, *, caused: bool) -> list[str]:
     """Give a row's own lines; `room` is how many columns they have."""
     match row["kind"]:
         case "inference":
-            return [f"● {_thought(row)}", f"  {_facts(row)}", *_failure(row)]
+            return [f"● {_thought(row)}", f"  {_facts(row)}", *_failure(row), *_observed(row)]
         case "thought":
             return [f"○ {_thought(row)}"]
         case "action":
             corner = "└ " if caused else "▪ "
-            return [corner + _call(row, room - len(corner)), *_failure(row)]
+            return [corner + _call(row, room - len(corner)), *_failure(row), *_observed(row)]
         case "refusal":
             return [f"✗ {row.get('name') or 'a call'} refused: {row.get('code')}", f"  {row.get('detail') or ''}"]
         case "lifecycle":
@@ -83,8 +83,18 @@ def _said(row: Row, room: int, *, caused: bool) -> list[str]:
             return [f"{_LIFE.get(operation, '·')} {operation}{reason}"]
         case "credit":
             return [f"± credit for {row.get('name') or 'a call'}: {money(row.get('cost') or 0)}{_left(row)}"]
+        case "soft_limit":
+            return [f"◔ soft limit: {row.get('detail') or row.get('name')}"]
         case other:
             return [f"· {other} {row.get('name') or ''}"]
+
+
+def _observed(row: Row) -> list[str]:
+    """What would have refused or changed the call, had its workflow been enforced."""
+    return [
+        f"  ◌ {seen['verdict']} {seen['code']}: {seen.get('detail') or seen['rule']}"
+        for seen in row.get("observed") or ()
+    ]
 
 
 def _thought(row: Row) -> str:

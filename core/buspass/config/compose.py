@@ -200,6 +200,8 @@ def _workflow(name: str, shape: Workflow, default: tuple[settings.AgentRule, ...
         pool=shape.pool,
         personal_data=None if shape.personal_data is None else _personal_data(shape.personal_data),
         observe=shape.enforce == "observe",
+        soft=shape.budget.soft,
+        wrap_up=shape.budget.wrap_up,
     )
 
 

@@ -194,7 +194,8 @@ class PersonalData:
 class Workflow:
     """A kind of task. `limits` holds the limited accounts only; `wall`, `wait`, `token_ttl`, `replay_ttl`: seconds.
 
-    `observe`: what would be refused is journalled, and passes.
+    `observe`: what would be refused is journalled, and passes. `soft`: the share of an account from which it is told,
+    `wrap_up` what models are told then.
     """
 
     name: str
@@ -214,6 +215,8 @@ class Workflow:
     pool: str | None = None
     personal_data: PersonalData | None = None
     observe: bool = False
+    soft: float = 0.8
+    wrap_up: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

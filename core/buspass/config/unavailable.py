@@ -50,7 +50,6 @@ TABLE: Final = (
     Row("tools.*.rate", "rates of tools"),
     Row("tools.*.approval", "approvals"),
     Row("tools.*.polling", "polling"),
-    Row("workflows.*.budget.soft", "soft limits of a budget"),
     Row("workflows.*.loops", "loop detection"),
     Row("workflows.*.hosted_tools", "tools that a provider runs itself"),
     Row("workflows.*.data_residency", "data residency"),

@@ -30,6 +30,8 @@ ANSWER: Final[Mapping[str, str]] = {
     "Buspass-Attempts": "how many targets were tried",
     "Buspass-Cost": "what the call cost, USD",
     "Buspass-Budget-Remaining": "`tokens=…, cost=…, calls=…, wall=…`: the limited accounts after this call",
+    "Buspass-Budget-Soft": "`cost=83%, …`: the accounts past [`budget.soft`](ledger.md#the-soft-limit), with the share "
+    "that is spent",
     "Buspass-Observed": "of a workflow that is only [observed](observe.md): what would have been refused or changed, "
     "`VERDICT CODE, …`",
     "Buspass-Replayed": "`true`: an outcome given back, nothing was sent",

@@ -59,6 +59,7 @@ def new_head(
         "sealed": 0,
         "seals": 0,
         "refusals": {},
+        "soft": {},
     }
 
 

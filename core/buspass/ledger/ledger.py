@@ -37,6 +37,7 @@ from buspass.ledger.waiting import Lines
 from buspass.model import Amounts
 from buspass.ports.clock import Clock
 from buspass.ports.state import (
+    Absent,
     Applied,
     Item,
     Operation,
@@ -45,6 +46,7 @@ from buspass.ports.state import (
     Refused,
     State,
     Unavailable,
+    Update,
     Value,
 )
 
@@ -294,6 +296,19 @@ class Ledger:
                     back = {name: -amount for name, amount in amounts(record, "use").items()}
                     await self._commit(task, [crediting(call, back, self._clock.now())])
             after = page[-1][0]
+
+    # ── mark ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def mark(self, task: str, table_: str, name: str, record: Mapping[str, Value]) -> None:
+        """Write a record that moves no money, once: `name` in that map of the head says that it was.
+
+        Raises Problem state_unavailable.
+        """
+        key, path = f"rec:{table_}.{name}", (table_, name)
+        counted = Update(HEAD, (Absent(path),), {("entries",): 1}, {path: self._clock.now()})
+        result = await self._commit(task, [Put(key, self._stamp(task, key, record)), counted])
+        if isinstance(result, Refused) and result.index == 0:  # from a crash between the two, or another host's
+            await self._commit(task, [counted])
 
     # ── refuse ──────────────────────────────────────────────────────────────────────────────────────────────────
 

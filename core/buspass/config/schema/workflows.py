@@ -90,6 +90,7 @@ class Budget(Shape):
     depth: Annotated[int, Field(ge=0, le=16)] = 2
     wait: ShortDuration = 2.0
     soft: Percent = 0.8
+    wrap_up: Annotated[str, Field(max_length=2000)] = ""
 
 
 class Loops(Shape):

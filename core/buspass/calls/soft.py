@@ -1,0 +1,66 @@
+"""The soft limit: most of an account is spent. Told in a header and once in the journal; refuses nothing.
+
+Owns when an account is past it. Refuses to know who reads it: alerts follow the journal's entries.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import suppress
+
+from buspass.calls.house import House
+from buspass.errors import Problem
+from buspass.ledger.accounts import held, table, whole
+from buspass.ports.state import Item, Value
+from buspass.tasks import Task
+
+
+def past(head: Item, soft: float) -> dict[str, int]:
+    """Give the limited accounts of which at least the share `soft` is spent, with how much, in percent."""
+    available, allocated = table(head, "available"), table(head, "allocated")
+    used = {
+        name: whole(limit) - whole(available[name]) - whole(allocated.get(name, 0))
+        for name, limit in table(head, "limits").items()
+    }
+    limits = table(head, "limits")
+    if not any(amount >= soft * whole(limits[name]) for name, amount in used.items()):
+        return {}  # nearly always: what is in flight need not be summed up
+    in_flight = held(head)
+    spent = {name: amount - in_flight[name] for name, amount in used.items()}
+    return {
+        name: amount * 100 // max(whole(limits[name]), 1)
+        for name, amount in spent.items()
+        if amount >= soft * whole(limits[name])
+    }
+
+
+def header(house: House, task: Task, head: Item) -> dict[str, str]:
+    """Give `Buspass-Budget-Soft`, where an account is past the soft limit."""
+    said = ", ".join(f"{name}={share}%" for name, share in past(head, _soft(house, task)).items())
+    return {"Buspass-Budget-Soft": said} if said else {}
+
+
+async def warn(house: House, task: Task, head: Item) -> None:
+    """Write the journal's entry for each account that is past its soft limit and has none yet."""
+    marked, soft = head.get("soft"), _soft(house, task)
+    for name, share in past(head, soft).items():
+        if not isinstance(marked, Mapping) or name in marked:
+            continue
+        record: dict[str, Value] = {
+            "kind": "soft_limit",
+            "state": "noted",
+            "name": name,
+            "host": house.host.name,
+            "at": house.clock.now(),
+            "detail": f"{share}% of the task's {name} is spent; the soft limit is {soft * 100:g}%",
+            "attempt": "",
+            "use": {},
+        }
+        with suppress(Problem):  # the next settled call finds it missing
+            await house.ledger.mark(task.id, "soft", name, record)
+
+
+def _soft(house: House, task: Task) -> float:
+    """A workflow that is no longer configured has no soft limit below its limit."""
+    workflow = house.settings.workflows.get(task.workflow)
+    return workflow.soft if workflow else 1.0
