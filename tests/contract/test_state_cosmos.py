@@ -1,9 +1,13 @@
 """Cosmos DB behind the state port: the contract, through Microsoft's SDK, on the simulated service."""
 
 import asyncio
+import uuid
+from collections import Counter
+from random import Random
 
 import pytest
 
+from buspass.http.adapters import opened as opened_by_url
 from buspass.ports.state import (
     Absent,
     Applied,
@@ -19,8 +23,10 @@ from buspass.ports.state import (
     Update,
     at,
 )
+from buspass.testing import state_history
 from buspass.testing.cosmos_server import CosmosServer, Trouble, serving_cosmos
 from buspass.testing.state_contract import StateContract
+from buspass.testing.state_memory import MemoryState
 from buspass_azure import access, cosmos, cosmos_account
 from buspass_azure.cosmos_account import connect, parse
 
@@ -36,7 +42,7 @@ async def server(monkeypatch):
 
 @pytest.fixture
 async def opened(server):
-    state = await cosmos.open(url(server))
+    state = await opened_by_url("state", url(server))
     server.requests.clear()
     yield state
     await state.close()
@@ -90,6 +96,49 @@ class Alternating:
 
     async def close(self):
         await asyncio.gather(*(state.close() for state in self.states))
+
+
+# ── histories with troubles ──
+
+TROUBLES = (
+    *[None] * 4,
+    Trouble(status=429, retry_after_ms=1),
+    Trouble(status=449),
+    *(Trouble(status=status, applied=applied) for status in (408, 500, 503) for applied in (True, False)),
+    Trouble(drop=True, applied=True),
+    Trouble(drop=True),
+)
+
+
+async def everything(state, partition):
+    return [(key, state_history.typed(item)) for key, item in await state.list(partition, "", "", 10)]
+
+
+async def test_random_histories_with_lost_answers_are_whole_or_did_not_happen(server, opened):
+    """Beside memory: what is answered is the same, and what isn't was done as memory does it, or not at all."""
+    came_of_it: Counter[str] = Counter()
+    for seed in range(6):
+        random, memory, partition = Random(seed), MemoryState(), f"history:{uuid.uuid4().hex}"
+        for step in range(25):
+            drawn = state_history.operations(random)
+            server.meet(random.choice(TROUBLES))
+            try:
+                got = await state_history.outcome(opened, partition, drawn)
+            except OutcomeUnknown:
+                there = await everything(opened, partition)
+                if there != await everything(memory, partition):
+                    assert (await state_history.outcome(memory, partition, drawn))[0] == "applied"
+                    got = ("unknown, done",)
+                else:
+                    got = ("unknown, not done",)
+            else:
+                assert got == await state_history.outcome(memory, partition, drawn), (
+                    f"seed {seed}, step {step}: {drawn}"
+                )
+            came_of_it[got[0]] += 1
+            server.calm()
+            assert await everything(opened, partition) == await everything(memory, partition)
+    assert min(came_of_it[each] for each in ("applied", "refused", "unknown, done", "unknown, not done")) > 5
 
 
 # ── the account ──

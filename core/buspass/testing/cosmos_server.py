@@ -368,3 +368,16 @@ async def serving_cosmos(server: CosmosServer) -> AsyncIterator[str]:
     async with listening(server.answer) as url:
         server.url = url + "/"
         yield server.url
+
+
+async def main() -> None:
+    """Serve an account with the container `buspass` of database `db` until the process ends; says URL and key."""
+    server = CosmosServer()
+    server.add("db", "buspass")
+    async with serving_cosmos(server) as url:
+        print(f"export COSMOS_KEY={server.key}\ncosmos://loopback/db?endpoint={url}&key=COSMOS_KEY", flush=True)  # noqa: T201
+        await asyncio.Event().wait()
+
+
+if __name__ == "__main__":
+    asyncio.run(main())
