@@ -18,7 +18,6 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
-from itertools import pairwise
 from typing import Any, Final
 
 from azure.core.exceptions import AzureError
@@ -46,6 +45,7 @@ from buspass_azure.access import Calls
 from buspass_azure.cosmos_account import Account, connect, parse
 
 PATIENCE: Final = 1.0
+"""Seconds."""
 _FINAL: Final = (400, 401, 403, 404)
 _REFUSALS: Final = (404, 409, 412)
 _BUSY: Final = (429, 449)
@@ -60,13 +60,13 @@ async def open(url: str) -> State:  # noqa: A001  (the name of every adapter's w
     The container must exist, with partition key /part; the account's consistency must be Strong. Raises ValueError
     for a bad URL or an account that can't keep the port's promises, Unavailable where it can't be reached.
     """
-    return CosmosState(await connect(parse(url)))
+    return CosmosState(await connect(parse(url)), patience=PATIENCE)
 
 
 class CosmosState:
     """The port over an open account. Bound to the event loop it was opened on."""
 
-    def __init__(self, account: Account, *, patience: float = PATIENCE) -> None:
+    def __init__(self, account: Account, *, patience: float) -> None:
         self._account, self._container, self._patience = account, account.container, patience
         self._calls = Calls()
 
@@ -81,9 +81,10 @@ class CosmosState:
         parameters = wire.listing(prefix, after)
         async with self._calling():
             found = await self._query(wire.LIST, parameters, limit, partition_key=partition)
-        if not all(one["k"] < other["k"] for one, other in pairwise(found)):
+        keys = [each["k"] for each in found]
+        if not all(key.startswith(prefix) and key > after for key in keys) or keys != sorted(keys):
             raise Unavailable(0, "the account does not sort keys by code points")
-        return [(each["k"], wire.item(each)) for each in found]
+        return [(key, wire.item(each)) for key, each in zip(keys, found, strict=True)]
 
     async def find(self, index: str, shard: str, until: str, limit: int) -> Sequence[tuple[str, str]]:
         check_names(index, shard)

@@ -15,7 +15,13 @@ from buspass.testing.serve import free_port
 
 OTHERS_KEY = "C2y6yDjf5/R+ob0N8A7Cgv30VRDJIWEHLM+4QDU5DE2nQ9nDuVTqobD4b8mGGyPMbIZnqyMsEcaGQy67XIw/Jw=="
 """The key that every emulator has."""
-QUIET = {"retry_total": 0, "retry_throttle_total": -1, "enable_endpoint_discovery": False}
+QUIET = {
+    "connection_timeout": 120,
+    "read_timeout": 120,
+    "retry_total": 0,
+    "retry_throttle_total": -1,
+    "enable_endpoint_discovery": False,
+}
 
 
 @pytest.fixture
