@@ -241,7 +241,11 @@ async def run(options: argparse.Namespace) -> int:
     upstream = Upstream()
     with tempfile.TemporaryDirectory() as folder:
         async with serving(upstream.app) as url, Domain(Path(folder), upstream, url, options) as domain:
-            found = await rounds(domain, options.calls)
+            try:
+                found = await rounds(domain, options.calls)
+            except BaseException:
+                print((Path(folder) / "log").read_text()[-5000:], file=sys.stderr)  # what the gateways said
+                raise
     print(f"{options.state.partition(':')[0]}: {options.calls} calls, {options.gateways} gateways, one task a round")
     for each in found:
         print(each.row())
