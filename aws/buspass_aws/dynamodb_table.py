@@ -6,8 +6,8 @@ Owns the layout. Refuses to create it: whoever runs Buspass does that once, and 
     aws dynamodb create-table --cli-input-json file://table.json
 
 A row is one item: partition and key of the port, the item itself as one map, and for every index that it is entered in
-the shard and the sort. Each index of the port is an index of the table, so a new one is added to `INDEXES`, and to the
-tables that exist (`update-table`), before code that needs it is deployed.
+the shard and the sort. Each of the port's INDEXES is an index of the table, so a new one is added to the tables that
+exist (`update-table`) before code that needs it is deployed.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ import sys
 from collections.abc import Sequence
 from typing import Any, Final
 
+from buspass.ports.operations import INDEXES
+
 PARTITION: Final = "pk"
 KEY: Final = "sk"
 ITEM: Final = "v"
-INDEXES: Final = ("due", "flow")
-"""What `find` may be asked for."""
 
 
 def shard_of(index: str) -> str:

@@ -29,6 +29,10 @@ PAGE: Final = 1000
 DEPTH: Final = 24
 """How deep a value may nest: DynamoDB allows 32 levels, its item and ours included."""
 
+INDEXES: Final = ("due", "flow", "tail")
+"""Every index that `find` may be asked for: a table in a cloud has each as an index of its own. A new one is added
+here, and to the tables that exist before what needs it is deployed (docs/stores.md)."""
+
 _SEGMENT: Final = re.compile(r"[A-Za-z0-9_.:-]{1,128}")
 MISSING: Final = object()
 """What `value_at` may be asked to give where nothing is: unlike None, never a value."""

@@ -24,6 +24,7 @@ from typing import Any, Final, Protocol
 from buspass.ports.operations import (
     CHANGES,
     DEPTH,
+    INDEXES,
     MISSING,
     PAGE,
     WHOLE,
@@ -57,6 +58,7 @@ from buspass.ports.operations import (
 __all__ = [
     "CHANGES",
     "DEPTH",
+    "INDEXES",
     "PAGE",
     "WHOLE",
     "Absent",
@@ -268,7 +270,8 @@ def _apart(paths: Collection[Path]) -> bool:
 
 def _check_index(index: Index, where: str) -> None:
     for name, entry in index.items():
-        checked_path((name,), 1, where)
+        if name not in INDEXES:
+            raise ValueError(f"{where}: index {name!r}; allowed are {', '.join(INDEXES)} (operations.INDEXES)")
         if entry is not None:
             if not isinstance(entry, tuple) or len(entry) != 2:
                 raise ValueError(f"{where}: index {name} has {entry!r}; allowed are (shard, sort) and None")
