@@ -221,6 +221,15 @@ async def test_what_waits_for_a_prerequisite_does_not_wait_while_observed(
     assert [row["code"] for row in found[0]] == ["prerequisite_in_flight"]
 
 
+async def test_nothing_is_noted_on_an_old_copy_of_the_task(watched: Domain) -> None:
+    agent = await watched.agent(workflow="ordered")
+    await agent.chat()  # from now on this host has a copy, in which nothing was checked
+    there = await watched.at("aws", agent)
+    assert (await there.call("check", {"order": "o"})).status_code == 200
+    answer = await agent.call("pay", {"order": "o", "amount": 1})
+    assert await observed(agent, answer) == []
+
+
 # ── what reaches whom ──
 
 

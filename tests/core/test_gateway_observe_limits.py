@@ -299,3 +299,24 @@ async def test_a_provider_that_bills_more_than_was_held_suspends_nobody_while_ob
     assert row["overrun"] is True
     assert (await agent.get()).json()["status"] == "open"
     assert (await agent.get("/trace/verify")).json()["ok"]
+
+
+async def test_a_keys_overdraft_is_paid_by_its_pool_when_the_standing_task_ends(watched: Domain) -> None:
+    client = await watched.host()
+    operator = {"authorization": f"Bearer {watched.apps['onprem'].house.operator_key}"}
+    body = {"name": "bot", "workflow": "keyed", "pool": "support", "budget": {"cost": 0.000001}}
+    key = (await client.post("/v1/keys", json=body, headers=operator)).json()["key"]
+    headers = {"authorization": f"Bearer {key}"}
+    asked = {"model": "plan", "messages": [{"role": "user", "content": "hello"}]}
+    answer = await client.post("/v1/chat/completions", json=asked, headers=headers)
+    assert answer.status_code == 200
+    assert answer.headers["buspass-observed"] == "would_hold budget_exhausted"
+    spent = round(float(answer.headers["buspass-cost"]) * 1e6)
+    assert spent > 1
+    watched.clock.advance(1801)  # type: ignore[attr-defined]  # the tests' clock
+    answer = await client.post("/v1/chat/completions", json=asked, headers=headers)
+    assert answer.status_code == 200, "the next generation"
+    head = await watched.state.read("pool:support", "head")
+    assert head is not None
+    assert head["available"] == {"cost": 5_000_000 - spent - 1}
+    assert head["allocated"] == {"cost": 1}
