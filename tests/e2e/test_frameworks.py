@@ -5,15 +5,20 @@ The programs of tests/frameworks run in an environment of their own (`make .venv
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 from hosts import STREAMING, Domain
+from running import billed, served
 
 from buspass.cli.environment import governed
+from buspass.testing.provider import Provider
+from buspass.testing.provider_anthropic import AnthropicProvider
 from buspass.testing.provider_wire import text_of
+from buspass.testing.serve import free_port
 
 ROOT = Path(__file__).parents[2]
 PYTHON = ROOT / ".venv-frameworks" / "bin" / "python"
@@ -68,6 +73,40 @@ def table(request):
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
     with request.config.pluginmanager.getplugin("capturemanager").global_and_fixture_disabled():
         sys.stdout.write("\n" + "\n".join(lines) + "\n")
+
+
+PAGE = (ROOT / "docs" / "frameworks.md").read_text("utf-8")
+SHOWN = dict(re.findall(r"^## ([^\n]+)\n(?:(?!^## ).*\n)*?^```python\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL))
+
+
+@pytest.mark.parametrize("name", SHOWN)
+def test_a_program_of_the_page_runs_in_buspass_run(name, tmp_path):
+    assert len(SHOWN) == 5
+    openai = Provider("sk-house-0123456789", models=("gpt-5-mini",), mind=order)
+    claude = AnthropicProvider("sk-ant-api03-0123456789abcdef", models=("claude-haiku-4-5",), mind=order)
+    clean = {n: v for n, v in os.environ.items() if not n.startswith(("OPENAI_", "ANTHROPIC_", "BUSPASS_", "PYTHON"))}
+    (tmp_path / "agent.py").write_text(SHOWN[name])
+    with served(openai) as url, served(claude) as other:
+        environ = clean | {
+            "BUSPASS_DATA": str(tmp_path / "data"), "BUSPASS_URL": f"http://127.0.0.1:{free_port()}",
+            "OPENAI_API_KEY": openai.key, "OPENAI_BASE_URL": f"{url}/v1",
+            "ANTHROPIC_API_KEY": claude.key, "ANTHROPIC_BASE_URL": other,
+        }  # fmt: skip
+        command = [sys.executable, "-m", "buspass", "run", "--", PYTHON, "agent.py"]
+        done = subprocess.run(command, cwd=tmp_path, env=environ, text=True, capture_output=True, timeout=SECONDS)
+    assert done.returncode == 0, done.stderr
+    asked = "order" in SHOWN[name]
+    assert done.stdout == ("Send it back: O-1042: one garden bench, 900 dollars\n" if asked else "It names a route.\n")
+    assert billed(done)[1] == (2 if asked else 1)
+
+
+def order(request):
+    """Looks an order up where it may, and says what to do."""
+    if results := list(given(request)):
+        return {"content": f"Send it back: {results[-1]}"}
+    if request.get("tools"):
+        return {"content": "", "tool_calls": [{"name": "get_order", "arguments": {"id": "O-1042"}}]}
+    return {"content": "It names a route."}
 
 
 @pytest.mark.parametrize("host", STREAMING)
