@@ -235,6 +235,13 @@ def test_the_timeline_shows_each_row_once_and_the_bill_counts_them():
     assert timeline.tally.held == 0.01
 
 
+def test_a_call_that_the_provider_failed_is_shown_as_such():
+    failed = row(1.2, "inference", name="gpt-5-mini", code="upstream_error", detail="mend the key", left={"cost": 1.0})
+    said, timeline = followed([[failed]])
+    assert said == ["  1.2s   ✗ gpt-5-mini                            $0.00  upstream_error: mend the key"]
+    assert timeline.tally.thoughts == 1
+
+
 def test_functions_that_the_agent_calls_itself_are_shown_and_counted_where_there_is_no_route():
     said, timeline = followed([RECORDS[1:2]], tools=())
     assert said[1] == "  0.4s   └ get_customer {id: C-1042}             asked for"

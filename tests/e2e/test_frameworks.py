@@ -5,7 +5,6 @@ The programs of tests/frameworks run in an environment of their own (`make .venv
 
 import json
 import os
-import re
 import subprocess
 import sys
 from pathlib import Path
@@ -76,7 +75,11 @@ def table(request):
 
 
 PAGE = (ROOT / "docs" / "frameworks.md").read_text("utf-8")
-SHOWN = dict(re.findall(r"^## ([^\n]+)\n(?:(?!^## ).*\n)*?^```python\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL))
+SHOWN = {
+    section.partition("\n")[0]: section.partition("```python\n")[2].partition("```\n")[0]
+    for section in PAGE.split("\n## ")[1:]
+    if "```python\n" in section
+}
 
 
 @pytest.mark.parametrize("name", SHOWN)

@@ -109,6 +109,8 @@ class Timeline:
 
     def _text(self, row: Row) -> str:
         match row["kind"]:
+            case "inference" if _failed(row):
+                return f"  ✗ {row.get('name')}"
             case "inference":
                 return f"● {_thought(row)}"
             case "thought":
@@ -125,6 +127,8 @@ class Timeline:
 
     def _facts(self, row: Row) -> Iterator[str]:
         match row["kind"]:
+            case "inference" if _failed(row):
+                yield f"{money(row['cost'])} "
             case "inference":
                 yield f"{row.get('name')}  {money(row['cost'])} "
                 left = (row.get("left") or {}).get("cost")
@@ -139,6 +143,11 @@ class Timeline:
             yield f"{row['code']}: {row.get('detail') or ''}"
         if row.get("observed"):
             yield ", ".join(dict.fromkeys(f"{seen['verdict']} {seen['code']}" for seen in row["observed"]))
+
+
+def _failed(row: Row) -> bool:
+    """Whether nothing was thought: the provider failed, or refused."""
+    return bool(row.get("code")) and "thought" not in row
 
 
 def _is_ours(row: Row) -> bool:
