@@ -57,6 +57,7 @@ CODES: Final[Mapping[str, Code]] = {
     "upstream_error": Code(502, "The service behind this call answered with an error"),
     "outcome_unknown": Code(502, "The call was sent, but what came of it could not be recorded"),
     "overloaded": Code(503, "The gateway is busy", retryable=True),
+    "circuit_open": Code(503, "The service behind this call does not work", retryable=True),
     "no_target_available": Code(503, "No target of this model is available", retryable=True),
     "identity_unavailable": Code(503, "Identity cannot be proven right now", retryable=True),
     "state_unavailable": Code(503, "The state store cannot be reached", retryable=True),

@@ -86,10 +86,14 @@ class Gateway:
             with watch("recall"):
                 done = await self._recall(made, claims)
             admitted = done or await self._admit(made, claims, incoming, watch)
-        except Problem as problem:
-            await self._refused(problem, claims, call, incoming, enforced)
+        except BaseException as problem:
+            if call is not None:
+                await call.leave()
+            if isinstance(problem, Problem):
+                await self._refused(problem, claims, call, incoming, enforced)
             raise
         if isinstance(admitted, Reply):
+            await made.leave()
             return admitted
         if isinstance(made, Inference) and made.ask.stream:
             return await self._stream(made, admitted, watch)
@@ -133,6 +137,8 @@ class Gateway:
         house = self._house
         view = await house.tasks.view(claims.task)
         claims_match(claims, view.task)
+        with watch("guard"):
+            await call.survey()
         wait = house.workflow(claims.workflow).wait
         seconds = incoming.flowing if isinstance(call, Inference) and call.ask.stream else incoming.seconds
         deadline = house.clock.now() + round(seconds * 1000)
@@ -140,6 +146,8 @@ class Gateway:
             view = await self._swept(view)
             try:
                 judged = await self._judge(call, view, watch)
+                with watch("guard"):
+                    await call.ready((deadline - house.clock.now()) / 1000)
             except Problem:
                 if not view.fresh:
                     view = await house.tasks.look(claims.task)  # nothing is refused on a copy
@@ -168,7 +176,6 @@ class Gateway:
 
     async def _judge(self, call: Call, view: View, watch: Stopwatch) -> Judged:
         """Stations 4 to 7 on one view of the task."""
-        log: str | None = None
         call.enforcement.anew(fresh=view.fresh)
         with watch("guard"):
             version = call.guard(view)
@@ -177,8 +184,7 @@ class Gateway:
         with watch("inspect"):
             findings = await call.inspect(view)
         with watch("decide"):
-            if self._house.policy.asks("call"):
-                log = await self._decide(call, view, findings)
+            log = await self._decide(call, view, findings) if self._house.policy.asks("call") else None
         return Judged(version=version, log=log)
 
     async def _decide(self, call: Call, view: View, findings: tuple[Finding, ...]) -> str | None:
@@ -377,7 +383,7 @@ class Gateway:
             "Buspass-Call": call.id,
             **ending.headers,
             **call.enforcement.headers(),
-            "Buspass-Cost": f"{ending.outcome.use.get('cost', 0) / MICRO:.6f}",
+            "Buspass-Cost": f"{(ending.outcome.use.get('cost', 0) + ending.also) / MICRO:.6f}",
             "Buspass-Budget-Remaining": remaining(head, self._house.clock.now()),
             **soft.header(self._house, view.task, head),
         }

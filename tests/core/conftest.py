@@ -242,7 +242,7 @@ class Listener:
 
     async def _next(self) -> Any:
         taking = asyncio.ensure_future(self._came.get())
-        await asyncio.wait({taking, self.running}, return_when=asyncio.FIRST_COMPLETED, timeout=5)
+        await asyncio.wait({taking, self.running}, return_when=asyncio.FIRST_COMPLETED, timeout=30)
         if not taking.done():
             taking.cancel()
             if self.running.done():
@@ -271,7 +271,7 @@ class Listener:
     async def hang_up(self) -> None:
         """Close the connection, and wait until the application has seen it."""
         self._gone.set()
-        await asyncio.wait_for(self.running, 5)
+        await asyncio.wait_for(self.running, 30)
 
 
 type Listen = Callable[..., Listener]

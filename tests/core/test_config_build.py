@@ -122,7 +122,6 @@ NOT_YET = """5:101 hosts.aws.signer: signers in a cloud's key service; allowed: 
 19:61 providers.bedrock.auth.aws: auth: aws
 25:122 models.plan.targets[1].canary: canaries
 27:13 models.plan.shadow: shadow calls
-28:34 models.plan.retry.budget: a budget of retries
 29:12 models.plan.hedge: hedged calls
 30:12 models.plan.cache: cached answers
 35:186 tools.refund.mode: queued tools; allowed: direct

@@ -104,6 +104,7 @@ async def test_the_aliass_limit_is_sent_where_the_client_sends_none(domain: Doma
 
 
 async def test_what_is_held_by_calls_in_flight_is_waited_for_and_then_429(domain: Domain, service: Any) -> None:
+    await (await domain.agent()).call("item", {"id": "1"})  # the service is known to answer
     service.hooks["/checks"] = gate = Gate()
     agent = await domain.agent(workflow="many", budget={"tool_calls": 1})
     first = asyncio.create_task(agent.call("check", {"order": "1"}))
@@ -132,8 +133,9 @@ async def test_money_that_comes_back_while_a_call_waits_is_taken(domain: Domain,
 
 
 async def test_the_sixty_fifth_call_in_flight_is_one_too_many(domain: Domain, service: Any) -> None:
-    service.hooks["/checks"] = gate = Gate()
     agent = await domain.agent(workflow="many")
+    await agent.call("item", {"id": "1"})  # the service is known to answer
+    service.hooks["/checks"] = gate = Gate()
     calls = [asyncio.create_task(agent.call("check", {"order": str(n)})) for n in range(64)]
     await gate.until(64)
     answer = await agent.call("check", {"order": "65"})

@@ -69,12 +69,12 @@ async def test_the_next_target_is_asked_after_a_surely_unbilled_failure(
         (Response("<html>Welcome", media_type="text/html"), 502, "upstream_error"),
     ],
 )
-async def test_what_may_have_been_billed_is_charged_in_full_and_not_tried_again(
+async def test_what_may_have_been_billed_is_charged_in_full_and_not_tried_again_where_one_attempt_is_all(
     domain: Domain, upstream: Any, failure: Any, status: int, problem: str
 ) -> None:
     upstream.script.append(refused(failure) if isinstance(failure, int) else failure)
-    agent = await domain.agent()
-    answer = await agent.chat(model="backed")
+    agent = await domain.agent(workflow="many")
+    answer = await agent.chat(model="once")
     assert (answer.status_code, code(answer)) == (status, problem)
     assert answer.headers["buspass-attempts"] == "1"
     assert "Welcome" not in answer.text

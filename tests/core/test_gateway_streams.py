@@ -208,7 +208,7 @@ async def test_another_target_is_tried_before_the_first_event(
 ) -> None:
     upstream.script.append(JSONResponse({"error": {"message": "no"}}, 429))
     agent = await streaming.agent()
-    async with listen(agent, TEXT, model="fed", path=path) as stream:
+    async with listen(agent, TEXT, model="spare", path=path) as stream:
         assert stream.headers["buspass-target"] == "first/planner-1"
         assert stream.headers["buspass-attempts"] == "2"
         events = await stream.rest()

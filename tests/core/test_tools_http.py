@@ -89,7 +89,7 @@ def test_a_post_carries_the_rest_as_json_and_the_headers_given():
     }
     assert request.timeout == 2.0
     assert sent(POST, {"id": "x"}).timeout == 3.0
-    assert request.limit == http.RESULT_BYTES
+    assert request.limit == GET.max_bytes
 
 
 def test_without_time_left_nothing_is_built():
@@ -128,7 +128,7 @@ def test_a_result_is_the_parsed_json_of_a_success_or_a_listed_status(tool, respo
         (GET, answer(200, b"[" * 100_000), "not_json"),
         (GET, answer(404, b"SECRET"), "not_json"),
         (GET, answer(204, b""), "empty"),
-        (GET, answer(200, b'"' + b"x" * http.RESULT_BYTES + b'"'), "too_large"),
+        (GET, answer(200, b'"' + b"x" * GET.max_bytes + b'"'), "too_large"),
         (GET, answer(200, b'{"total": "SECRET"}'), "schema"),
         (GET, answer(200, b'{"SECRET": 1}'), "schema"),
         (GET, answer(404, b'{"SECRET": 1}'), "schema"),

@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from typing import Any, Final
 from urllib.parse import urlsplit
 
+from buspass.breakers import Key, Pass, Refusal
+from buspass.calls import upstreams
 from buspass.calls.call import Ending, Incoming, in_time, mark, policy_input
 from buspass.calls.enforcement import Enforcing
 from buspass.calls.house import House
@@ -55,6 +57,8 @@ class Action:
         self.keyed = incoming.key is not None
         self.id = keyed(claims.task, incoming.key, self.kind) if incoming.key else keyless(house.clock, "a")
         self._txn_jti = ""
+        self._passes: tuple[Pass, ...] = ()
+        self._breaker = ""
 
     def _granted(self) -> Tool:
         """Give the tool, if it is in the route and called at this host. Raises Problem tool_not_granted."""
@@ -180,8 +184,38 @@ class Action:
             observed=not self.enforcement.on,
         )
 
+    async def survey(self) -> None:
+        """Nothing to choose from: `ready` says whether the one service works."""
+
+    async def ready(self, seconds: float) -> None:
+        """Ask the breakers of the service, and of this task there. Raises Problem circuit_open."""
+        if self._passes:
+            return
+        tool, breakers = self._tool, self._house.breakers
+        wait, where = min(seconds, tool.timeout), urlsplit(tool.url).netloc
+        try:
+            passed = await breakers.enter(Key("tool", where), wait=wait, lasts=tool.timeout)
+            self._passes = (passed,)
+            own = Key("task", where, self._claims.task)
+            self._passes = (await breakers.enter(own, wait=wait, lasts=tool.timeout), passed)
+        except Refusal as refusal:
+            await self.leave()
+            raise upstreams.closed(tool.name, refusal, self._house.clock.now()) from None
+
+    async def leave(self) -> None:
+        """Give the breakers' leave back."""
+        passes, self._passes = self._passes, ()
+        for passed in passes:
+            await passed.void()
+
     async def dispatch(self, view: View, held: Held) -> Ending:
         """Send once, and make of the answer a result or a problem."""
+        try:
+            return await self._send(view, held)
+        finally:
+            await self.leave()
+
+    async def _send(self, view: View, held: Held) -> Ending:
         try:
             request = await self._request(view, held)
         except Problem as problem:  # no secret, no signature, no time: surely nothing was sent
@@ -191,10 +225,41 @@ class Action:
         except (NotSent, Ambiguous) as error:
             unsent = isinstance(error, NotSent)
             outcome = Outcome(use={} if unsent else ONE, sent=not unsent, last=http.outcome(self._tool, error))
-            return self._ended(outcome, problem=http.failure(self._tool, error))
-        ending = self._judged(response)
+            failure = http.failure(self._tool, error)
+            await self._tell(error, failure, request.timeout, outcome)
+            return self._ended(outcome, problem=failure)
+        ending = await self._judged(response)
         await self._screening.keep()
         return ending
+
+    async def _tell(
+        self, answer: Response | NotSent | Ambiguous, problem: Problem | None, given: float, outcome: Outcome
+    ) -> None:
+        """Tell the breakers how it went, and the agent when it is worth asking again."""
+        found = upstreams.tool_fault(answer, problem, given=given, timeout=self._tool.timeout)
+        if not self._passes:
+            return
+        own, there = self._passes
+        if found is None:
+            answered = isinstance(answer, Response)
+            for passed, well in ((own, problem is None), (there, answered)):
+                state = (await passed.succeeded()).state if well else passed.before
+                await passed.void()
+                if state != passed.before:
+                    self._breaker = f"{passed.key.name}: {state}"
+            return
+        whose, fault = found
+        if whose == "task":  # its own breaker first: who waits for the other one asks it next
+            breaker = await own.failed(fault)
+            await there.succeeded(proof=False)
+        else:
+            breaker = await there.failed(fault)
+            await own.void()
+        if breaker.state != (own if whose == "task" else there).before:
+            self._breaker = upstreams.shown(there.key.name, breaker)
+        if problem is not None and (breaker.state == "open" or outcome.last != "unknown"):
+            now = self._house.clock.now()
+            upstreams.told(problem, upstreams.again(breaker, now), now)
 
     async def _request(self, view: View, held: Held) -> Request:
         house, tool = self._house, self._tool
@@ -209,13 +274,17 @@ class Action:
         seconds = in_time(held, house.clock.now())
         return http.request(tool, self._sent, headers=headers, deadline_s=seconds)
 
-    def _judged(self, response: Response) -> Ending:
+    async def _judged(self, response: Response) -> Ending:
         last = http.outcome(self._tool, response)
+        given = self._tool.timeout
         try:
             result = http.result(self._tool, response)
             facts = http.facts(self._tool, result)
         except Problem as problem:
-            return self._ended(Outcome(use=ONE, last=last), problem=problem, status=response.status)
+            outcome = Outcome(use=ONE, last=last)
+            await self._tell(response, problem, given, outcome)
+            return self._ended(outcome, problem=problem, status=response.status)
+        await self._tell(response, None, given, Outcome(use=ONE, last=last))
         kept = json.dumps(facts) if facts or self._timed() else ""
         seen = self._screening.result(result)
         return self._ended(Outcome(use=ONE, last=last, kept=kept), result=seen, status=response.status)
@@ -230,6 +299,8 @@ class Action:
     ) -> Ending:
         facts: dict[str, Value] = {"status": outcome.last, "upstream": status, "tool_call_id": self._tool_call_id or ""}
         facts |= self._screening.facts()
+        if self._breaker:
+            facts["breaker"] = self._breaker
         if self._txn_jti:
             facts["txn_jti"] = self._txn_jti
         if problem is not None:

@@ -65,7 +65,8 @@ class Reply:
 class Ending:
     """How a dispatched call ended: money, what its record says, and the answer or the problem for the agent.
 
-    `payload` is logged only as the workflow says; `said` is what a keyed stream told its client.
+    `payload` is logged only as the workflow says; `said` is what a keyed stream told its client;
+    `also` what attempts before the last one were charged, in micro-dollars.
     """
 
     outcome: Outcome
@@ -75,6 +76,7 @@ class Ending:
     payload: Mapping[str, Any] = field(default_factory=dict)
     headers: Mapping[str, str] = field(default_factory=dict)
     said: bytes = b""
+    also: int = 0
 
 
 class Call(Protocol):
@@ -121,6 +123,18 @@ class Call(Protocol):
         """Say what to hold; `deadline` in ms."""
         ...
 
+    async def survey(self) -> None:
+        """Look, before anything is judged, which services work."""
+        ...
+
+    async def ready(self, seconds: float) -> None:
+        """Get the leave to go to the service, right before the hold; `seconds` to wait for it. Raises Problem."""
+        ...
+
+    async def leave(self) -> None:
+        """Give that leave back: the call does not go."""
+        ...
+
     async def dispatch(self, view: View, held: Held) -> Ending:
         """Send, and validate what comes back. Raises nothing that the agent caused: an Ending says it."""
         ...
@@ -159,12 +173,13 @@ class _Lap:
         self._spent[self._station] = self._spent.get(self._station, 0.0) + spent
 
 
-def in_time(held: Held, now: int) -> float:
+def in_time(held: Held, now: int, since: int | None = None) -> float:
     """Give the seconds that a held call has left. Raises Problem deadline_exceeded once it may not be sent any more.
 
-    Asked right before every send, so that what a kill found in flight is drained when it said.
+    `since`: when its newest hold was taken (ms), if that is not this one. Asked right before every send, so that what
+    a kill found in flight is drained when it said.
     """
-    if now > held.at + SEND_WITHIN or now >= held.deadline:
+    if now > (held.at if since is None else since) + SEND_WITHIN or now >= held.deadline:
         raise Problem("deadline_exceeded", "the call waited too long to be sent; nothing was sent")
     return (held.deadline - now) / 1000
 

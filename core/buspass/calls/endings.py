@@ -6,8 +6,8 @@ Owns the rule that what is not known is charged as it was held. Refuses to know 
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
 from buspass.calls.call import Ending, Incoming, mark
 from buspass.calls.house import House
@@ -27,7 +27,10 @@ from buspass.tools.schema import parse_json
 
 @dataclass(frozen=True, slots=True)
 class Endings:
-    """Makes the ending of one inference."""
+    """Makes the ending of one inference.
+
+    `notes`: what its attempts left: `breaker`, a change for the record; `also`, micro-dollars charged before the last.
+    """
 
     house: House
     incoming: Incoming
@@ -36,6 +39,7 @@ class Endings:
     held: Held
     bound: bounds.Bound
     screening: Screening
+    notes: dict[str, Any] = field(default_factory=dict)
 
     def answered(self, answer: Answer, target: Target, tried: int) -> Ending:
         """Give the ending of a call that was answered whole."""
@@ -50,6 +54,7 @@ class Endings:
             document=None if self.ask.stream else SURFACES[self.ask.surface].render(answer, self.ask.model),
             payload=self._payload(answer),
             headers=self._headers(target, tried),
+            also=self.notes.get("also", 0),
         )
 
     def cut(self, answer: Answer, target: Target, tried: int, problem: Problem) -> Ending:
@@ -80,7 +85,12 @@ class Endings:
         }
         headers = self._headers(target, tried)
         return Ending(
-            outcome=Outcome(use=use), facts=facts, problem=problem, payload=self._payload(answer), headers=headers
+            outcome=Outcome(use=use),
+            facts=facts,
+            problem=problem,
+            payload=self._payload(answer),
+            headers=headers,
+            also=self.notes.get("also", 0),
         )
 
     def failed(
@@ -100,7 +110,8 @@ class Endings:
             facts["target"] = targets.name(target)
         outcome = Outcome(use=self._held() if charged else {}, sent=charged)
         headers = {"Buspass-Attempts": str(tried)}
-        return Ending(outcome=outcome, facts=facts, problem=problem, payload={}, headers=headers)
+        also = self.notes.get("also", 0)
+        return Ending(outcome=outcome, facts=facts, problem=problem, payload={}, headers=headers, also=also)
 
     def _held(self) -> dict[str, int]:
         return dict(self.held.claim.amounts)
@@ -130,7 +141,8 @@ class Endings:
     def _always(self) -> dict[str, Value]:
         """Findings; and where the workflow has no tools, the functions that the agent brings itself."""
         own = () if self.house.workflow(self.view.task.workflow).route else self.ask.tools
-        return self.screening.facts() | ({"local": list(own)} if own else {})
+        changed = {"breaker": self.notes["breaker"]} if "breaker" in self.notes else {}
+        return self.screening.facts() | changed | ({"local": list(own)} if own else {})
 
     def _payload(self, answer: Answer) -> dict[str, object]:
         return {

@@ -12,10 +12,12 @@ from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any, Final
 
+from buspass.calls import upstreams
 from buspass.calls.call import Ending
 from buspass.calls.endings import Endings
 from buspass.calls.house import House
 from buspass.calls.screened_stream import ScreenedStream
+from buspass.calls.sending import breaker_of
 from buspass.config.settings import Target
 from buspass.errors import Problem
 from buspass.guard import check_standing
@@ -111,9 +113,9 @@ class Flow:
             async for piece in self._given(self._screened.end()):
                 yield piece
         except Failure as failure:
-            raise self._problem(failure) from failure
+            raise await self._problem(failure) from failure
         except (NotSent, Ambiguous) as error:
-            raise self._problem(failures.unsent(error)) from error
+            raise await self._problem(failures.unsent(error)) from error
 
     async def _seen(self, events: list[dict[str, Any]]) -> AsyncIterator[bytes]:
         for event in events:
@@ -155,9 +157,14 @@ class Flow:
             raise Problem("deadline_exceeded", "the call's deadline passed in the middle of its stream")
         check_standing((await self._house.tasks.look(self._claims.task)).head, self._claims.fence, now)
 
-    def _problem(self, failure: Failure) -> Problem:
-        step = attempts.after(failure, (), attempts_left=0, seconds_left=1)
-        return step.problem if isinstance(step, attempts.GiveUp) else Problem("internal", "the stream broke")
+    async def _problem(self, failure: Failure) -> Problem:
+        fault = upstreams.model_fault(failure, given=upstreams.ENOUGH, timeout=upstreams.ENOUGH)
+        if fault is not None:
+            key = breaker_of(self._target)
+            breaker = await self._house.breakers.failed(key, fault)
+            if breaker.state != "closed":
+                self._endings.notes["breaker"] = upstreams.shown(key.name, breaker)
+        return attempts.give_up(failure).problem
 
     def ending(self, problem: Problem | None = None) -> Ending:
         """Give how it ended: whole, or cut short by `problem`."""

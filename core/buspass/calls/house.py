@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from buspass.breakers import Breakers
 from buspass.config.settings import Host, Settings, Workflow
 from buspass.errors import Problem
 from buspass.identity.keyring import Keyring
@@ -21,6 +22,7 @@ from buspass.ports.secrets import SecretMissing, Secrets
 from buspass.ports.signer import Signer
 from buspass.ports.state import State
 from buspass.reports import Rollups
+from buspass.routing.retries import Retries
 from buspass.tasks import Licences, Task, Tasks
 from buspass.tasks.keys import Keys
 
@@ -47,6 +49,8 @@ class House:
     licences: Licences
     ledger: Ledger
     pools: Pools
+    breakers: Breakers
+    retries: Retries
     journal: Journal
     sealer: Sealer
     rollups: Rollups

@@ -7,13 +7,15 @@ import hashlib
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, Final
 
-from buspass.calls import soft
+from buspass.breakers import Key
+from buspass.calls import soft, upstreams
 from buspass.calls.call import Ending, Incoming, in_time, policy_input
 from buspass.calls.endings import Endings
 from buspass.calls.enforcement import Enforcing
 from buspass.calls.flow import Begun, Flow, begun
 from buspass.calls.house import House
 from buspass.calls.screening import Screening
+from buspass.calls.sending import Sending, breaker_of
 from buspass.config.settings import Model, Target, Workflow
 from buspass.errors import Problem, Refuse, enforce
 from buspass.guard import check_standing
@@ -21,14 +23,14 @@ from buspass.identity.tokens import TaskClaims
 from buspass.jsontext import canonical
 from buspass.ledger import Claim, Held
 from buspass.mediation.inspect import Finding
-from buspass.model import Answer, Ask, Failure
+from buspass.model import Answer, Ask
 from buspass.policy import document
 from buspass.policy.decide import Decision
 from buspass.ports.outbound import Ambiguous, NotSent, Request
 from buspass.ports.state import Value
 from buspass.providers import bounds, failures
 from buspass.providers.wires import WIRES, Wire
-from buspass.routing import attempts, targets
+from buspass.routing import targets
 from buspass.surfaces import anthropic_messages, openai_chat
 from buspass.surfaces.wrap_up import with_system
 from buspass.tasks import View, keyed, keyless, segment
@@ -70,6 +72,8 @@ class Inference:
         self._cost = 0
         self._draw: int | None = None
         self._hint = ""
+        self._away: Mapping[Key, int] = {}
+        self._endings: Endings | None = None
 
     async def recall(self) -> None:
         """Nothing to find: a keyed inference's id is its key's digest."""
@@ -125,7 +129,25 @@ class Inference:
         model = self._model()
         if self._draw is None and model.strategy == "weighted":
             self._draw = int.from_bytes(self._house.clock.random(DRAW))
-        return targets.candidates(model, self._permitted, draw=self._draw or 0)
+        away = {key.name: until for key, until in self._away.items()}
+        try:
+            return targets.candidates(model, self._permitted, away.keys(), draw=self._draw or 0)
+        except Problem as problem:
+            if problem.code != "no_target_available":
+                raise
+            raise upstreams.none_left(model.alias, list(away.items()), self._house.clock.now()) from None
+
+    async def survey(self) -> None:
+        """Look which targets work: the breakers know."""
+        model = self._house.settings.models.get(self.ask.model)
+        if model is not None:
+            self._away = await self._house.breakers.unavailable([breaker_of(target) for target in model.targets])
+
+    async def ready(self, seconds: float) -> None:
+        """Nothing to wait for: each attempt asks for itself."""
+
+    async def leave(self) -> None:
+        """Nothing to give back."""
 
     def _bounded(self, target: Target, refuse: Refuse) -> bounds.Bound:
         api = self._house.settings.providers[target.provider].api
@@ -208,11 +230,11 @@ class Inference:
         )
 
     async def dispatch(self, view: View, held: Held) -> Ending:
-        """Send to the best target; to the next only after a failure that surely was not billed."""
+        """Send to the best target, and to others as `calls.sending` says."""
         sent = await self._send(view, held, self._whole)
         if isinstance(sent, Ending):
             return sent
-        ending = self._endings(view, held).answered(*sent)
+        ending = self._made(view, held).answered(*sent)
         await self._screening.keep()
         return ending
 
@@ -222,42 +244,34 @@ class Inference:
         if isinstance(sent, Ending):
             return sent
         begun, target, tried = sent
-        return Flow(self._house, self._claims, view, held, begun, self._endings(view, held), target, tried)
+        return Flow(self._house, self._claims, view, held, begun, self._made(view, held), target, tried)
 
     async def _send[T](
         self, view: View, held: Held, attempt: Callable[[Target, Request], Awaitable[T]]
     ) -> tuple[T, Target, int] | Ending:
-        house = self._house
-        tried = 0
-        current: Target | None = self._targets[0]
-        while current is not None:
-            tried += 1
-            try:
-                return await attempt(current, await self._request(current, held)), current, tried
-            except Problem as problem:  # it was not sent
-                return self._endings(view, held).failed(problem, "nothing", current, tried)
-            except Failure as failure:
-                step = attempts.after(
-                    failure,
-                    self._targets[tried:],
-                    attempts_left=self._model().attempts - tried,
-                    seconds_left=(held.deadline - house.clock.now()) / 1000,
-                )
-                if isinstance(step, attempts.GiveUp):
-                    return self._endings(view, held).failed(step.problem, step.charge, current, tried)
-                current = step.target
-        raise AssertionError("unreachable")  # pragma: no cover
+        model = self._model()
+        sending = Sending(
+            house=self._house,
+            model=model,
+            held=held,
+            endings=self._made(view, held),
+            request=lambda target, since: self._request(target, held, since),
+            untried=list(self._targets),
+            patient=model.first_token if self.ask.stream else model.total,
+        )
+        return await sending.run(attempt)
 
-    async def _request(self, target: Target, held: Held) -> Request:
+    async def _request(self, target: Target, held: Held, since: int) -> Request:
         """Make one attempt's request. Raises Problem: no secret, too late for any target, not sayable there."""
         await self._screening.keep()
         house = self._house
         provider = house.settings.providers[target.provider]
         secret = await house.secret(provider.auth.secret) if provider.auth.secret else None
-        seconds = in_time(held, house.clock.now())
+        seconds = in_time(held, house.clock.now(), since)
         if self.ask.stream:
             seconds = min(seconds, self._model().first_token, self._incoming.seconds)
-        return self._wire(target).request(provider, target, self.ask, self._bound, secret, seconds)
+        idle = self._model().idle
+        return self._wire(target).request(provider, target, self.ask, self._bound, secret, seconds, idle=idle)
 
     async def _whole(self, target: Target, request: Request) -> Answer:
         try:
@@ -272,8 +286,10 @@ class Inference:
     def _wire(self, target: Target) -> Wire:
         return WIRES[self._house.settings.providers[target.provider].api]
 
-    def _endings(self, view: View, held: Held) -> Endings:
-        return Endings(self._house, self._incoming, self.ask, view, held, self._bound, self._screening)
+    def _made(self, view: View, held: Held) -> Endings:
+        if self._endings is None:
+            self._endings = Endings(self._house, self._incoming, self.ask, view, held, self._bound, self._screening)
+        return self._endings
 
     def _model(self) -> Model:
         """Give the alias. Raises Problem model_not_granted for one that this revision no longer has."""

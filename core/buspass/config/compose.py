@@ -124,6 +124,8 @@ def _model(file: Configuration, alias: str, shape: Model) -> settings.Model:
         first_token=min(FIRST_TOKEN, total or TOTAL) if first is None else first,
         total=max(TOTAL, first or 0.0) if total is None else total,
         attempts=shape.retry.attempts,
+        retry_budget=shape.retry.budget,
+        idle=shape.timeout.idle,
         max_output=shape.max_output,
     )
 
@@ -169,6 +171,7 @@ def _tool(name: str, shape: Tool) -> settings.Tool:
         keep=dict(shape.keep),
         statuses=tuple(shape.statuses),
         idempotent=method not in {"POST", "PATCH"} if shape.idempotent is None else shape.idempotent,
+        max_bytes=shape.max_bytes,
     )
 
 

@@ -112,7 +112,10 @@ class Target:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Model:
-    """An alias: what agents may name. Times in seconds, `max_output` in tokens, `attempts` in dispatches a call."""
+    """An alias: what agents may name. Times in seconds, `max_output` in tokens, `attempts` in dispatches a call.
+
+    `retry_budget`: the share of retries among all dispatches; `idle`: the longest pause within a stream.
+    """
 
     alias: str
     targets: tuple[Target, ...]
@@ -121,11 +124,16 @@ class Model:
     total: float
     attempts: int
     max_output: int
+    retry_budget: float = 0.2
+    idle: float = 60.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tool:
-    """An HTTP tool. `url` may hold `{argument}` segments in its path; `keep` maps fact names to JSON pointers."""
+    """An HTTP tool. `url` may hold `{argument}` segments in its path; `keep` maps fact names to JSON pointers.
+
+    `max_bytes`: the largest answer that is taken.
+    """
 
     name: str
     description: str
@@ -139,6 +147,7 @@ class Tool:
     keep: Mapping[str, str]
     statuses: tuple[int, ...]
     idempotent: bool
+    max_bytes: int = 1_000_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

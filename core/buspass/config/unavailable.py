@@ -36,7 +36,6 @@ TABLE: Final = (
     Row("models.*.strategy", "this strategy", ("priority", "weighted")),
     Row("models.*.targets.*.canary", "canaries"),
     Row("models.*.shadow", "shadow calls"),
-    Row("models.*.retry.budget", "a budget of retries"),
     Row("models.*.hedge", "hedged calls"),
     Row("models.*.cache", "cached answers"),
     Row("tools.*.openapi", "tools from an OpenAPI document"),

@@ -158,6 +158,7 @@ ROUTES: Final[tuple[Endpoint, ...]] = (
         "What a workflow that is only observed would refuse",
         answers="Any",
     ),
+    _row("GET", "/v1/breakers", "breakers", "Operation", "operator", "List the breakers", answers="BreakerPage"),
     _row("GET", "/", "root", "Operation", "anyone", "Say that this is a gateway", answers="Any"),
     _row("GET", "/health/live", "live", "Operation", "anyone", "Is the process alive", answers="Health"),
     _row("GET", "/health/ready", "ready", "Operation", "anyone", "Can calls be governed", answers="Health"),

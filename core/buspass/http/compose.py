@@ -13,6 +13,7 @@ from pathlib import Path
 
 from starlette.types import Receive, Scope, Send
 
+from buspass.breakers import Breakers
 from buspass.calls.house import House
 from buspass.config.settings import Host, Settings
 from buspass.errors import ConfigError
@@ -41,6 +42,7 @@ from buspass.ports.signer import Signer
 from buspass.ports.state import State
 from buspass.reporting import Folding
 from buspass.reports import TAIL, Rollups, tail
+from buspass.routing.retries import Retries
 from buspass.tasks import Licences, Tasks
 from buspass.tasks.keys import Keys
 
@@ -225,6 +227,8 @@ def _house(
         licences=Licences(state),
         ledger=Ledger(state, clock, journal.stamp, sealer.wrote),
         pools=Pools(state, clock),
+        breakers=Breakers(state, clock),
+        retries=Retries(),
         journal=journal,
         sealer=sealer,
         rollups=rollups,

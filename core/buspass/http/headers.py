@@ -27,7 +27,7 @@ ANSWER: Final[Mapping[str, str]] = {
     "Buspass-Call": "the call's id, as in the journal",
     "Buspass-Target": "the target that answered, `PROVIDER/MODEL`",
     "Buspass-As-Of": "a report as CSV: up to when it is complete",
-    "Buspass-Attempts": "how many targets were tried",
+    "Buspass-Attempts": "how often it was dispatched",
     "Buspass-Cost": "what the call cost, USD",
     "Buspass-Budget-Remaining": "`tokens=…, cost=…, calls=…, wall=…`: the limited accounts after this call",
     "Buspass-Budget-Soft": "`cost=83%, …`: the accounts past [`budget.soft`](ledger.md#the-soft-limit), with the share "
@@ -37,7 +37,7 @@ ANSWER: Final[Mapping[str, str]] = {
     "Buspass-Replayed": "`true`: an outcome given back, nothing was sent",
     "Server-Timing": "milliseconds at each station",
     "Retry-After": "where waiting can help",
-    "x-should-retry": "`false` where a retry can't",
+    "x-should-retry": "`false` where the same request should not be repeated by itself",
     "ETag": "of a checkpoint",
 }
 SERVICE: Final[Mapping[str, str]] = {

@@ -163,6 +163,21 @@ SCHEMAS: Final[Mapping[str, Any]] = {
         },
         required=("from", "to", "as_of", "group_by", "data"),
     ),
+    "Breaker": _object(
+        {
+            "breaker": {"enum": ["model", "tool", "task"]},
+            "name": STRING,
+            "task": STRING,
+            "state": {"enum": ["closed", "suspect", "open", "half_open", "recovering"]},
+            "since": MOMENT,
+            "retry_at": MOMENT,
+            "failures": WHOLE,
+            "opened": WHOLE,
+            "upstream": {"type": "object"},
+        },
+        required=("breaker", "name", "state", "failures", "opened"),
+    ),
+    "BreakerPage": _object({"data": _list(_ref("Breaker")), "next_cursor": {"type": "null"}}),
     "Health": _object({"status": STRING}),
     "Problem": {
         **_object(

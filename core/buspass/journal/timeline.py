@@ -23,6 +23,7 @@ SHOWN: Final = (
     "tool_call_id",
     "estimated",
     "overrun",
+    "breaker",
     "local",
     "txn_jti",
     "fence",

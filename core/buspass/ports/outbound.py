@@ -53,6 +53,10 @@ class TimedOut(Ambiguous):
     """The time was over after the request began to leave."""
 
 
+class TooLarge(Ambiguous):
+    """The answer is larger than the request's limit: it was cut off."""
+
+
 class Outbound(Protocol):
     """Sends a request once: no retry, no redirect followed (a 3xx is an answer), no cookie kept, no proxy taken.
 

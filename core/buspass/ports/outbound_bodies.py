@@ -9,7 +9,7 @@ import zlib
 from collections.abc import AsyncIterator, Iterable
 from typing import Final
 
-from buspass.ports.outbound import Ambiguous
+from buspass.ports.outbound import Ambiguous, TooLarge
 
 CHUNK: Final = 65_536
 _GZIP: Final = 16 + zlib.MAX_WBITS
@@ -19,13 +19,13 @@ SENT: Final = {"user-agent": "buspass", "accept": "*/*", "accept-encoding": "gzi
 
 
 def fits(size: int, limit: int) -> None:
-    """Raise Ambiguous for a body above the limit."""
+    """Raise TooLarge for a body above the limit."""
     if size > limit:
-        raise Ambiguous(f"the answer is larger than the {limit} bytes that are taken")
+        raise TooLarge(f"the answer is larger than the {limit} bytes that are taken")
 
 
 def announced(length: str, limit: int) -> None:
-    """Raise Ambiguous where `Content-Length` says already that the body is above the limit."""
+    """Raise TooLarge where `Content-Length` says already that the body is above the limit."""
     if length.isdecimal():
         fits(int(length[:20]), limit)
 

@@ -13,9 +13,9 @@ from typing import Any, Final
 
 from buspass.model import Failure
 from buspass.ports.outbound import Ambiguous, NotSent, Response, TimedOut
+from buspass.ports.retry_after import retry_after
 
 LONGEST_MESSAGE: Final = 500
-LONGEST_WAIT: Final = 3600.0
 UNFINISHED: Final = frozenset({408, 499})
 """4xx that proxies also send after the model began to work: timed out, client gone."""
 SHED: Final = frozenset({429})
@@ -64,18 +64,6 @@ def told(document: Mapping[str, Any]) -> Failure:
 def malformed(response: Response) -> Failure:
     """A 2xx that is not an answer: something was done for it."""
     return Failure("malformed", billed="unknown", retryable=False, status=response.status)
-
-
-def retry_after(headers: Mapping[str, str]) -> float | None:
-    """Seconds, from `retry-after-ms` or `retry-after`. Dates are not read: by whose clock would they count."""
-    for name, unit in (("retry-after-ms", 0.001), ("retry-after", 1.0)):
-        try:
-            seconds = float(headers[name]) * unit
-        except (KeyError, ValueError):
-            continue
-        if 0 <= seconds < float("inf"):
-            return min(seconds, LONGEST_WAIT)
-    return None
 
 
 def message(body: bytes) -> str:

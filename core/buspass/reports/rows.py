@@ -16,7 +16,7 @@ from typing import Any, Final
 
 from buspass.ports.state import Item, Value
 
-COUNTED: Final = ("inference", "action")
+COUNTED: Final = ("inference", "action", "attempt")
 TEXT: Final = 128
 """Characters of a label's name or value that a report keeps."""
 STEPS: Final = 8
@@ -44,7 +44,7 @@ class Dimensions:
             "kind": self.kind,
             "provider": provider,
             "model": model,
-            "alias": self.name if self.kind == "inference" else "",
+            "alias": "" if self.kind == "action" else self.name,
             "tool": self.name if self.kind == "action" else "",
             "step": labels.get("step", self.name),
         }
@@ -146,7 +146,8 @@ def _text(value: Any) -> str:
 
 
 def _row(record: Item) -> Row:
-    row = Row(calls=1, failed=int(record.get("status") != "succeeded"), use=_use(record))
+    calls = int(record.get("kind") != "attempt")  # one more try of a call is no call
+    row = Row(calls=calls, failed=calls * int(record.get("status") != "succeeded"), use=_use(record))
     if record.get("state") != "expired":  # nobody knows how long that one took
         row.ended[bucket(_whole(record.get("ended")) - _whole(record.get("at")))] = 1
     return row

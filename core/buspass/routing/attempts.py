@@ -1,7 +1,9 @@
-"""What follows a failed attempt. A hold covers one billable attempt, so two answers are possible.
+"""What follows a failed attempt. A hold covers one billable attempt, so it depends on whether it may have been billed.
 
-    surely unbilled   the hold is still whole: the next target under the same hold, else give up and charge nothing
-    ambiguous         the hold stays charged as `estimated`, and the call ends: another attempt would need another hold
+    surely unbilled   the hold is still whole: the next target under the same hold; where there is none, the same one
+                      after a pause, if it may be better then; else give up and charge nothing
+    ambiguous         the hold stays charged as `estimated`: the next target under a hold of its own (`anew`), else give
+                      up. Never the same target twice: what may have worked would be paid twice for one answer
 
 Sans-IO: deadline and attempts are numbers handed in. Knows no wire format: a `Failure` says all there is to know.
 """
@@ -10,18 +12,26 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Final, Literal
 
 from buspass.config.settings import Target
 from buspass.errors import Problem
 from buspass.model import Failure
 
+FIRST: Final = 0.1
+"""Seconds that the first pause between two attempts lasts at most; each further one twice as long."""
+LONGEST: Final = 2.0
+PASSING: Final = frozenset({"unreachable", "throttled"})
+"""What may be over in a moment."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Retry:
-    """Send once more, to `target`, under the hold that the call already has."""
+    """Send once more, to `target`, after `pause` seconds; `anew`: under another hold than the one before."""
 
     target: Target
+    pause: float = 0.0
+    anew: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,12 +42,34 @@ class GiveUp:
     charge: Literal["nothing", "estimated"]
 
 
-def after(failure: Failure, untried: Sequence[Target], *, attempts_left: int, seconds_left: float) -> Retry | GiveUp:
-    """The next step. `untried` are the candidates not tried yet, best first; `seconds_left` to the call's deadline."""
+def backoff(tried: int, random: bytes) -> float:
+    """Seconds to wait after `tried` attempts: up to twice as long each time, and never in step with others."""
+    part = int.from_bytes(random) / (1 << 8 * len(random))
+    return min(FIRST * (1 << tried - 1), LONGEST) * (0.5 + part / 2)
+
+
+def after(
+    failure: Failure,
+    untried: Sequence[Target],
+    *,
+    attempts_left: int,
+    seconds_left: float,
+    same: Target | None = None,
+    pause: float = 0.0,
+    patience: float = 0.0,
+    anew: bool = False,
+) -> Retry | GiveUp:
+    """The next step. `untried` are the candidates not tried yet, best first; `seconds_left` to the call's deadline.
+
+    `same` is the one that failed, to be tried again after `pause` seconds or the longer time that it asked for, if
+    that is less than `patience`. `anew`: whether another hold may be taken.
+    """
     if failure.billed == "unknown":
-        return GiveUp(problem=_ambiguous(failure), charge="estimated")
+        if anew and untried and attempts_left > 0 and seconds_left > 0:
+            return Retry(target=untried[0], anew=True)
+        return give_up(failure)
     if not failure.retryable:
-        return GiveUp(problem=_rejected(failure), charge="nothing")
+        return give_up(failure)
     if seconds_left <= 0:
         late = Problem(
             "deadline_exceeded", "the call's deadline passed before a target took it", upstream=_upstream(failure)
@@ -45,6 +77,18 @@ def after(failure: Failure, untried: Sequence[Target], *, attempts_left: int, se
         return GiveUp(problem=late, charge="nothing")
     if untried and attempts_left > 0:
         return Retry(target=untried[0])
+    pause = max(pause, failure.retry_after or 0.0)
+    if same is not None and failure.kind in PASSING and attempts_left > 0 and pause < patience:
+        return Retry(target=same, pause=pause)
+    return give_up(failure)
+
+
+def give_up(failure: Failure) -> GiveUp:
+    """End the call with this failure."""
+    if failure.billed == "unknown":
+        return GiveUp(problem=_ambiguous(failure), charge="estimated")
+    if not failure.retryable:
+        return GiveUp(problem=_rejected(failure), charge="nothing")
     return GiveUp(problem=_unserved(failure), charge="nothing")
 
 

@@ -19,10 +19,14 @@ def frame(data: Mapping[str, Any], event: str | None = None) -> bytes:
 
 
 def retry_headers(found: Problem) -> dict[str, str]:
-    """The official SDKs retry 409, 429 and 5xx by themselves unless told not to; whole seconds, at least one."""
+    """The official SDKs retry 409, 429 and 5xx by themselves unless told not to; whole seconds, at least one.
+
+    What a client should not repeat by itself may still say when it is worth asking again.
+    """
+    seconds = {"retry-after": str(max(1, -int(-(found.retry_after or 1) // 1)))}
     if found.retryable:
-        return {"retry-after": str(max(1, -int(-(found.retry_after or 1) // 1)))}
-    return {"x-should-retry": "false"}
+        return seconds
+    return {"x-should-retry": "false"} | (seconds if found.retry_after else {})
 
 
 def ours(found: Problem) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mappi
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
-from buspass.ports.outbound import Ambiguous, NotSent, Outbound, Request, Response, Streamed, TimedOut
+from buspass.ports.outbound import Ambiguous, NotSent, Outbound, Request, Response, Streamed, TimedOut, TooLarge
 
 type Answer = Response | Exception | Callable[[Request], Response | Awaitable[Response]]
 type Message = MutableMapping[str, Any]
@@ -194,7 +194,7 @@ async def _exchange(app: Asgi, request: Request) -> Response:
     async def send(message: Message) -> None:
         sent.append(message)
         if sum(len(part.get("body", b"")) for part in sent) > request.limit:
-            raise Ambiguous(f"the answer is larger than the {request.limit} bytes that are taken")
+            raise TooLarge(f"the answer is larger than the {request.limit} bytes that are taken")
 
     try:
         await app(_scope(request), receive, send)

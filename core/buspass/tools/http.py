@@ -24,13 +24,12 @@ from urllib.parse import quote, urlencode, urlsplit, urlunsplit
 from buspass.config.settings import Tool
 from buspass.errors import Problem
 from buspass.model import UNLIMITED
-from buspass.ports.outbound import Ambiguous, NotSent, Request, Response, TimedOut
+from buspass.ports.outbound import Ambiguous, NotSent, Request, Response, TimedOut, TooLarge
 from buspass.tools.schema import compiled, parse_json, pointer
 
 type Answer = Response | NotSent | Ambiguous
 type Outcome = Literal["succeeded", "failed", "unknown"]
 
-RESULT_BYTES: Final = 1_000_000
 FACT_BYTES: Final = 1024
 QUERY_METHODS: Final = frozenset({"GET", "HEAD", "DELETE"})
 _PLACEHOLDER: Final = re.compile(r"\{([^{}]+)\}")
@@ -62,7 +61,7 @@ def request(tool: Tool, arguments: Mapping[str, Any], *, headers: Mapping[str, s
         headers=sent,
         body=body,
         timeout=min(tool.timeout, deadline_s),
-        limit=RESULT_BYTES,
+        limit=tool.max_bytes,
     )
 
 
@@ -102,9 +101,11 @@ def result(tool: Tool, response: Response) -> Any:
     status = response.status
     if not (_success(status) or status in tool.statuses):
         doubt = " It may still have taken effect: do not repeat it." if _doubtful(tool, status) else ""
+        if _page(response):
+            raise _upstream(tool, status, "error_page", f"answered with an error page (status {status}).{doubt}")
         raise _upstream(tool, status, "error_status", f"answered with status {status}.{doubt}")
-    if len(response.body) > RESULT_BYTES:
-        raise _upstream(tool, status, "too_large", f"answered with more than {RESULT_BYTES} bytes.")
+    if len(response.body) > tool.max_bytes:
+        raise _upstream(tool, status, "too_large", f"answered with more than {tool.max_bytes} bytes.")
     if not response.body.strip():
         return _nothing(tool, status)
     value = _parsed(tool, response)
@@ -122,11 +123,15 @@ def _nothing(tool: Tool, status: int) -> None:
 
 def _parsed(tool: Tool, response: Response) -> Any:
     try:
-        return parse_json(response.body, limit=RESULT_BYTES)
+        return parse_json(response.body, limit=tool.max_bytes)
     except Problem:
-        page = "html" in response.headers.get("content-type", "") or response.body.lstrip()[:1] == b"<"
-        kind, what = ("error_page", "a web page") if page else ("not_json", "something that is not JSON")
+        kind, what = ("error_page", "a web page") if _page(response) else ("not_json", "something that is not JSON")
         raise _upstream(tool, response.status, kind, f"answered with {what} instead of a result.") from None
+
+
+def _page(response: Response) -> bool:
+    """Say whether this is a page for people, whatever its status: a model would argue with it."""
+    return "html" in response.headers.get("content-type", "").lower() or response.body.lstrip()[:1] == b"<"
 
 
 def _upstream(
@@ -141,7 +146,10 @@ def failure(tool: Tool, error: NotSent | Ambiguous) -> Problem:
     """What the client is told when no answer came: `upstream_timeout`, else `upstream_error` without a status."""
     doubt = " It may still have taken effect: do not repeat it." if outcome(tool, error) == "unknown" else ""
     if isinstance(error, TimedOut):
-        return Problem("upstream_timeout", f"the service behind tool {tool.name!r} took too long.{doubt}")
+        said = f"the service behind tool {tool.name!r} took too long.{doubt}"
+        return Problem("upstream_timeout", said, upstream={"kind": "timeout"})
+    if isinstance(error, TooLarge):
+        return _upstream(tool, None, "too_large", f"answered with more than {tool.max_bytes} bytes.{doubt}")
     kind = "unreachable" if isinstance(error, NotSent) else "broken"
     said = "could not be reached." if isinstance(error, NotSent) else f"broke off its answer.{doubt}"
     return Problem("upstream_error", f"the service behind tool {tool.name!r} {said}", upstream={"kind": kind})

@@ -157,9 +157,10 @@ class Cache(Shape):
 
 
 class ModelTimeout(Shape):
-    """Until the first token, and until the last."""
+    """Until the first token, between two pieces of a stream, and until the last token."""
 
     first_token: PositiveDuration | None = None
+    idle: PositiveDuration = 60.0
     total: PositiveDuration | None = None
 
     @model_validator(mode="after")

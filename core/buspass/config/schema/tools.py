@@ -62,6 +62,7 @@ class Tool(Shape):
     input: dict[str, Any] | None = None
     output: dict[str, Any] | None = None
     timeout: PositiveDuration = 10.0
+    max_bytes: Annotated[int, Field(ge=1, le=20_000_000)] = 1_000_000
     auth: Auth | None = None
     keep: dict[FunctionName, Pointer] = Field(default_factory=dict, max_length=KEPT)
     statuses: list[Annotated[int, Field(ge=400, le=499)]] = Field(default_factory=list)

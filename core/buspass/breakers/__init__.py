@@ -1,0 +1,7 @@
+"""When calls to a service that does not work are not sent. Knows no wire format, no task's money and no retry."""
+
+from buspass.breakers.breakers import Breakers, Key, Pass, Refusal
+from buspass.breakers.listing import listing
+from buspass.breakers.states import Breaker, Fault
+
+__all__ = ["Breaker", "Breakers", "Fault", "Key", "Pass", "Refusal", "listing"]

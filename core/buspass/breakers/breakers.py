@@ -1,0 +1,330 @@
+"""The breakers of one host: what it knows of each, who may go, and the store that they share.
+
+Owns the partitions `breaker:…` and the local view, at most a second old. While calls succeed nothing is written and a
+breaker is read once a second at most; a task's own breakers are not even read before they saw a failure. Refuses to
+know what a failure is, and what the caller is told. Fails open: without the store the local view goes on alone, for
+nothing is sent without a hold, which needs the store.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import logging
+import math
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field, fields, replace
+from typing import Final, Literal
+
+from buspass.breakers import states
+from buspass.breakers.states import CLOSED, Breaker, Fault
+from buspass.ports.clock import Clock
+from buspass.ports.state import Delete, Equals, Item, OutcomeUnknown, Put, Refused, State, Unavailable
+
+KEY: Final = "state"
+INDEX: Final = "breakers"
+SHARD: Final = "troubled"
+VIEW: Final = 1.0
+"""Seconds that what was read of a breaker counts."""
+FRESH: Final = 10.0
+"""Seconds that a success proves a service well."""
+LEASE: Final = 5_000
+"""Milliseconds that a probe's lease outlasts its call."""
+TRIES: Final = 20
+KEPT: Final = 4_096
+"""Breakers of tasks that a host remembers."""
+
+log = logging.getLogger("buspass")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rule:
+    """How careful a breaker is, in calls that one host sends at once.
+
+    `unproven`: before anything is proven; `careful`: while it is suspect or recovering. After `forgiving` successes in
+    a row two failures are no sign of anything. `read`: whether it is looked up before it saw a failure.
+    """
+
+    unproven: float
+    careful: int
+    forgiving: int
+    read: bool = True
+
+
+RULES: Final = {
+    # One call finds out whether a service is there at all, and the others wait for it: so a dead one is met by as many
+    # calls as there are hosts, and two more.
+    "tool": Rule(unproven=1, careful=1, forgiving=0),
+    # A model takes long, so waiting for one another would cost more than a failure does; and one in a thousand fails.
+    "model": Rule(unproven=math.inf, careful=4, forgiving=20),
+    "task": Rule(unproven=math.inf, careful=1, forgiving=0, read=False),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    """Which breaker: of a model's target, of a tool's host, or of such a host for one task."""
+
+    kind: Literal["model", "tool", "task"]
+    name: str
+    task: str = ""
+
+    @property
+    def partition(self) -> str:
+        """Give its partition in the store."""
+        plain = self.name if self.name.isascii() and self.name.isprintable() and len(self.name) < 128 else ""
+        name = plain or hashlib.sha256(self.name.encode()).hexdigest()
+        return f"breaker:{self.kind}:{self.task}:{name}" if self.task else f"breaker:{self.kind}:{name}"
+
+
+class Refusal(Exception):  # noqa: N818 - a breaker's word for it
+    """Nobody goes now. `until`: when to come back (ms); `breaker`: what is known of it."""
+
+    def __init__(self, key: Key, breaker: Breaker, until: int) -> None:
+        super().__init__(f"{key.name}: {breaker.state}")
+        self.key, self.breaker, self.until = key, breaker, until
+
+
+@dataclass(eq=False, slots=True)
+class _Local:
+    """What this host knows of one breaker. `read` and `proven` are monotonic seconds; `flying`: its calls under way."""
+
+    breaker: Breaker = CLOSED
+    read: float = -math.inf
+    proven: float = -math.inf
+    flying: int = 0
+    run: int = 0
+    forgiven: int = 0
+    news: asyncio.Event = field(default_factory=asyncio.Event)
+    turn: asyncio.Lock = field(default_factory=asyncio.Lock)
+
+    def tell(self) -> None:
+        """Wake who waits for a change."""
+        self.news.set()
+        self.news = asyncio.Event()
+
+
+class Pass:
+    """One call's leave to go. Say once how it went: `succeeded`, `failed`, or `void` where nothing was found out."""
+
+    __slots__ = ("_local", "_over", "_owner", "before", "key", "probe")
+
+    def __init__(self, owner: Breakers, key: Key, local: _Local | None, probe: str = "") -> None:
+        self.key, self.probe = key, probe
+        self._owner, self._local, self._over = owner, local, False
+        self.before = "closed" if local is None else local.breaker.state
+
+    def _leave(self) -> None:
+        if not self._over:
+            self._over = True
+            if self._local is not None:
+                self._local.flying -= 1
+
+    async def succeeded(self, *, proof: bool = True) -> Breaker:
+        """It answered. `proof`: well enough that others need not be careful."""
+        try:
+            return await self._owner.succeeded(self.key, self._local, self.probe, proof=proof)
+        finally:
+            self._leave()
+
+    async def failed(self, fault: Fault) -> Breaker:
+        """It failed. Gives the breaker as it stands now."""
+        try:
+            return await self._owner.failed(self.key, fault, self.probe)
+        finally:  # only now: until it is known that it failed, its place is not free
+            self._leave()
+
+    async def void(self) -> None:
+        """Nothing was found out: it was never sent, or what went wrong was the caller's. Harmless after the others."""
+        over = self._over
+        self._leave()
+        if not over and self._local is not None:
+            if self.probe:
+                await self._owner.returned(self.key, self.probe)
+            self._local.tell()
+
+
+class Breakers:
+    """All breakers, as one host sees them. Safe for any number of concurrent callers."""
+
+    def __init__(self, state: State, clock: Clock) -> None:
+        self._state = state
+        self._clock = clock
+        self._locals: dict[Key, _Local] = {}
+
+    # ── who may go ──────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def enter(self, key: Key, *, wait: float, lasts: float) -> Pass:
+        """Give a call of at most `lasts` seconds its leave to go, waiting up to `wait` seconds. Raises Refusal."""
+        rule = RULES[key.kind]
+        local = self._locals.get(key)
+        if local is None:
+            if not rule.read:
+                return Pass(self, key, None)
+            local = self._local(key)
+        clock = asyncio.get_running_loop().time
+        until = clock() + wait
+        while True:
+            breaker = await self._look(key, local)
+            now = self._clock.now()
+            verdict = states.ask(breaker, now)
+            if verdict == "refused":
+                raise Refusal(key, breaker, states.comeback(breaker, now))
+            if verdict == "probe":
+                if (passed := await self._probe(key, local, round(lasts * 1000) + LEASE)) is not None:
+                    return passed
+                continue
+            late = clock() >= until
+            if local.flying < self._room(rule, local, verdict) or (late and verdict == "free"):
+                local.flying += 1  # who waited long enough goes: it is only slow, for all that is known
+                return Pass(self, key, local)
+            if late:
+                raise Refusal(key, breaker, now + 1_000)
+            await self._news(local, until)
+
+    async def unavailable(self, keys: list[Key]) -> dict[Key, int]:
+        """Give those of these that nobody may go to now, with the time to come back (ms)."""
+        found = {}
+        for key in keys:
+            breaker = await self._look(key, self._local(key))
+            now = self._clock.now()
+            if states.ask(breaker, now) == "refused":
+                found[key] = states.comeback(breaker, now)
+        return found
+
+    def _room(self, rule: Rule, local: _Local, verdict: states.Verdict) -> float:
+        if verdict == "careful":
+            return rule.careful
+        return math.inf if self._clock.monotonic() - local.proven < FRESH else rule.unproven
+
+    async def _news(self, local: _Local, until: float) -> None:
+        """Wait for something to change; look again after a second in any case, for other hosts change it too."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout_at(min(until, asyncio.get_running_loop().time() + VIEW)):
+                await local.news.wait()
+
+    # ── how it went ─────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def succeeded(self, key: Key, local: _Local | None, probe: str = "", *, proof: bool = True) -> Breaker:
+        """Take note of a success."""
+        local = local or self._locals.get(key)
+        if local is None:
+            return CLOSED
+        if proof:
+            proven, local.proven = local.proven, self._clock.monotonic()
+            local.run += 1
+            local.forgiven = 0
+            if local.breaker.state == "closed":
+                if local.proven - proven >= FRESH:
+                    local.tell()
+                return local.breaker
+        breaker = await self._change(key, local, lambda breaker, now: states.succeeded(breaker, now, probe))
+        local.tell()
+        return breaker
+
+    async def failed(self, key: Key, fault: Fault, probe: str = "") -> Breaker:
+        """Take note of a failure; of a call without a pass, too, which broke later."""
+        local, rule = self._local(key), RULES[key.kind]
+        run, local.run = local.run, 0
+        if rule.forgiving and local.breaker.state == "closed" and not fault.retry_after:
+            if run >= rule.forgiving:
+                local.forgiven = 2
+            if local.forgiven:
+                local.forgiven -= 1
+                return local.breaker
+        breaker = await self._change(key, local, lambda breaker, now: states.failed(breaker, now, fault, probe))
+        local.proven = -math.inf
+        local.tell()
+        return breaker
+
+    async def returned(self, key: Key, probe: str) -> None:
+        """Give a probe's lease back."""
+        await self._change(key, self._local(key), lambda breaker, now: states.returned(breaker, now, probe))
+
+    # ── the store ───────────────────────────────────────────────────────────────────────────────────────────────
+
+    def _local(self, key: Key) -> _Local:
+        if (local := self._locals.get(key)) is None:
+            if key.task and len(self._locals) >= KEPT:
+                idle = (old for old, known in self._locals.items() if old.task and not known.flying)
+                with suppress(StopIteration):
+                    del self._locals[next(idle)]
+            local = self._locals[key] = _Local()
+        return local
+
+    async def _look(self, key: Key, local: _Local) -> Breaker:
+        if self._clock.monotonic() - local.read < VIEW:
+            return local.breaker
+        async with local.turn:
+            if self._clock.monotonic() - local.read >= VIEW:
+                await self._read(key, local)
+        return local.breaker
+
+    async def _read(self, key: Key, local: _Local) -> None:
+        try:
+            item = await self._state.read(key.partition, KEY)
+        except Unavailable as error:
+            log.warning("breaker %s can't be read: %s", key.name, error)
+        else:
+            local.breaker = CLOSED if item is None else breaker_in(item)
+        local.read = self._clock.monotonic()
+
+    async def _probe(self, key: Key, local: _Local, lasts: int) -> Pass | None:
+        """Try to become the one prober, for `lasts` ms. Raises Refusal where the store is away."""
+        probe = self._clock.random(8).hex()
+        breaker = await self._change(
+            key, local, lambda breaker, now: states.taken(breaker, now, probe, lasts), alone=False
+        )
+        if breaker.probe == probe:
+            local.flying += 1
+            return Pass(self, key, local, probe)
+        now = self._clock.now()
+        if states.ask(breaker, now) == "probe":
+            raise Refusal(key, breaker, now + 1_000)
+        return None
+
+    async def _change(
+        self, key: Key, local: _Local, step: Callable[[Breaker, int], Breaker | None], *, alone: bool = True
+    ) -> Breaker:
+        """Change the shared breaker by a step of the table. `alone`: here at least, if the store is away."""
+        async with local.turn:
+            for _ in range(TRIES):
+                if (new := step(local.breaker, self._clock.now())) is None:
+                    return local.breaker
+                try:
+                    answer = await self._state.apply(key.partition, [_operation(key, local.breaker.version, new)])
+                except OutcomeUnknown:
+                    await self._read(key, local)
+                    if local.breaker == new:
+                        break
+                    continue
+                except Unavailable as error:
+                    log.warning("breaker %s can't be written: %s", key.name, error)
+                    if alone:
+                        local.breaker = replace(new, version=local.breaker.version)
+                    break
+                local.read = self._clock.monotonic()
+                if isinstance(answer, Refused):
+                    local.breaker = CLOSED if answer.item is None else breaker_in(answer.item)
+                    continue
+                if new.state != local.breaker.state:
+                    level = logging.WARNING if new.state == "open" else logging.INFO
+                    log.log(level, "breaker %s: %s, then %s", key.partition, local.breaker.state, new.state)
+                local.breaker = CLOSED if answer.item is None else new
+                break
+            return local.breaker
+
+
+def _operation(key: Key, version: int, new: Breaker) -> Put | Delete:
+    require = (Equals(("version",), version),) if version else ()
+    if key.task and require and new.state == "closed":
+        return Delete(KEY, require)  # a task ends, and nobody would
+    value: Item = {**asdict(new), "breaker": key.kind, "name": key.name, "task": key.task}
+    place = None if new.state == "closed" else (SHARD, f"{new.since:016d}")
+    return Put(KEY, value, require, index={INDEX: place})
+
+
+def breaker_in(item: Item) -> Breaker:
+    """Read an item."""
+    return Breaker(**{part.name: item[part.name] for part in fields(Breaker)})  # type: ignore[arg-type]  # as it was put

@@ -1,0 +1,180 @@
+"""The attempts of one inference: which target next, after what pause, under which hold.
+
+Owns the loop over targets and what it tells their breakers. A hold covers one billable attempt: after a surely
+unbilled failure it serves the next attempt too; after an ambiguous one the next takes a hold of its own, and what the
+failed one may have cost is charged at once, in a record of kind `attempt`. Refuses to know a wire format.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field, replace
+from typing import Final
+
+from buspass.breakers import Key, Pass, Refusal
+from buspass.calls import upstreams
+from buspass.calls.call import SEND_WITHIN, Ending
+from buspass.calls.endings import Endings
+from buspass.calls.house import House
+from buspass.config.settings import Model, Target
+from buspass.errors import Problem
+from buspass.ledger import Held, Outcome
+from buspass.model import Failure
+from buspass.ports.outbound import Request
+from buspass.ports.state import Value
+from buspass.routing import attempts, targets
+
+PATIENCE: Final = 2.0
+"""Seconds that a call waits for others to find out whether its last target works."""
+CHARGED: Final = ("tokens", "cost")
+"""What a further billable attempt holds: it is the same call."""
+
+
+def breaker_of(target: Target) -> Key:
+    """Give the breaker of a target."""
+    return Key("model", targets.name(target))
+
+
+@dataclass(slots=True, kw_only=True)
+class Sending:
+    """One call's way through its targets. `request` makes an attempt's; `since` is the newest hold's time (ms)."""
+
+    house: House
+    model: Model
+    held: Held
+    endings: Endings
+    request: Callable[[Target, int], Awaitable[Request]]
+    untried: list[Target]
+    patient: float
+    tried: int = 0
+    since: int = field(init=False)
+    last: tuple[Failure, Target] | None = None
+    away: list[tuple[str, int]] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.since = self.held.at
+
+    async def run[T](self, attempt: Callable[[Target, Request], Awaitable[T]]) -> tuple[T, Target, int] | Ending:
+        """Try until one answers, or nothing is left to try."""
+        self.house.retries.earn(self.model.alias, self.model.retry_budget)
+        current = self.untried.pop(0)
+        while True:
+            try:
+                passed = await self._enter(current)
+            except Refusal as refusal:
+                self.away.append((targets.name(current), refusal.until))
+                if not self.untried:
+                    return self._nobody()
+                current = self.untried.pop(0)
+                continue
+            self.tried += 1
+            try:
+                request = await self.request(current, self.since)
+                got = await attempt(current, request)
+            except Problem as problem:  # it was not sent
+                return self.endings.failed(problem, "nothing", current, self.tried)
+            except Failure as failure:
+                self.last = failure, current
+                await self._tell(passed, failure, request.timeout)
+                step = await self._next(failure, current)
+                if isinstance(step, Ending):
+                    return step
+                current = step
+            else:
+                self._note(passed, (await passed.succeeded()).state)
+                return got, current, self.tried
+            finally:
+                await passed.void()
+
+    async def _enter(self, target: Target) -> Pass:
+        wait = 0.0 if self.untried else PATIENCE
+        return await self.house.breakers.enter(breaker_of(target), wait=wait, lasts=self.model.total)
+
+    async def _tell(self, passed: Pass, failure: Failure, given: float) -> None:
+        fault = upstreams.model_fault(failure, given=given, timeout=self.patient)
+        if fault is None:
+            return
+        breaker = await passed.failed(fault)
+        self._note(passed, breaker.state)
+        if breaker.state == "open":
+            self.endings.notes["breaker"] = upstreams.shown(passed.key.name, breaker)
+            self.away.append((passed.key.name, breaker.until))
+
+    def _note(self, passed: Pass, state: str) -> None:
+        if state != passed.before:
+            self.endings.notes["breaker"] = f"{passed.key.name}: {state}"
+
+    async def _next(self, failure: Failure, current: Target) -> Target | Ending:
+        """Give the target of the next attempt, its hold taken and its pause over; or how the call ends."""
+        now = self.house.clock.now()
+        left = self.model.attempts - self.tried
+        step = attempts.after(
+            failure,
+            self.untried,
+            attempts_left=left,
+            seconds_left=(self.held.deadline - now) / 1000,
+            same=current,
+            pause=attempts.backoff(self.tried, self.house.clock.random(2)),
+            patience=(min(self.since + SEND_WITHIN, self.held.deadline) - now) / 1000,
+            anew=True,
+        )
+        if isinstance(step, attempts.Retry) and not self.house.retries.spend(self.model.alias):
+            step = attempts.give_up(failure)
+        if isinstance(step, attempts.Retry) and step.anew and not await self._anew(failure, current):
+            step = attempts.give_up(failure)
+        if isinstance(step, attempts.GiveUp):
+            return self._gives_up(step, current)
+        if step.target in self.untried:
+            self.untried.remove(step.target)
+        if step.pause:
+            await self.house.clock.sleep(step.pause)
+        return step.target
+
+    def _gives_up(self, step: attempts.GiveUp, target: Target | None) -> Ending:
+        """End the call; where nobody takes it for a while, say for how long."""
+        problem, now = step.problem, self.house.clock.now()
+        if self.away and problem.code in {"no_target_available", "upstream_error", "upstream_timeout"}:
+            upstreams.told(problem, max(min(until for _, until in self.away), now + 1), now)
+        return self.endings.failed(problem, step.charge, target, self.tried)
+
+    def _nobody(self) -> Ending:
+        """End the call where the breakers let nobody go any more."""
+        if self.last is not None:
+            failure, target = self.last  # if it may have been billed it was charged before another was to be tried
+            return self._gives_up(replace(attempts.give_up(failure), charge="nothing"), target)
+        problem = upstreams.none_left(self.model.alias, self.away, self.house.clock.now())
+        return self.endings.failed(problem, "nothing", None, self.tried)
+
+    async def _anew(self, failure: Failure, target: Target) -> bool:
+        """Hold for another billable attempt, and charge the one that failed. False: there is no money for it."""
+        house, claim = self.house, self.held.claim
+        amounts = {name: claim.amounts[name] for name in CHARGED}
+        call = f"b.{claim.call}.{self.tried}"
+        try:
+            more = replace(claim, call=call, amounts=amounts, cause=claim.call, version=None, keyed=False)
+            held = await house.ledger.hold(more, 0.0)
+            if not isinstance(held, Held):
+                return False
+            problem = attempts.give_up(failure).problem
+            record: dict[str, Value] = {
+                "kind": "attempt",
+                "name": self.endings.ask.model,
+                "host": house.host.name,
+                "at": self.since,
+                "ended": house.clock.now(),
+                "cause": claim.call,
+                "fence": claim.fence,
+                "revision": house.settings.revision,
+                "status": "unknown",
+                "code": problem.code,
+                "detail": problem.detail[:300],
+                "estimated": True,
+                "target": targets.name(target),
+            }
+            head = await house.ledger.settle(held, Outcome(use=amounts), record)
+        except Problem:
+            return False
+        house.tasks.saw(claim.task, head)
+        self.endings.notes["also"] = self.endings.notes.get("also", 0) + amounts["cost"]
+        self.since = held.at
+        return True

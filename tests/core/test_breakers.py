@@ -1,0 +1,276 @@
+"""Breakers of several hosts over one store: who goes, what it costs while all is well, and what a lost host leaves."""
+
+import asyncio
+
+import pytest
+
+from buspass.breakers import Breakers, Fault, Key, Refusal, listing
+from buspass.breakers.breakers import LEASE
+from buspass.testing.clock import FakeClock
+from buspass.testing.state_counting import Counting
+from buspass.testing.state_memory import Crash, Down, Late, Lost, MemoryState
+
+DEAD = Fault(kind="unreachable")
+VENDOR = Key("tool", "vendor.example")
+MODEL = Key("model", "openai/gpt-5")
+TASK = Key("task", "vendor.example", "t_1")
+
+
+@pytest.fixture
+def clock():
+    return FakeClock()
+
+
+@pytest.fixture
+def state():
+    return Counting(MemoryState())
+
+
+@pytest.fixture
+def host(state, clock):
+    return Breakers(state, clock)
+
+
+@pytest.fixture
+def hosts(state, clock):
+    return [Breakers(state, clock) for _ in range(3)]
+
+
+class Service:
+    """What stands behind: dead or well, and how often it was reached."""
+
+    def __init__(self, well=False, seconds=0.0):
+        self.well, self.seconds, self.reached, self.now, self.most = well, seconds, 0, 0, 0
+
+    async def call(self, host, key=VENDOR, wait=30):
+        """One call through a host's breaker: what came of it, or when to come back."""
+        try:
+            leave = await host.enter(key, wait=wait, lasts=1.0)
+        except Refusal as refusal:
+            return refusal.until
+        self.reached += 1
+        self.now += 1
+        self.most = max(self.most, self.now)
+        await asyncio.sleep(self.seconds)
+        self.now -= 1
+        await (leave.succeeded() if self.well else leave.failed(DEAD))
+        return "well" if self.well else "dead"
+
+
+async def state_of(host, key=VENDOR):
+    return (await host.failed(key, DEAD)).state
+
+
+async def trip(host, key=VENDOR):
+    while (breaker := await host.failed(key, DEAD)).state != "open":
+        pass
+    return breaker
+
+
+# ── while all is well ───────────────────────────────────────────────────────────────────────────────────────────────
+
+
+async def test_a_thousand_good_calls_cost_no_write_and_one_read_a_second(host, state, clock):
+    service = Service(well=True)
+    for _ in range(1000):
+        assert await service.call(host) == "well"
+    assert (state.count.reads, state.count.applies) == (1, 0)
+    for _ in range(5):
+        clock.advance(1.0)
+        await asyncio.gather(*(service.call(host) for _ in range(50)))
+    assert (state.count.reads, state.count.applies) == (6, 0)
+
+
+async def test_a_tasks_own_breaker_is_not_even_read_before_it_saw_a_failure(host, state):
+    service = Service(well=True)
+    for _ in range(10):
+        await service.call(host, TASK)
+    assert state.count.reads == 0
+    await Service().call(host, TASK)
+    assert await service.call(host, TASK) == "well"
+    assert (await state.read(TASK.partition, "state")) is None, "and nothing is left of it when it is closed"
+
+
+# ── a dead service ──────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+async def test_three_hundred_calls_one_after_the_other_reach_a_dead_service_three_times(host, clock):
+    service = Service()
+    answers = [await service.call(host) for _ in range(300)]
+    assert service.reached == 3
+    assert set(answers[3:]) == {clock.now() + 30_000}
+
+
+@pytest.mark.parametrize("key", [VENDOR, TASK])
+async def test_three_hundred_calls_of_three_hosts_reach_it_at_most_five_times(hosts, clock, key):
+    service = Service(seconds=0.002)
+
+    async def insist(host):
+        return [await service.call(host, key) for _ in range(100)]
+
+    answers = [answer for some in await asyncio.gather(*map(insist, hosts)) for answer in some]
+    assert service.reached <= 5
+    assert all(answer == "dead" or answer > clock.now() for answer in answers)
+
+
+async def test_three_hundred_calls_at_once_of_three_hosts_reach_it_at_most_five_times(hosts):
+    service = Service(seconds=0.01)
+    answers = await asyncio.gather(*(service.call(host) for host in hosts * 100))
+    assert service.reached <= 5
+    assert service.most <= 3
+    assert answers.count("dead") == service.reached
+
+
+async def test_calls_at_once_to_a_service_that_is_well_wait_for_the_first_one_only(host):
+    service = Service(well=True, seconds=0.01)
+    assert set(await asyncio.gather(*(service.call(host) for _ in range(64)))) == {"well"}
+    assert service.most == 63
+
+
+async def test_nobody_is_refused_for_a_service_that_is_only_slow(host):
+    service = Service(well=True, seconds=0.2)
+    answers = await asyncio.gather(*(service.call(host, wait=0.05) for _ in range(5)))
+    assert answers == ["well"] * 5
+
+
+async def test_a_burst_to_a_model_is_not_held_up(host):
+    service = Service(well=True, seconds=0.01)
+    await asyncio.gather(*(service.call(host, MODEL) for _ in range(64)))
+    assert service.most == 64
+
+
+async def test_while_it_is_suspect_one_at_a_time_goes_and_a_success_lets_all_go(host):
+    service = Service(well=True, seconds=0.01)
+    await service.call(host)
+    await host.failed(VENDOR, DEAD)
+    assert set(await asyncio.gather(*(service.call(host) for _ in range(20)))) == {"well"}
+    assert service.most == 19, "the first one alone, and then all others"
+
+
+async def test_a_failure_now_and_then_is_no_sign_after_many_successes(host, state):
+    for _ in range(20):
+        for _ in range(20):
+            await Service(well=True).call(host, MODEL)
+        await Service().call(host, MODEL)
+    assert state.count.applies == 0
+    for _ in range(30):
+        await Service(well=True).call(host, MODEL)
+    for _ in range(5):
+        await Service().call(host, MODEL)
+    with pytest.raises(Refusal):
+        await host.enter(MODEL, wait=0, lasts=1)
+
+
+async def test_what_one_host_found_out_another_knows_within_a_second(hosts, clock):
+    there, here, _ = hosts
+    service = Service(well=True)
+    await service.call(here)
+    await trip(there)
+    assert await service.call(here) == "well", "its view is not a second old"
+    clock.advance(1.0)
+    assert await service.call(here) != "well"
+
+
+# ── the probe ───────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+async def test_of_two_hundred_calls_at_the_half_open_moment_one_reaches_it(hosts, clock):
+    await trip(hosts[0])
+    clock.advance(30)
+    service = Service(seconds=0.02)
+    answers = await asyncio.gather(*(service.call(host) for host in (hosts * 67)[:200]))
+    assert service.reached == 1
+    assert answers.count("dead") == 1
+    assert len({answer for answer in answers if answer != "dead"}) == 1
+
+
+async def test_when_the_probe_succeeds_the_service_is_taken_up_again_carefully(hosts, clock):
+    await trip(hosts[0])
+    clock.advance(30)
+    service = Service(well=True, seconds=0.002)
+    assert await service.call(hosts[1]) == "well"
+    answers = await asyncio.gather(*(service.call(host) for host in hosts * 10))
+    assert service.most <= 30
+    assert answers.count("well") >= 10
+    assert await service.call(hosts[1]) == "well"
+
+
+async def test_a_prober_that_dies_loses_its_lease_by_time(hosts, clock):
+    await trip(hosts[0])
+    clock.advance(30)
+    await hosts[0].enter(VENDOR, wait=0, lasts=1.0)  # and is never heard of again
+    service = Service(well=True)
+    clock.advance(1.0 + LEASE / 1000 - 0.1)
+    assert await service.call(hosts[1]) != "well"
+    clock.advance(1.1)
+    assert await service.call(hosts[1]) == "well"
+
+
+@pytest.mark.parametrize("writes", [0, 1])
+async def test_a_prober_whose_process_dies_at_the_store_leaves_a_lease_or_none(hosts, state, clock, writes):
+    await trip(hosts[0])
+    clock.advance(30)
+    state.inner.crash_after(writes)
+    with pytest.raises(Crash):
+        await (await hosts[0].enter(VENDOR, wait=0, lasts=1.0)).succeeded()
+    clock.advance(10)
+    assert await Service(well=True).call(hosts[1]) == "well"
+
+
+async def test_a_probe_that_was_never_sent_leaves_its_turn_to_the_next(hosts, clock):
+    await trip(hosts[0])
+    clock.advance(30)
+    leave = await hosts[0].enter(VENDOR, wait=0, lasts=1.0)
+    await leave.void()
+    await leave.void()
+    clock.advance(1)
+    assert await Service(well=True).call(hosts[1]) == "well"
+
+
+# ── the store ───────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("fault", [Lost(), Late(), Down()])
+async def test_a_lost_answer_counts_a_failure_once(host, state, fault):
+    state.inner.meet(fault)
+    await host.failed(VENDOR, DEAD)
+    state.inner.deliver()
+    assert await state_of(host) == "suspect", "the second one"
+    assert await state_of(host) == "open"
+
+
+async def test_without_the_store_a_host_goes_on_by_what_it_knows(host, state):
+    state.inner.down = True
+    service = Service()
+    for _ in range(50):
+        await service.call(host)
+    assert service.reached <= 3
+    assert await Service(well=True).call(host, MODEL) == "well"
+
+
+async def test_hosts_that_fail_at_once_count_every_failure(hosts, state):
+    await asyncio.gather(*(host.failed(MODEL, DEAD) for host in hosts))
+    item = await state.read(MODEL.partition, "state")
+    assert (item["state"], item["strikes"]) == ("open", 3)
+
+
+async def test_the_list_has_the_configured_ones_and_troubled_tasks(host, state, clock):
+    await trip(host)
+    await host.failed(TASK, DEAD)
+    await Service().call(host, Key("task", "vendor.example", "t_2"))
+    await Service(well=True).call(host, Key("task", "vendor.example", "t_2"))
+    rows = await listing(state, [MODEL, VENDOR])
+    assert [(key, breaker.state) for key, breaker in rows] == [(MODEL, "closed"), (VENDOR, "open"), (TASK, "suspect")]
+
+
+async def test_names_that_no_store_takes_have_partitions_all_the_same(state, host):
+    for name in ("ö/ü", "x" * 500, "a b\n"):
+        await host.failed(Key("model", name), DEAD)
+        assert (await state.read(Key("model", name).partition, "state"))["name"] == name
+
+
+async def test_a_host_remembers_only_so_many_tasks(host, monkeypatch):
+    monkeypatch.setattr("buspass.breakers.breakers.KEPT", 10)
+    for n in range(50):
+        await host.failed(Key("task", "vendor.example", f"t_{n}"), DEAD)
+    assert len(host._locals) <= 10
