@@ -22,7 +22,7 @@ from buspass.calls.enforcement import Enforcing, enforcement
 from buspass.calls.flow import Flow
 from buspass.calls.house import House
 from buspass.calls.inference import Inference
-from buspass.calls.outcomes import broken, keep, replay, streamed, unsettled
+from buspass.calls.outcomes import broken, in_flight, keep, replay, streamed, unsettled
 from buspass.closing import give_back_now
 from buspass.errors import Problem
 from buspass.guard import check_standing
@@ -128,7 +128,7 @@ class Gateway:
         if record is not None:
             return await replay(self._house, call, view.task, record)
         if any(entry.call == call.id for entry in entries(view.head)):
-            raise _in_flight()
+            raise in_flight()
         return None
 
     # ── 4-8 guard, plan, inspect, decide, hold ──────────────────────────────────────────────────────────────────
@@ -137,17 +137,14 @@ class Gateway:
         house = self._house
         view = await house.tasks.view(claims.task)
         claims_match(claims, view.task)
-        with watch("guard"):
-            await call.survey()
+        await call.survey()
         wait = house.workflow(claims.workflow).wait
-        seconds = incoming.flowing if isinstance(call, Inference) and call.ask.stream else incoming.seconds
-        deadline = house.clock.now() + round(seconds * 1000)
+        flows = isinstance(call, Inference) and call.ask.stream
+        deadline = house.clock.now() + round((incoming.flowing if flows else incoming.seconds) * 1000)
         for _ in range(ROUNDS):
             view = await self._swept(view)
             try:
-                judged = await self._judge(call, view, watch)
-                with watch("guard"):
-                    await call.ready((deadline - house.clock.now()) / 1000)
+                judged = await self._judge(call, view, watch, deadline)
             except Problem:
                 if not view.fresh:
                     view = await house.tasks.look(claims.task)  # nothing is refused on a copy
@@ -169,12 +166,12 @@ class Gateway:
 
     async def _swept(self, view: View) -> View:
         """The lazy sweep, at a call: what a lost host left running must not stand in this one's way."""
-        if not expired(view.head, self._house.clock.now(), 2 * SKEW):
-            return view
-        await self._house.ledger.sweep(view.task.id)
-        return await self._house.tasks.look(view.task.id)
+        if expired(view.head, self._house.clock.now(), 2 * SKEW):
+            await self._house.ledger.sweep(view.task.id)
+            view = await self._house.tasks.look(view.task.id)
+        return view
 
-    async def _judge(self, call: Call, view: View, watch: Stopwatch) -> Judged:
+    async def _judge(self, call: Call, view: View, watch: Stopwatch, deadline: int) -> Judged:
         """Stations 4 to 7 on one view of the task."""
         call.enforcement.anew(fresh=view.fresh)
         with watch("guard"):
@@ -185,6 +182,8 @@ class Gateway:
             findings = await call.inspect(view)
         with watch("decide"):
             log = await self._decide(call, view, findings) if self._house.policy.asks("call") else None
+        with watch("guard"):
+            await call.ready((deadline - self._house.clock.now()) / 1000)
         return Judged(version=version, log=log)
 
     async def _decide(self, call: Call, view: View, findings: tuple[Finding, ...]) -> str | None:
@@ -207,7 +206,7 @@ class Gateway:
         """The hold met another head than the one judged: judge that one, unless it is this very call's."""
         opened = stale.head["open"]
         if isinstance(opened, Mapping) and call.id in opened:
-            raise _in_flight()
+            raise in_flight()
         self._house.tasks.saw(view.task.id, stale.head)
         return replace(view, head=stale.head, fresh=True)
 
@@ -397,7 +396,3 @@ def _lower(*asked: str | None) -> str:
 def _members(headers: Mapping[str, str]) -> dict[str, str]:
     """Give the headers that a stream could not send, as members of its last event: `cost` for `Buspass-Cost`."""
     return {name.removeprefix("Buspass-").lower().replace("-", "_"): value for name, value in headers.items()}
-
-
-def _in_flight() -> Problem:
-    return Problem("conflict", "the same call is in flight; retry for its outcome", retry_after=1)

@@ -32,6 +32,13 @@ ELSEWHERE = {
     "deadline_exceeded": "no call here waits as long as a host allows",
 }
 """Problems that the table does not show, and why."""
+CHANGING = {
+    ("GET", "/v1/breakers"): "it tells what the players before have done to the services",
+    ("GET", "/v1/spend"): "it tells what the players before have spent",
+    ("GET", "/v1/latency"): "it tells how long it took them",
+    ("GET", "/v1/observed/[^/]+"): "it tells what they did",
+}
+"""Routes whose answers can't be alike, for the hosts share a store: that they are for operators is in the table."""
 FRAMING = {"content-length", "transfer-encoding"}
 
 
@@ -217,7 +224,7 @@ def test_the_table_reaches_every_route_and_every_problem():
         for m, path, row in sent
         if m == method and re.fullmatch(pattern, path) and not isinstance(row["is"], list)
     }
-    assert ours.keys() - met == set()
+    assert ours.keys() - met == set(CHANGING)
     codes = {row["is"][1] for row in ROWS if isinstance(row["is"], list)}
     assert set(CODES) - codes == set(ELSEWHERE)
 

@@ -115,3 +115,8 @@ def unsettled(task: Task, call: Call) -> Problem:
     )
     problem.task, problem.call = task.id, call.id
     return problem
+
+
+def in_flight() -> Problem:
+    """Give the problem of a keyed call whose twin is not finished yet."""
+    return Problem("conflict", "the same call is in flight; retry for its outcome", retry_after=1)
