@@ -228,7 +228,7 @@ async def rounds(domain: Domain, calls: int) -> list[Round]:
         short.broken.append("somebody was refused for another reason than money")
     if short.spent + short.held > limit:
         short.broken.append("overspent")
-    if short.available >= size:
+    if short.codes["200"] < calls and short.available >= size:
         short.broken.append("somebody was refused although the rest would have paid for one more call")
 
     liar = await domain.pressed("liar", limit, size * 3, 5, at_once=1)
