@@ -15,6 +15,7 @@ from starlette.types import Receive, Scope, Send
 
 from buspass.breakers import Breakers
 from buspass.calls.house import House
+from buspass.config import compiled
 from buspass.config.settings import Host, Settings
 from buspass.errors import ConfigError
 from buspass.http.adapters import adapter, opened
@@ -30,13 +31,12 @@ from buspass.ledger import Ledger
 from buspass.ledger.pools import Pools
 from buspass.model import Limits
 from buspass.policy.decide import Policy
-from buspass.policy.embedded import EmbeddedEngine
-from buspass.policy.lint import lint
 from buspass.ports.blobs import Blobs
 from buspass.ports.clock import Clock, SystemClock
 from buspass.ports.outbound import Outbound
 from buspass.ports.outbound_httpx import HttpxOutbound
 from buspass.ports.outbound_pyreqwest import PyreqwestOutbound
+from buspass.ports.policy import PolicyEngine
 from buspass.ports.secrets import SecretMissing, Secrets
 from buspass.ports.signer import Signer
 from buspass.ports.state import State
@@ -138,12 +138,15 @@ async def composed(
 
 
 def _settings(environ: Mapping[str, str], bind: str, port: int) -> Settings:
+    named = environ.get("BUSPASS_CONFIG")
+    if not named:
+        raise ConfigError(["BUSPASS_CONFIG is not set: it names the host's buspass.yaml"])
+    path = Path(named)
+    if path.is_file() and compiled.is_compiled(source := path.read_bytes()):
+        return compiled.read(source, path, environ, bind)
     from buspass.config.build import load  # noqa: PLC0415 - YAML and pydantic stay off hosts with a compiled bundle
 
-    path = environ.get("BUSPASS_CONFIG")
-    if not path:
-        raise ConfigError(["BUSPASS_CONFIG is not set: it names the host's buspass.yaml"])
-    return load(Path(path), environ=environ, bind=bind, port=port)
+    return load(path, environ=environ, bind=bind, port=port)
 
 
 def _data(environ: Mapping[str, str]) -> Path:
@@ -181,6 +184,15 @@ def _loopback(bind: str) -> bool:
         return False
 
 
+def _engine(modules: Mapping[str, str]) -> PolicyEngine:
+    from buspass.policy.embedded import EmbeddedEngine  # noqa: PLC0415 - only where a module exists
+    from buspass.policy.lint import lint  # noqa: PLC0415
+
+    if faults := lint(modules):  # the engine would take an unknown name for false, and a denial would vanish
+        raise ConfigError(faults)
+    return EmbeddedEngine(modules)
+
+
 def _outbound() -> Outbound:
     return PyreqwestOutbound()
 
@@ -202,9 +214,7 @@ def _house(
     operator: str | None,
 ) -> House:
     journal = Journal(domain_key.derive("journal-mac"))
-    if faults := lint(settings.policy):  # the engine would take an unknown name for false, and a denial would vanish
-        raise ConfigError(faults)
-    engine = EmbeddedEngine(settings.policy) if settings.policy else None
+    engine = _engine(settings.policy) if settings.policy else None
     rollups = Rollups(state)
     sealer = Sealer(state, signer, clock, Folding(rollups).sealed)
     local = LocalIssuer(settings.issuer, signer, keyring, clock) if settings.local_issuer else None
