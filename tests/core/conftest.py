@@ -300,6 +300,16 @@ async def streaming(
 
 
 @pytest.fixture
+async def inspected(
+    tmp_path: Path, service: Service, upstream: Upstream, claude: AnthropicProvider
+) -> AsyncIterator[Domain]:
+    """A domain whose workflows have rules for personal data, with providers of both wire formats."""
+    services = {"127.0.0.1:9002": service.app, "127.0.0.1:9003": upstream.app, "127.0.0.1:9004": claude.app}
+    async with Domain(DATA / "inspected.yaml", tmp_path, services) as domain:
+        yield domain
+
+
+@pytest.fixture
 def listen(streaming: Domain) -> Listen:
     """Ask for a stream: `listen(agent, "text", model=…, path=…, headers=…, **body)`."""
 

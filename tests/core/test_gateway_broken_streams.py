@@ -204,6 +204,22 @@ async def test_the_deadline_ends_a_stream(streaming: Domain, listen: Any, books:
     await charged(record, "deadline_exceeded", path)
 
 
+async def test_a_provider_that_stands_still_is_left_at_the_deadline_not_at_the_next_look(
+    streaming: Domain, listen: Any, books: Any, feed: Any
+) -> None:
+    agent = await streaming.agent()
+    async with listen(agent, TEXT, model="brief") as stream:
+        clock_of(streaming).advance(19.5)
+        await feed.give(3)
+        while b"one two" not in stream.all:
+            await stream.event()
+        clock_of(streaming).advance(0.6)
+        events = await stream.rest()
+    assert error_of(events[-1])["code"] == "deadline_exceeded"
+    (record,) = await books(agent).calls()
+    await charged(record, "deadline_exceeded")
+
+
 @by_path
 @pytest.mark.parametrize("silent", [False, True])
 async def test_a_kill_cuts_a_stream_within_two_seconds(

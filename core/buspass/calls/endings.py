@@ -142,7 +142,7 @@ class Endings:
         """Findings; and where the workflow has no tools, the functions that the agent brings itself."""
         own = () if self.house.workflow(self.view.task.workflow).route else self.ask.tools
         changed = {"breaker": self.notes["breaker"]} if "breaker" in self.notes else {}
-        return self.screening.facts() | changed | ({"local": list(own)} if own else {})
+        return self.screening.facts() | changed | ({"local": self.screening.names(own)} if own else {})
 
     def _payload(self, answer: Answer) -> dict[str, object]:
         return {

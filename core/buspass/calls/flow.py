@@ -129,9 +129,12 @@ class Flow:
             yield self._surface.stream_event(event)
 
     async def _chunks(self) -> AsyncGenerator[bytes, None]:
-        """Give the provider's bytes, with a look at the clock and the task every two seconds meanwhile."""
+        """Give the provider's bytes, with a look at the clock and the task every two seconds meanwhile.
+
+        A provider that stands still does not keep it from the last look, which is at the deadline.
+        """
         clock = self._house.clock
-        look = clock.monotonic() + LOOK_AGAIN
+        look = self._next_look()
         pending: asyncio.Future[bytes | None] | None = None
         try:
             while True:
@@ -144,11 +147,16 @@ class Flow:
                     yield chunk
                 if clock.monotonic() >= look:
                     await self._look()
-                    look = clock.monotonic() + LOOK_AGAIN
+                    look = self._next_look()
         finally:
             if pending is not None:
                 pending.cancel()
                 await asyncio.gather(pending, return_exceptions=True)
+
+    def _next_look(self) -> float:
+        clock = self._house.clock
+        left = (self._held.deadline - clock.now()) / 1000
+        return clock.monotonic() + min(LOOK_AGAIN, max(0.0, left))
 
     async def _look(self) -> None:
         """Cut the stream where its time is over, or its task is not this caller's any more."""

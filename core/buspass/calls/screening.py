@@ -9,7 +9,8 @@ from __future__ import annotations
 import hashlib
 import hmac
 import json
-from collections.abc import Iterable, Iterator, Mapping
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Final, Literal
 
@@ -34,6 +35,9 @@ GROWTH: Final = 24
 ROWS: Final = 64
 """Findings that a record lists."""
 ANSWERED: Final[dict[str, Action]] = {"secret": "mask"}
+IDS: Final = frozenset({"id", "tool_call_id", "tool_use_id"})
+UNFIT: Final = re.compile(r"[^A-Za-z0-9_-]")
+"""What no provider's tool call has in its id."""
 REDACTED: Final = Plan(actions=dict.fromkeys(CLASSES, "mask"))
 
 
@@ -94,8 +98,8 @@ class Screening:
     def request(self, ask: Ask) -> Ask:
         """The ask as the provider may see it; `findings` are then what stands in it. Raises Problem content_blocked.
 
-        Its size is an upper bound of what was said and of what is sent. Left alone are pictures, the ids of tool
-        calls, and what a provider signed or sealed.
+        Its size is an upper bound of what was said and of what is sent. Left alone are pictures, and what a provider
+        signed or sealed. The id of a tool call in which something stands becomes another, the same wherever it stands.
         """
         actions = self._strict(self._towards_model())
         plan = self._plan(actions)
@@ -107,6 +111,7 @@ class Screening:
         self._observe(self.findings, actions, "to a model")
         if payload == ask.payload:
             return ask
+        payload = {**payload, "messages": [_identified(message) for message in payload["messages"]]}
         grown = GROWTH * sum(finding.count for finding in self.findings)
         return replace(ask, payload=payload, input_bytes=ask.input_bytes + grown)
 
@@ -232,6 +237,10 @@ class Screening:
         }
         return _rewrite(dict(labels), Plan(actions={**actions, "secret": "mask"}, regions=self._regions))[0]
 
+    def names(self, names: Sequence[str]) -> list[Value]:
+        """Names of an agent's own functions, which stand in records too."""
+        return list(redacted({"names": list(names)}, self._rules)["names"])
+
     # ── plans ───────────────────────────────────────────────────────────────────────────────────────────────────
 
     def _strict(self, actions: Mapping[str, Action]) -> dict[str, Action]:
@@ -341,14 +350,23 @@ def _opaque(ask: Ask) -> Iterator[str]:
         yield f"{image.path}.image_url.url"
         yield f"{image.path}.source.data"
     for index, message in enumerate(ask.payload.get("messages", ())):
-        at = f"messages[{index}]"
-        yield f"{at}.tool_call_id"
-        for place in range(len(message.get("tool_calls") or ())):
-            yield f"{at}.tool_calls[{place}].id"
         content = message.get("content")
         for place, block in enumerate(content if isinstance(content, list) else ()):
-            sealed = {"thinking": "signature", "redacted_thinking": "data", "tool_use": "id"}
-            yield f"{at}.content[{place}].{sealed.get(block.get('type', ''), 'tool_use_id')}"
+            if sealed := {"thinking": "signature", "redacted_thinking": "data"}.get(block.get("type", "")):
+                yield f"messages[{index}].content[{place}].{sealed}"
+
+
+def _identified(message: Mapping[str, Any]) -> dict[str, Any]:
+    """A message whose tool calls' ids hold no sign that providers forbid in them, as placeholders do."""
+    content = message.get("content")
+    marked = {**message, "content": [_marked(block) for block in content]} if isinstance(content, list) else {**message}
+    if "tool_calls" in message:
+        marked["tool_calls"] = [_marked(call) for call in message["tool_calls"]]
+    return _marked(marked)
+
+
+def _marked(value: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: UNFIT.sub("", part) if name in IDS else part for name, part in value.items()}
 
 
 def _stricter(one: Literal["placeholder", "mask"] | Action, other: Action) -> Action:

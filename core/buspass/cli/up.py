@@ -81,8 +81,7 @@ def run(arguments: argparse.Namespace) -> int:
             await _introduce(url, application, example)
 
         try:
-            serving = host.serve(environ, bind=bind, port=port, ready=ready)
-            stopped = asyncio.run(serving, loop_factory=host.event_loop())
+            stopped = asyncio.run(host.serve(environ, bind=bind, port=port, ready=ready))
         except OSError as error:
             raise _not_had(error, bind, port) from error
     return INTERRUPTED if stopped == signal.SIGINT else OK

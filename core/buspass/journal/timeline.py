@@ -16,6 +16,8 @@ SHOWN: Final = (
     "state",
     "status",
     "target",
+    "attempts",
+    "usage",
     "code",
     "detail",
     "operation",

@@ -5,7 +5,6 @@ tools and models come to it as amounts and names.
 """
 
 from buspass.ledger.accounts import Balance, balance, new_head
-from buspass.ledger.delegations import Closing, Delegation, Delegations, delegations
 from buspass.ledger.holds import Claim, Held, Outcome
 from buspass.ledger.ledger import Finished, Ledger, Stale
 from buspass.ledger.refusals import RUN_LIMIT
@@ -15,9 +14,6 @@ __all__ = [
     "RUN_LIMIT",
     "Balance",
     "Claim",
-    "Closing",
-    "Delegation",
-    "Delegations",
     "Finished",
     "Held",
     "Ledger",
@@ -25,7 +21,6 @@ __all__ = [
     "Shortage",
     "Stale",
     "balance",
-    "delegations",
     "new_head",
     "overdrafts",
 ]

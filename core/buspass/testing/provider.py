@@ -123,7 +123,8 @@ def _broken(fault: Fault) -> Response:
     match WHOLE.get(fault.kind, fault.kind):
         case "rate_limited":
             refused = Refused(429, "Rate limit reached.", code="rate_limit_exceeded", kind="requests").response()
-            refused.headers["retry-after"] = f"{fault.seconds:g}"
+            if fault.seconds:
+                refused.headers["retry-after"] = f"{fault.seconds:g}"
             return refused
         case "overloaded":
             return Refused(529, "The engine is currently overloaded.", kind="overloaded_error").response()

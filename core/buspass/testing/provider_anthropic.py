@@ -129,7 +129,8 @@ def _broken(fault: Fault) -> Response:
     match WHOLE.get(fault.kind, fault.kind):
         case "rate_limited":
             refused = Refused(429, "rate_limit_error", "This request would exceed your rate limit.").response()
-            refused.headers["retry-after"] = f"{fault.seconds:g}"
+            if fault.seconds:
+                refused.headers["retry-after"] = f"{fault.seconds:g}"
             return refused
         case "overloaded":
             return JSONResponse(OVERLOADED, 529)

@@ -17,7 +17,7 @@ PIECE = 12
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fault:
-    """What goes wrong with one request. `seconds`: of something slow, or in Retry-After.
+    """What goes wrong with one request. `seconds`: of something slow, or in Retry-After, which 0 leaves out.
 
     Before the answer: `rate_limited`, `overloaded` (529), `error`, `slow` (no headers yet), `invalid_json`, `html`.
     In the middle: `cut` (the connection breaks), and of streams alone `slow_first_token` (after the headers), `stall`
