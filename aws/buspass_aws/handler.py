@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
-from buspass.http import start
-from buspass_aws.invocation import make_handler
+import gc
+
+gc.disable()  # nothing dies while modules load: collections in between would only cost the cold start its milliseconds
+
+from buspass.http import start  # noqa: E402
+from buspass_aws.invocation import make_handler  # noqa: E402
 
 handler = make_handler(start)
+gc.freeze()
+gc.enable()

@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from typing import Any, Final
 
 from buspass.calls.house import House
-from buspass.closing import LIVING, settle_overdue
+from buspass.closing import ABANDONED, LIVING, buried, settle_overdue
 from buspass.errors import Problem
 from buspass.ledger import new_head
 from buspass.ledger.holds import entries
@@ -19,10 +19,8 @@ from buspass.ledger.ledger import SKEW
 from buspass.ledger.pools import LOOK, Allocation, Lack
 from buspass.ledger.windows import Account, shards
 from buspass.model import MICRO
-from buspass.ports.state import Item, OutcomeUnknown, Put, Unavailable
+from buspass.ports.state import Item
 
-ABANDONED: Final = 600_000
-"""Milliseconds after which a task that has money and was not born is taken for lost."""
 SWEPT: Final = 20
 """Due allocations that whoever starts a task looks at."""
 SEARCHED: Final = 100
@@ -138,14 +136,7 @@ async def _bury(house: House, account: str, allocation: Allocation) -> bool:
         "pool": account,
         "tombstone": True,
     }
-    try:
-        await house.state.apply(allocation.id, [Put("head", stone)])
-        head = await house.state.read(allocation.id, "head")
-    except OutcomeUnknown:
-        return False  # the next sweep sees
-    except Unavailable as error:
-        raise Problem("state_unavailable", f"the task's state could not be reached ({error})", retry_after=1) from error
-    return head is not None and head.get("tombstone") is True
+    return await buried(house, allocation.id, stone)
 
 
 def _short(pool: str, lack: Lack, account: Account) -> Problem:

@@ -5,48 +5,40 @@ Owns who may start what, on whose behalf, with which grant. Refuses to know HTTP
 
 from __future__ import annotations
 
-import base64
-import hashlib
-import json
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from fnmatch import fnmatchcase
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 from buspass.allocation import Drawn, draw, unused
+from buspass.beginning import (
+    Started,
+    ask,
+    check_agent,
+    check_first,
+    finished,
+    labels,
+    new_id,
+    put,
+    tokened,
+    workflow_named,
+)
 from buspass.callers import Caller, OperatorCaller, TaskCaller, fence_of, visible
-from buspass.calls.call import policy_task
 from buspass.calls.enforcement import Enforcing, enforcement
 from buspass.calls.house import House
-from buspass.closing import expire, give_back_now, lifecycle_record, settle_overdue
+from buspass.closing import end_children, expire, give_back_now, lifecycle_record, settle_overdue
 from buspass.config.settings import Workflow
 from buspass.errors import Problem
 from buspass.guard import check_standing
 from buspass.identity.keys import PREFIX
-from buspass.ledger import new_head
 from buspass.model import Principal, Subject
-from buspass.policy import document
-from buspass.policy.decide import Decision
 from buspass.ports.state import Item, Value
 from buspass.standing import stop
-from buspass.tasks import Task, View, segment
+from buspass.tasks import Task, View
 from buspass.tasks.keys import IDENTITY as KEY
 from buspass.tasks.lifecycle import SEALING, Verb
 from buspass.terms import Terms, mapping, narrowed, only, terms_of
 
-METADATA_BYTES: Final = 4096
 NAME_CHARACTERS: Final = 256
-FIRST_FENCE: Final = 1
 START_FIELDS: Final = ("workflow", "on_behalf_of", "metadata", "budget")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Started:
-    """A task with a token for its agent; `expires_in` in seconds."""
-
-    view: View
-    token: str
-    expires_in: int
 
 
 class Lifecycle:
@@ -62,14 +54,14 @@ class Lifecycle:
         house = self._house
         principal = await self._workload(token)
         only(body, START_FIELDS)
-        workflow = self._workflow(body.get("workflow"))
-        _may(workflow, principal)
+        workflow = workflow_named(house, body.get("workflow"))
+        check_agent(workflow, principal)
         subject = await self._subject(workflow, body.get("on_behalf_of"))
-        metadata = _metadata(body.get("metadata"))
+        metadata = labels(body.get("metadata"))
         terms = terms_of(workflow, mapping(body.get("budget"), "budget"))
         now = house.clock.now()
         draft = Task(
-            id=self._id(principal, key),
+            id=new_id(house, principal.name, key),
             workflow=workflow.name,
             revision=house.settings.revision,
             host=house.host.name,
@@ -84,40 +76,24 @@ class Lifecycle:
             payloads=workflow.payloads,
         )
         enforced = enforcement(workflow)
-        terms = narrowed(terms, await self._ask("start", draft, "open", enforced))
+        terms = narrowed(terms, await ask(house, "start", draft, "open", enforced))
         return await self._begin(workflow, draft, terms, body, enforced)
 
     async def _begin(
         self, workflow: Workflow, draft: Task, terms: Terms, body: Mapping[str, Any], enforced: Enforcing
     ) -> Started:
         house = self._house
-        _, wrapped = house.vault.new_key(draft.id)
-        asked = {**body, "on_behalf_of": draft.subject.name if draft.subject else None}
-        task = replace(
-            draft,
-            grant=terms.grant,
-            wall=terms.wall,
-            deadline=draft.created_at + round(terms.wall * 1000),
-            wrapped_key=wrapped,
-            fingerprint=hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest(),
-        )
-        route = {name: step for name, step in workflow.route.items() if name in terms.grant.tools}
+        behalf = draft.subject.name if draft.subject else None
+        task = finished(house, draft, terms, {**body, "on_behalf_of": behalf})
         drawn = await self._drawn(workflow, task, terms)
-        pooled: dict[str, Value] = {"pool": drawn.account} if drawn else {}
-        head = pooled | new_head(
-            limits={**terms.limits, "cost": drawn.amount} if drawn else terms.limits,
-            expires_at=task.deadline,
-            max_calls={segment(name): step.max_calls for name, step in route.items() if step.max_calls is not None},
-        )
-        reason = f"{task.principal.name} for {asked['on_behalf_of'] or 'itself'}"
-        opening = self._record("start", status="open", reason=reason) | enforced.facts()
-        begun = await house.tasks.begin(task, head, opening)
-        view = await house.tasks.look(begun.id)
+        born: dict[str, Value] = {"pool": drawn.account} if drawn else {}
+        limits = {**terms.limits, "cost": drawn.amount} if drawn else terms.limits
+        opening = {"reason": f"{task.principal.name} for {behalf or 'itself'}", **enforced.facts()}
+        view = await put(house, workflow, task, limits, born, opening)
         if drawn is not None:
-            await unused(house, drawn, begun.id, view.head)
-        if view.head["fence"] != FIRST_FENCE:  # a repeated key must not give back what a resume took away
-            raise Problem("fenced", "another worker has resumed the task that this Idempotency-Key started")
-        return await self._token(view, draft.principal)
+            await unused(house, drawn, view.task.id, view.head)
+        check_first(view)
+        return await tokened(house, view, draft.principal)
 
     async def _workload(self, token: str) -> Principal:
         if token.startswith(PREFIX):
@@ -132,28 +108,6 @@ class Lifecycle:
         if (cost := terms.limits.get("cost")) is None:
             raise Problem("denied", f"workflow {workflow.name!r} has a pool and no limit of cost", reasons=["pool"])
         return await draw(self._house, workflow.pool, task.id, cost, task.deadline)
-
-    def _workflow(self, name: Any) -> Workflow:
-        known = self._house.settings.workflows
-        if not isinstance(name, str):
-            raise Problem(
-                "invalid_request",
-                "workflow is missing: name the kind of task to start",
-                errors=[{"path": "workflow", "message": "a string is needed", "allowed": sorted(known)}],
-            )
-        if name not in known:
-            raise Problem(
-                "not_found",
-                f"there is no workflow {name[:100]!r} here",
-                errors=[{"path": "workflow", "message": "unknown", "allowed": sorted(known)}],
-            )
-        return known[name]
-
-    def _id(self, principal: Principal, key: str | None) -> str:
-        data = self._house.clock.random(15)
-        if key is not None:
-            data = hashlib.sha256(f"{principal.name}\x00{key}".encode()).digest()[:15]
-        return "t_" + base64.b32encode(data).decode().lower()
 
     async def _subject(self, workflow: Workflow, behalf: Any) -> Subject | None:
         rule = workflow.subject
@@ -208,17 +162,17 @@ class Lifecycle:
         if view.task.principal.identity == KEY:  # its calls go on by themselves: nobody takes them over
             raise hidden
         try:
-            _may(workflow, principal)
+            check_agent(workflow, principal)
         except Problem as refusal:
             raise hidden from refusal
         view = await self.settle_overdue(view)
         enforced = enforcement(workflow)
-        decision = await self._ask("resume", view.task, str(view.head["status"]), enforced)
+        decision = await ask(house, "resume", view.task, str(view.head["status"]), enforced)
         if decision.grant is not None:
             raise Problem("policy_unavailable", "the resume policy narrows the grant, which is not available yet")
         record = self._record("resume", status="open", reason=reason or f"by {principal.name}") | enforced.facts()
         await house.tasks.change(task, "resume", record)
-        return await self._token(await house.tasks.look(task), principal)
+        return await tokened(house, await house.tasks.look(task), principal)
 
     async def renew(self, task_token: str, actor_token: str) -> Started:
         """Give a fresh token for the same task and fence, to the workload that it belongs to (RFC 8693)."""
@@ -229,22 +183,7 @@ class Lifecycle:
         if principal.name != claims.act:
             raise Problem("denied", "this task's token is another workload's", reasons=["actor"])
         check_standing(view.head, claims.fence, house.clock.now())
-        return await self._token(view, principal)
-
-    async def _token(self, view: View, principal: Principal) -> Started:
-        """Mint a token for the workload that acts from now on: after a resume not the one that started the task."""
-        task = view.task
-        minted = await self._house.tokens.mint(
-            task=task.id,
-            workflow=task.workflow,
-            revision=task.revision,
-            fence=int(str(view.head["fence"])),
-            principal=principal,
-            subject=task.subject,
-            expires_at_ms=task.deadline,
-            ttl_s=self._house.workflow(task.workflow).token_ttl,
-        )
-        return Started(view=view, token=minted.token, expires_in=minted.expires_in)
+        return await tokened(house, view, principal)
 
     # ── change ──────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -260,6 +199,8 @@ class Lifecycle:
             await stop(house, str(view.task.principal.claims["key"]), task)
         record = self._record(verb, status=verb, reason=reason, by=_name(who))
         head = await house.tasks.change(task, verb, record, fence_of(who))
+        if verb == "kill":
+            head = await end_children(house, task, head)
         if verb in SEALING:
             await house.sealer.seal(task)
         await give_back_now(house, task, head)
@@ -272,43 +213,10 @@ class Lifecycle:
     def _record(self, operation: str, *, status: str, reason: str, by: str = "") -> dict[str, Value]:
         return lifecycle_record(self._house, operation, status=status, reason=reason, by=by)
 
-    async def _ask(
-        self, question: Literal["start", "resume"], task: Task, status: str, enforced: Enforcing
-    ) -> Decision:
-        """Ask policy, where a module answers this question; a denial is raised, or noted."""
-        house = self._house
-        shown = document.start_input(now=house.clock.now(), host=house.host, task=policy_task(task, status))
-        decision = await house.policy.ask(question, shown)
-        if decision.deny:
-            reasons = list(decision.deny)
-            enforced.refuse(Problem("denied", f"policy forbids this: {', '.join(reasons)}", reasons=reasons))
-        return decision
-
 
 def _nameable(part: Any) -> bool:
     """Whether this may name a subject: it stands in tokens and records."""
     return isinstance(part, str) and 0 < len(part) <= NAME_CHARACTERS and part.isprintable()
-
-
-def _may(workflow: Workflow, principal: Principal) -> None:
-    for rule in workflow.agents:
-        if fnmatchcase(principal.identity, rule.identity) and fnmatchcase(principal.agent, rule.agent):
-            return
-    raise Problem("denied", f"{principal.name} may not start {workflow.name!r}", reasons=["agent"])
-
-
-def _metadata(value: Any) -> Mapping[str, Any]:
-    metadata = mapping(value, "metadata")
-    for name, part in metadata.items():
-        if not isinstance(part, str | int | float | bool):
-            raise Problem(
-                "invalid_request",
-                f"metadata.{name[:100]} must be a string, a number or a boolean",
-                errors=[{"path": f"metadata.{name[:100]}", "message": "is no scalar"}],
-            )
-    if len(json.dumps(metadata).encode()) > METADATA_BYTES:
-        raise Problem("invalid_request", f"metadata is larger than {METADATA_BYTES} bytes")
-    return metadata
 
 
 def _name(who: Caller) -> str:

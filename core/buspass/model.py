@@ -19,6 +19,10 @@ THOUGHTS: Final = 1000
 """Thoughts that one task may add to its journal."""
 MICRO: Final = 1_000_000
 """Micro-dollars in a dollar."""
+DUE_INDEX: Final = "due"
+"""The index in which every host's timer finds what it must look at."""
+LOOK: Final = 600_000
+"""Milliseconds between two looks of a timer at a task that lives."""
 DUE_SHARDS: Final = 8
 """Places that due times are spread over."""
 

@@ -17,12 +17,13 @@ from typing import Any, Final
 from buspass.callers import Caller, TaskCaller, WorkloadCaller, fence_of, visible
 from buspass.calls.house import House
 from buspass.calls.screening import redacted
+from buspass.closing import draining
 from buspass.errors import Problem
 from buspass.guard import check_standing
 from buspass.journal import SEAL_EVERY, Erased, timeline, verify
 from buspass.journal.seals import Read, read_all, read_steady
 from buspass.journal.timeline import LAST, Place, moment, order, place
-from buspass.ledger import balance
+from buspass.ledger import balance, delegations
 from buspass.ledger.holds import entries
 from buspass.lifecycle import Lifecycle
 from buspass.model import ACCOUNTS, MICRO
@@ -89,9 +90,12 @@ class Reading:
     async def killed(self, task: str, head: Item) -> dict[str, Any]:
         """Give what a kill answers: the task, what is still in flight, and when that is over at the latest."""
         view = await self._house.tasks.look(task)
-        open_now = entries(head)
-        latest = max((entry.deadline for entry in open_now), default=self._house.clock.now())
-        return {**document(view), "in_flight": len(open_now), "drained_by": moment(latest)}
+        count, latest = await draining(self._house, head)
+        return {
+            **document(view),
+            "in_flight": count,
+            "drained_by": moment(latest or self._house.clock.now()),
+        }
 
     # ── journal ─────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -289,6 +293,8 @@ def document(view: View) -> dict[str, Any]:
             "allocated": _budget(money.allocated),
             "available": _budget(money.available),
         },
+        "parent": str(link["task"]) if isinstance(link := head.get("parent"), Mapping) else None,
+        "children": sorted({entry.task for entry in delegations(head)}),
         "fence": head["fence"],
         "host": task.host,
         "revision": task.revision,

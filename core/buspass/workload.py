@@ -35,7 +35,8 @@ def token(source: TokenSource = None) -> str:
         return _web_identity(audience)
     raise LookupError(
         "no workload token: pass workload_token=, or set BUSPASS_WORKLOAD_TOKEN or BUSPASS_WORKLOAD_TOKEN_FILE "
-        "(Azure's managed identity and AWS's web identity are found by themselves)"
+        "(`buspass up` prints one for this machine; Azure's managed identity and AWS's web identity are found by "
+        "themselves)"
     )
 
 

@@ -80,6 +80,16 @@ async def serve(environ: Mapping[str, str], *, bind: str, port: int, ready: Read
             await application.close()
 
 
+def event_loop() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    """Give what makes the loop to serve on: uvloop's where there is one, else asyncio's own."""
+    try:
+        import uvloop  # noqa: PLC0415 - not on every platform
+    except ImportError:
+        return None
+    made: Callable[[], asyncio.AbstractEventLoop] = uvloop.new_event_loop
+    return made
+
+
 def listen(bind: str, port: int) -> socket.socket:
     """Take the address before anything is opened: a second gateway must not touch the first one's store."""
     family = socket.AF_INET6 if ":" in bind else socket.AF_INET

@@ -42,3 +42,14 @@ def test_on_dynamodb_and_s3(tmp_path, monkeypatch):
         asyncio.run(create_bucket(aws.url, "blobs"))
         where = f"region=eu-central-1&endpoint={aws.url}"
         pressed(f"dynamodb://buspass?{where}", "--blobs", f"s3://blobs?{where}", calls=120)
+
+
+def test_on_cosmos(monkeypatch):
+    """Fewer calls: Microsoft's SDK takes eight times DynamoDB's client's time, and the service has one process for all."""
+    command = [sys.executable, "-m", "buspass.testing.cosmos_server"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as serving:
+        try:
+            monkeypatch.setenv("COSMOS_KEY", serving.stdout.readline().strip().removeprefix("export COSMOS_KEY="))
+            pressed(serving.stdout.readline().strip(), calls=100)
+        finally:
+            serving.terminate()

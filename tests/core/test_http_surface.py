@@ -81,6 +81,7 @@ async def every_answer(domain: Domain, agent: Agent) -> Mapping[str, httpx.Respo
     """One good request to every route, by its handler's name."""
     client, own = agent.client, {"headers": agent.headers}
     workload = {"authorization": f"Bearer {await domain.apps['onprem'].mint_workload('me')}"}
+    operator = {"authorization": f"Bearer {domain.apps['onprem'].house.operator_key}"}
     task = f"/v1/tasks/{agent.task}"
     answers = {
         "start": await client.post("/v1/tasks", json={"workflow": "work"}, headers=workload),
@@ -92,6 +93,7 @@ async def every_answer(domain: Domain, agent: Agent) -> Mapping[str, httpx.Respo
         },
         "act": await agent.call("item", {"id": "1"}),
         "think": await client.post(f"{task}/thoughts", json={"text": "hm"}, **own),
+        "delegate": await client.post(f"{task}/tasks", json={"budget": {"tokens": 5, "cost": 0.01, "calls": 1}}, **own),
         "save": await client.put(f"{task}/checkpoint", json={"at": 1}, **own),
     }
     action = answers["act"].json()["action"]
@@ -105,7 +107,9 @@ async def every_answer(domain: Domain, agent: Agent) -> Mapping[str, httpx.Respo
     answers["action"] = await client.get(f"/v1/actions/{action}", **own)
     for row in ROUTES:
         if row.method == "GET" and row.handler not in answers:
-            answers[row.handler] = await client.get(row.path.replace("{id}", agent.task), **own)
+            asks = {"headers": operator} if row.who == "operator" else own
+            path = row.path.replace("{id}", agent.task).replace("{workflow}", "work")
+            answers[row.handler] = await client.get(path, **asks)
     answers["suspend"] = await client.post(f"{task}/suspend", json={"reason": "a"}, **own)
     answers["resume"] = await client.post(f"{task}/resume", headers=workload)
     resumed = {"authorization": f"Bearer {answers['resume'].json()['token']}"}
@@ -209,7 +213,7 @@ async def test_a_host_that_does_not_come_up_closes_what_it_opened(
     monkeypatch.setattr(compose, "opened", opened)
     monkeypatch.setattr(compose.Keyring, "publish", publish)
     if fails in {"house", "routed"}:
-        monkeypatch.setattr(compose, {"house": "_house", "routed": "routed"}[fails], broken)
+        monkeypatch.setattr(compose, {"house": "_builder", "routed": "routed"}[fails], broken)
     with pytest.raises(ConfigError):
         await composed(environ(tmp_path), LIMITS)
     assert [part.closed for part in parts] == [1] * {"blobs": 1}.get(fails, 2)

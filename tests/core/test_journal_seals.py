@@ -385,7 +385,7 @@ def richer(items):
 
 
 def allocated(items):
-    items["head"]["allocated"]["tokens"] += 5
+    items["head"]["children"]["0"] = {"task": "t_child", "attempt": "a", "amounts": {"tokens": 5}}
 
 
 def limits_raised(items):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 from buspass.breakers import Breakers
@@ -12,7 +13,7 @@ from buspass.identity.oidc import OidcVerifier
 from buspass.identity.tokens import TaskTokens
 from buspass.identity.txn import TxnTokens
 from buspass.journal import Journal, Sealer, Vault
-from buspass.ledger import Ledger
+from buspass.ledger import Delegations, Ledger
 from buspass.ledger.pools import Pools
 from buspass.model import Limits
 from buspass.policy.decide import Policy
@@ -29,7 +30,11 @@ from buspass.tasks.keys import Keys
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class House:
-    """One host, composed. `operator_key` is the loopback operator's bearer, where there is one."""
+    """One host, composed. `operator_key` is the loopback operator's bearer, where there is one.
+
+    `beside(NAME)` gives the same host at work on the store of another host of its domain: itself where that is its own.
+    `place` names the host whose store this one is.
+    """
 
     settings: Settings
     host: Host
@@ -48,6 +53,7 @@ class House:
     keys: Keys
     licences: Licences
     ledger: Ledger
+    delegations: Delegations
     pools: Pools
     breakers: Breakers
     retries: Retries
@@ -55,6 +61,8 @@ class House:
     sealer: Sealer
     rollups: Rollups
     vault: Vault
+    place: str
+    beside: Callable[[str], Awaitable[House]]
     operator_key: str | None = None
 
     def workflow(self, name: str) -> Workflow:

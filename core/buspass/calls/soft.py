@@ -10,23 +10,19 @@ from contextlib import suppress
 
 from buspass.calls.house import House
 from buspass.errors import Problem
-from buspass.ledger.accounts import held, table, whole
+from buspass.ledger.accounts import coming, table, whole
 from buspass.ports.state import Item, Value
 from buspass.tasks import Task
 
 
 def past(head: Item, soft: float) -> dict[str, int]:
     """Give the limited accounts of which at least the share `soft` is spent, with how much, in percent."""
-    available, allocated = table(head, "available"), table(head, "allocated")
-    used = {
-        name: whole(limit) - whole(available[name]) - whole(allocated.get(name, 0))
-        for name, limit in table(head, "limits").items()
-    }
-    limits = table(head, "limits")
+    available, limits = table(head, "available"), table(head, "limits")
+    used = {name: whole(limit) - whole(available[name]) for name, limit in limits.items()}
     if not any(amount >= soft * whole(limits[name]) for name, amount in used.items()):
-        return {}  # nearly always: what is in flight need not be summed up
-    in_flight = held(head)
-    spent = {name: amount - in_flight[name] for name, amount in used.items()}
+        return {}  # nearly always: what is in flight and what children have need not be summed up
+    others = coming(head)
+    spent = {name: amount - others[name] for name, amount in used.items()}
     return {
         name: amount * 100 // max(whole(limits[name]), 1)
         for name, amount in spent.items()

@@ -37,6 +37,12 @@ def add(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None
         default="127.0.0.1",
         help="judge it for a gateway that listens here; other than loopback needs identity: and domain_key:",
     )
+    parser.add_argument(
+        "--compile",
+        metavar="OUT",
+        type=Path,
+        help="also write it as a host reads it at once, without YAML: BUSPASS_CONFIG=OUT",
+    )
     parser.add_argument("--json", action="store_true", help="answer for machines, on standard output")
     parser.set_defaults(run=run)
 
@@ -53,8 +59,23 @@ def run(arguments: argparse.Namespace) -> int:
     faults = _lint(settings.policy)
     if faults:
         return _refuse(arguments, faults)
+    if arguments.compile:
+        _compile(arguments, settings)
     _accept(arguments, _summary(settings))
     return OK
+
+
+def _compile(arguments: argparse.Namespace, settings: Settings) -> None:
+    from buspass.config import compiled  # noqa: PLC0415 - see run
+    from buspass.config.places import Surroundings  # noqa: PLC0415
+
+    folder = Path(os.path.abspath(arguments.file)).parent  # noqa: PTH100 - as `load` has it
+    around = Surroundings(folder=folder, environ=os.environ, bind=arguments.bind)
+    document = compiled.written(settings, folder=str(folder), data=around.data, loopback=around.loopback)
+    try:
+        arguments.compile.write_bytes(document)
+    except OSError as error:
+        raise ConfigError([f"{arguments.compile}: cannot be written: {error.strerror}"]) from error
 
 
 def _lint(modules: Mapping[str, str]) -> tuple[str, ...]:

@@ -81,7 +81,8 @@ def run(arguments: argparse.Namespace) -> int:
             await _introduce(url, application, example)
 
         try:
-            stopped = asyncio.run(host.serve(environ, bind=bind, port=port, ready=ready))
+            serving = host.serve(environ, bind=bind, port=port, ready=ready)
+            stopped = asyncio.run(serving, loop_factory=host.event_loop())
         except OSError as error:
             raise _not_had(error, bind, port) from error
     return INTERRUPTED if stopped == signal.SIGINT else OK

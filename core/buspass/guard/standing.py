@@ -22,6 +22,9 @@ def check_standing(head: Item, fence: int, now: int) -> None:
         code, detail = _CLOSED[status]
         raise Problem(code, detail)
     if int(str(head["expires_at"])) <= now:
+        if "lease" in head:
+            detail = "the host of this task's parent has not renewed its lease; retry when it can be reached again"
+            raise Problem("lease_expired", detail, retry_after=30)
         raise Problem(*_CLOSED["expired"])
     if head["fence"] != fence:
         raise Problem("fenced", "another worker has resumed this task; this token's calls are over")

@@ -56,6 +56,17 @@ ROUTES: Final[tuple[Endpoint, ...]] = (
     _row("GET", "/v1/tasks", "list", "Tasks", ALL, "List tasks, newest first", answers="TaskPage"),
     _row("GET", TASK, "show", "Tasks", ALL, "Show a task", answers="Task"),
     _row(
+        "POST",
+        TASK + "/tasks",
+        "delegate",
+        "Tasks",
+        "task",
+        "Start a child task",
+        sends="Child",
+        answers="Started",
+        status=201,
+    ),
+    _row(
         "POST", TASK + "/resume", "resume", "Tasks", "workload", "Take a task over", sends="Reason", answers="Started"
     ),
     _row("POST", TASK + "/complete", "complete", "Tasks", ALL, "End a task well", sends="Reason", answers="Task"),

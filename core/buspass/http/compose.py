@@ -7,18 +7,22 @@ process may hold several hosts.
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from starlette.types import Receive, Scope, Send
 
 from buspass.breakers import Breakers
 from buspass.calls.house import House
+from buspass.config import compiled
 from buspass.config.settings import Host, Settings
 from buspass.errors import ConfigError
 from buspass.http.adapters import adapter, opened
 from buspass.http.app import routed
+from buspass.http.stores import Build, Open, Stores
 from buspass.identity.domain import DomainKey
 from buspass.identity.keyring import Keyring
 from buspass.identity.local import LocalIssuer
@@ -26,17 +30,16 @@ from buspass.identity.oidc import OidcVerifier
 from buspass.identity.tokens import TaskTokens
 from buspass.identity.txn import TxnTokens
 from buspass.journal import Journal, Sealer, Vault
-from buspass.ledger import Ledger
+from buspass.ledger import Delegations, Ledger
 from buspass.ledger.pools import Pools
 from buspass.model import Limits
 from buspass.policy.decide import Policy
-from buspass.policy.embedded import EmbeddedEngine
-from buspass.policy.lint import lint
 from buspass.ports.blobs import Blobs
 from buspass.ports.clock import Clock, SystemClock
 from buspass.ports.outbound import Outbound
 from buspass.ports.outbound_httpx import HttpxOutbound
 from buspass.ports.outbound_pyreqwest import PyreqwestOutbound
+from buspass.ports.policy import PolicyEngine
 from buspass.ports.secrets import SecretMissing, Secrets
 from buspass.ports.signer import Signer
 from buspass.ports.state import State
@@ -52,10 +55,11 @@ DEFAULT_DATA = "~/.local/share/buspass"
 class Application:
     """The ASGI application of one host. `house` is what it is made of, for whoever runs it in process."""
 
-    def __init__(self, house: House, blobs: Blobs, discovery: Outbound) -> None:
+    def __init__(self, house: House, blobs: Blobs, stores: Stores, discovery: Outbound) -> None:
         self.house = house
         self.limits = house.limits
         self._blobs = blobs
+        self._stores = stores
         self._discovery = discovery
         self._routed = routed(house)
 
@@ -74,8 +78,27 @@ class Application:
         """Let go of stores and connections."""
         await self.house.outbound.close()
         await self._discovery.close()
-        await self.house.state.close()
+        await self._stores.close()
         await self._blobs.close()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Parts:
+    """What a host is made of apart from its store. `discovery` fetches issuers' documents; `operator` is a bearer."""
+
+    settings: Settings
+    host: Host
+    limits: Limits
+    clock: Clock
+    blobs: Blobs
+    secrets: Secrets
+    signer: Signer
+    keyring: Keyring
+    domain_key: DomainKey
+    outbound: Outbound
+    discovery: Outbound
+    operator: str | None
+    beside: Callable[[str], Awaitable[House]]
 
 
 async def start(
@@ -95,11 +118,11 @@ async def composed(
     clock: Clock | None = None,
     state: State | None = None,
     blobs: Blobs | None = None,
+    opening: Open | None = None,
 ) -> Application:
-    """Do what `start` does, with parts handed in: for tests, and for hosts that share them."""
+    """Do what `start` does, with parts handed in. `opening` opens the stores of other hosts of the domain."""
     settings = _settings(environ, bind, port)
-    host = _host(settings, environ)
-    data, local = _data(environ), _loopback(bind)
+    host, data, local = _host(settings, environ), _data(environ), _loopback(bind)
     clock, discovery = clock or SystemClock(), outbound or HttpxOutbound()
     secrets: Secrets = adapter("secrets", "host")(environ)
     domain_key = await _domain_key(settings, secrets, data, create=local)
@@ -107,22 +130,20 @@ async def composed(
     operator: str | None = await adapter("keys", "operator")(data, create=True) if local else None
     async with AsyncExitStack() as unfinished:  # what was opened here is closed again where the host does not come up
         if state is None:
-            state = await opened("state", host.state)
-            unfinished.push_async_callback(state.close)
+            unfinished.push_async_callback((state := await opened("state", host.state)).close)
         if blobs is None:
-            blobs = await opened("blobs", host.blobs)
-            unfinished.push_async_callback(blobs.close)
+            unfinished.push_async_callback((blobs := await opened("blobs", host.blobs)).close)
         if outbound is None:
-            outbound = _outbound()
-            unfinished.push_async_callback(outbound.close)
-        keyring = Keyring(state, signer, host.name, domain_key, clock)
+            unfinished.push_async_callback((outbound := _outbound()).close)
+        ringing = partial(Keyring, signer=signer, host=host.name, domain_key=domain_key, clock=clock)
+        keyring = ringing(state)
         await keyring.publish()
-        house = _house(
-            settings,
-            host,
-            limits,
+        stores = Stores(settings.hosts, opening or partial(opened, "state"), ringing)
+        parts = Parts(
+            settings=settings,
+            host=host,
+            limits=limits,
             clock=clock,
-            state=state,
             blobs=blobs,
             secrets=secrets,
             signer=signer,
@@ -131,19 +152,24 @@ async def composed(
             outbound=outbound,
             discovery=discovery,
             operator=operator,
+            beside=stores.beside,
         )
-        application = Application(house, blobs, discovery)
+        house = stores.begin(host.name, state, keyring, _builder(parts))
+        application = Application(house, blobs, stores, discovery)
         unfinished.pop_all()
-    return application
+        return application
 
 
 def _settings(environ: Mapping[str, str], bind: str, port: int) -> Settings:
+    named = environ.get("BUSPASS_CONFIG")
+    if not named:
+        raise ConfigError(["BUSPASS_CONFIG is not set: it names the host's buspass.yaml"])
+    path = Path(named)
+    if path.is_file() and compiled.is_compiled(source := path.read_bytes()):
+        return compiled.read(source, path, environ, bind)
     from buspass.config.build import load  # noqa: PLC0415 - YAML and pydantic stay off hosts with a compiled bundle
 
-    path = environ.get("BUSPASS_CONFIG")
-    if not path:
-        raise ConfigError(["BUSPASS_CONFIG is not set: it names the host's buspass.yaml"])
-    return load(Path(path), environ=environ, bind=bind, port=port)
+    return load(path, environ=environ, bind=bind, port=port)
 
 
 def _data(environ: Mapping[str, str]) -> Path:
@@ -181,57 +207,62 @@ def _loopback(bind: str) -> bool:
         return False
 
 
+def _engine(modules: Mapping[str, str]) -> PolicyEngine:
+    from buspass.policy.embedded import EmbeddedEngine  # noqa: PLC0415 - only where a module exists
+    from buspass.policy.lint import lint  # noqa: PLC0415
+
+    if faults := lint(modules):  # the engine would take an unknown name for false, and a denial would vanish
+        raise ConfigError(faults)
+    return EmbeddedEngine(modules)
+
+
 def _outbound() -> Outbound:
     return PyreqwestOutbound()
 
 
-def _house(
-    settings: Settings,
-    host: Host,
-    limits: Limits,
-    *,
-    clock: Clock,
-    state: State,
-    blobs: Blobs,
-    secrets: Secrets,
-    signer: Signer,
-    keyring: Keyring,
-    domain_key: DomainKey,
-    outbound: Outbound,
-    discovery: Outbound,
-    operator: str | None,
-) -> House:
-    journal = Journal(domain_key.derive("journal-mac"))
-    if faults := lint(settings.policy):  # the engine would take an unknown name for false, and a denial would vanish
-        raise ConfigError(faults)
-    engine = EmbeddedEngine(settings.policy) if settings.policy else None
-    rollups = Rollups(state)
-    sealer = Sealer(state, signer, clock, Folding(rollups).sealed)
-    local = LocalIssuer(settings.issuer, signer, keyring, clock) if settings.local_issuer else None
-    return House(
-        settings=settings,
-        host=host,
-        limits=limits,
-        clock=clock,
-        state=state,
-        outbound=outbound,
-        secrets=secrets,
-        signer=signer,
-        keyring=keyring,
-        tokens=TaskTokens(settings.issuer, signer, keyring, clock),
-        txn=TxnTokens(settings.issuer, signer, clock),
-        oidc=OidcVerifier(settings.identity, discovery, clock, local=local),
-        policy=Policy(engine, settings.policy),
-        tasks=Tasks(state, clock, journal.stamp, {TAIL: tail}),
-        keys=Keys(state, clock, journal.stamp, journal.genuine),
-        licences=Licences(state),
-        ledger=Ledger(state, clock, journal.stamp, sealer.wrote),
-        pools=Pools(state, clock),
-        breakers=Breakers(state, clock),
-        retries=Retries(),
-        journal=journal,
-        sealer=sealer,
-        rollups=rollups,
-        vault=Vault(blobs, domain_key.derive("task-key-wrap")),
-        operator_key=operator,
-    )
+def _builder(parts: Parts) -> Build:
+    """Give what makes a house of a store: everything else is this host's, whatever the store. Raises ConfigError."""
+    settings, clock, signer = parts.settings, parts.clock, parts.signer
+    journal = Journal(parts.domain_key.derive("journal-mac"))
+    engine = _engine(settings.policy) if settings.policy else None
+    local = LocalIssuer(settings.issuer, signer, parts.keyring, clock) if settings.local_issuer else None
+    oidc = OidcVerifier(settings.identity, parts.discovery, clock, local=local)
+    policy, vault = Policy(engine, settings.policy), Vault(parts.blobs, parts.domain_key.derive("task-key-wrap"))
+
+    retries = Retries()
+
+    def build(state: State, keyring: Keyring, place: str) -> House:
+        rollups = Rollups(state)
+        sealer = Sealer(state, signer, clock, Folding(rollups).sealed)
+        return House(
+            settings=settings,
+            host=parts.host,
+            limits=parts.limits,
+            clock=clock,
+            state=state,
+            outbound=parts.outbound,
+            secrets=parts.secrets,
+            signer=signer,
+            keyring=keyring,
+            tokens=TaskTokens(settings.issuer, signer, keyring, clock),
+            txn=TxnTokens(settings.issuer, signer, clock),
+            oidc=oidc,
+            policy=policy,
+            tasks=Tasks(state, clock, journal.stamp, {TAIL: tail}),
+            keys=Keys(state, clock, journal.stamp, journal.genuine),
+            licences=Licences(state),
+            ledger=Ledger(state, clock, journal.stamp, sealer.wrote),
+            delegations=Delegations(state, clock, journal.stamp),
+            pools=Pools(state, clock),
+            breakers=Breakers(state, clock),
+            retries=retries,
+            journal=journal,
+            sealer=sealer,
+            rollups=rollups,
+            vault=vault,
+            place=place,
+            beside=parts.beside,
+            operator_key=parts.operator,
+        )
+
+    return build

@@ -95,6 +95,18 @@ SCHEMAS: Final[Mapping[str, Any]] = {
         required=("workflow",),
         closed=True,
     ),
+    "Child": _object(
+        {
+            "workflow": STRING,
+            "models": _list(STRING),
+            "tools": _list(STRING),
+            "metadata": {"type": "object", "additionalProperties": {"type": ["string", "number", "boolean"]}},
+            "budget": _object({**dict.fromkeys(ACCOUNTS, NUMBER), "wall": NUMBER}, required=(), closed=True),
+            "host": STRING,
+        },
+        required=(),
+        closed=True,
+    ),
     "Task": _object(
         {
             "id": STRING,
@@ -105,6 +117,8 @@ SCHEMAS: Final[Mapping[str, Any]] = {
             "metadata": {"type": "object"},
             "grant": _object({"models": _list(STRING), "tools": _list(STRING)}),
             "budget": _object(BUDGET),
+            "parent": {"type": ["string", "null"]},
+            "children": _list(STRING),
             "fence": WHOLE,
             "host": STRING,
             "revision": STRING,

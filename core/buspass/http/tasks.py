@@ -11,11 +11,13 @@ from urllib.parse import parse_qs
 from starlette.requests import Request
 from starlette.responses import Response
 
+from buspass.beginning import Started
 from buspass.callers import caller
 from buspass.calls.house import House
+from buspass.delegation import begin_child
 from buspass.errors import Problem
 from buspass.http.exchange import answer, bearer, body, document, idempotency_key, session
-from buspass.lifecycle import Lifecycle, Started
+from buspass.lifecycle import Lifecycle
 from buspass.reading import CHECKPOINT_BYTES, Reading
 from buspass.reading import document as shown
 from buspass.tasks.lifecycle import Status, Verb
@@ -43,6 +45,12 @@ class TaskRoutes:
         """Start a task."""
         token = bearer(request)
         started = await self._lifecycle.start(token, await document(request), idempotency_key(request))
+        return answer(self._started(started), 201, {"location": f"/v1/tasks/{started.view.task.id}"})
+
+    async def delegate(self, request: Request) -> Response:
+        """Start a child."""
+        who = await caller(self._house, bearer(request), session(request))
+        started = await begin_child(self._house, who, _id(request), await document(request), idempotency_key(request))
         return answer(self._started(started), 201, {"location": f"/v1/tasks/{started.view.task.id}"})
 
     async def list(self, request: Request) -> Response:
@@ -153,12 +161,11 @@ class TaskRoutes:
         )
 
     def _started(self, started: Started) -> dict[str, Any]:
-        base = self._house.host.url.rstrip("/") + "/v1"
         return {
             "task": shown(started.view),
             "token": started.token,
             "expires_in": started.expires_in,
-            "base_url": base,
+            "base_url": started.base_url,
         }
 
 

@@ -14,7 +14,7 @@ from buspass.journal.records import Journal
 from buspass.journal.seals import Read, keys_of, statement, whole
 from buspass.jsontext import canonical
 from buspass.model import ACCOUNTS, Amounts
-from buspass.ports.state import Item
+from buspass.ports.state import Item, Value
 
 type CheckSignature = Callable[[str, bytes, str], Awaitable[bool]]
 """(kid, data, base64url signature) → genuine? Told by identity, which knows the domain's keys."""
@@ -77,11 +77,10 @@ def _counts(head: Item, read: Read) -> list[str]:
 
 
 def _accounts(head: Item, spent: Amounts, records: Mapping[str, Item]) -> list[str]:
-    in_flight = head["open"] if isinstance(head["open"], Mapping) else {}
+    unclosed = _unclosed(head)
     summed = dict.fromkeys(ACCOUNTS, 0)
     for key, record in records.items():
-        entry = in_flight.get(key.removeprefix("rec:"))
-        if isinstance(entry, Mapping) and entry["attempt"] == record.get("attempt"):
+        if (key.removeprefix("rec:"), record.get("attempt")) in unclosed:
             continue  # written, not yet closed: it counts as open
         use = record.get("use")
         for name, amount in use.items() if isinstance(use, Mapping) else ():
@@ -91,6 +90,15 @@ def _accounts(head: Item, spent: Amounts, records: Mapping[str, Item]) -> list[s
         for name in ACCOUNTS
         if spent[name] != summed[name]
     ]
+
+
+def _unclosed(head: Item) -> set[tuple[str, Value]]:
+    """Give calls in flight and children with money, each with its attempt."""
+    calls, children = head["open"], head["children"]
+    found = list(calls.items()) if isinstance(calls, Mapping) else []
+    inner = list(children.values()) if isinstance(children, Mapping) else []
+    found += [(str(entry["task"]), entry) for entry in inner if isinstance(entry, Mapping)]
+    return {(name, entry["attempt"]) for name, entry in found if isinstance(entry, Mapping)}
 
 
 def _limits(head: Item, records: Mapping[str, Item]) -> list[str]:

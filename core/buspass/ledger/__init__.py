@@ -5,6 +5,7 @@ tools and models come to it as amounts and names.
 """
 
 from buspass.ledger.accounts import Balance, balance, new_head
+from buspass.ledger.delegations import Closing, Delegation, Delegations, delegations
 from buspass.ledger.holds import Claim, Held, Outcome
 from buspass.ledger.ledger import Finished, Ledger, Stale
 from buspass.ledger.refusals import RUN_LIMIT
@@ -14,6 +15,9 @@ __all__ = [
     "RUN_LIMIT",
     "Balance",
     "Claim",
+    "Closing",
+    "Delegation",
+    "Delegations",
     "Finished",
     "Held",
     "Ledger",
@@ -21,6 +25,7 @@ __all__ = [
     "Shortage",
     "Stale",
     "balance",
+    "delegations",
     "new_head",
     "overdrafts",
 ]

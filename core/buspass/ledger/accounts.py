@@ -1,6 +1,6 @@
 """The accounts in a task's head, read and born; no store here.
 
-Owns the arithmetic `spent = limit − available − allocated − Σ open`. Refuses to know how the head changes.
+Owns the arithmetic `spent = limit − available − Σ children − Σ open`. Refuses to know how the head changes.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def new_head(
         "expires_at": expires_at,
         "limits": dict(limits),
         "available": {name: limits.get(name, UNLIMITED) for name in ACCOUNTS},
-        "allocated": dict.fromkeys(ACCOUNTS, 0),
+        "children": {},
         "slots": SLOTS,
         "thoughts": THOUGHTS,
         "notes": {},
@@ -72,19 +72,33 @@ def held(head: Item) -> dict[str, int]:
     return total
 
 
+def below(head: Item) -> dict[str, int]:
+    """Sum what children have got: the budget `allocated`."""
+    total = dict.fromkeys(ACCOUNTS, 0)
+    for entry in table(head, "children").values():
+        for name, amount in table(entry, "amounts").items():
+            total[name] += whole(amount)
+    return total
+
+
+def coming(head: Item) -> dict[str, int]:
+    """Sum what may still come back: of calls in flight, and of children."""
+    calls, children = held(head), below(head)
+    return {name: calls[name] + children[name] for name in ACCOUNTS}
+
+
 def balance(head: Item) -> Balance:
     """Read all five budgets off a head."""
     limits = amounts(head, "limits")
-    available, allocated, in_flight = amounts(head, "available"), amounts(head, "allocated"), held(head)
+    available, allocated, in_flight = amounts(head, "available"), below(head), held(head)
     spent = {
-        name: limits.get(name, UNLIMITED) - available[name] - allocated.get(name, 0) - in_flight[name]
-        for name in ACCOUNTS
+        name: limits.get(name, UNLIMITED) - available[name] - allocated[name] - in_flight[name] for name in ACCOUNTS
     }
     return Balance(
         limits=limits,
         spent=spent,
         held=in_flight,
-        allocated={name: allocated.get(name, 0) for name in ACCOUNTS},
+        allocated=allocated,
         available={name: available[name] for name in limits},
     )
 

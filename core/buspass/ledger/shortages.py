@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from buspass.errors import Problem
-from buspass.ledger.accounts import amounts, held, table, whole
+from buspass.ledger.accounts import amounts, coming, table, whole
 from buspass.ledger.holds import Claim, Held
 from buspass.model import MICRO
 from buspass.ports.state import Item
@@ -31,7 +31,7 @@ class Shortage:
 
 def shortage(head: Item, claim: Claim) -> Shortage | None:
     """Say which account refuses the claim, if one does. Without it the refusal has another reason."""
-    available, in_flight = amounts(head, "available"), held(head)
+    available, in_flight = amounts(head, "available"), coming(head)
     lacks = frozenset(name for name, amount in claim.amounts.items() if amount > available[name])
     if whole(head["slots"]) < 1:
         return Shortage("slots", 1, 0, held=True, lacks=lacks | {"slots"})
@@ -57,7 +57,7 @@ class Overdraft:
 def overdrafts(found: Held) -> list[Overdraft]:
     """Give what would have refused this hold, had it not been observed: read off the head that it made."""
     head, claim = found.head, found.claim
-    available, in_flight = amounts(head, "available"), held(head)
+    available, in_flight = amounts(head, "available"), coming(head)
     rows = []
     for name, amount in claim.amounts.items():
         if amount and available[name] < 0:
@@ -102,7 +102,7 @@ def still_held(short: Shortage | None, wait: float) -> Problem:
     what = f"{_shown(short.account, short.needed)} is needed; " if short else ""
     return Problem(
         "budget_held",
-        f"{what}what is left is held by calls in flight and did not come free within {wait:g} s; retry",
+        f"{what}what is left is held by calls in flight or children and did not come free within {wait:g} s; retry",
         retry_after=1,
     )
 

@@ -14,7 +14,7 @@ from datetime import UTC, date, datetime, timedelta
 from typing import Final, cast
 
 from buspass.errors import Problem
-from buspass.model import THOUGHTS, UNLIMITED
+from buspass.model import DUE_INDEX, LOOK, THOUGHTS, UNLIMITED, due_shard
 from buspass.ports.clock import Clock
 from buspass.ports.state import (
     Absent,
@@ -44,7 +44,7 @@ KEY_AGE: Final = 60_000
 """Milliseconds that a copy of a task's key is used before the store is asked whether it was erased."""
 SPREAD: Final = 32
 """Places that thoughts are counted at: parallel ones seldom meet at the same."""
-BORN: Final = frozenset({"limits", "pool"})
+BORN: Final = frozenset({"limits", "pool", "parent"})
 """What of a head its first record keeps: whoever finishes a beginning that broke off begins with that."""
 OPENING: Final = 3
 """Items that a task begins with after its facts: key, first record, head."""
@@ -108,10 +108,12 @@ class Tasks:
         # the day's entry stands where the facts say, so that a task has one, however often its beginning is repeated
         began = f"{moment(task.created_at):%Y-%m-%d}"
         await self._apply(f"tasks:{began}", [Put(f"{LATEST - task.created_at:012x}.{task.id}", {"task": task.id})])
+        due = (due_shard(task.id), f"{min(task.deadline, self._clock.now() + LOOK):016d}")
+        index = {DUE_INDEX: due, **{name: of(task.id, began) for name, of in self._index.items()}}
         operations: list[Operation] = [
             Put("key", {"wrapped": task.wrapped_key or ""}),
             Put("rec:e0", self._stamp(task.id, "rec:e0", {**opening, **{name: head[name] for name in BORN & {*head}}})),
-            Put(HEAD, {**head, "entries": 1}, index={name: of(task.id, began) for name, of in self._index.items()}),
+            Put(HEAD, {**head, "entries": 1}, index=index),
         ]
         while True:
             result = await self._apply(task.id, operations)

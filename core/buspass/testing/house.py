@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Self
 
 import httpx
+import yaml
 
 from buspass.http import Application
 from buspass.http.compose import composed
@@ -60,6 +61,13 @@ class Agent:
         return await self.client.post(f"/v1/tasks/{self.task}/{verb}", json=body, headers=self.headers)
 
 
+class Borrowed(Counting):
+    """A store that another host of the test lives on: its borrower leaves it open."""
+
+    async def close(self) -> None:
+        """Let it be."""
+
+
 class Domain:
     """One or more hosts of the configuration at `path`, on one memory store. Use `async with`."""
 
@@ -72,9 +80,12 @@ class Domain:
         provider: Provider | None = None,
         clock: Clock | None = None,
         state: State | None = None,
+        states: Mapping[str, State] | None = None,
         limits: Limits = LIMITS,
     ) -> None:
+        """`states`: the stores of hosts that override `state`, by their URL."""
         self.clock = clock or FakeClock()
+        self.states = dict(states or {})
         self.state = Counting(state or MemoryState())
         self.blobs = MemoryBlobs()
         self.provider = provider or Provider(PROVIDER_KEY)
@@ -98,12 +109,21 @@ class Domain:
                 self._limits,
                 outbound=self.outbound,
                 clock=self.clock,
-                state=self.state,
+                state=self.states.get(self._url(name), self.state),
                 blobs=self.blobs,
+                opening=self._opening,
             )
             transport = httpx.ASGITransport(self.apps[name])
             self._clients[name] = httpx.AsyncClient(transport=transport, base_url=f"http://{name}")
         return self._clients[name]
+
+    def _url(self, host: str) -> str:
+        """Give the store's URL that the file says for this host, "" for the domain's own."""
+        shape = yaml.safe_load(self._path.read_text("utf-8"))["hosts"][host]
+        return str(shape.get("state", ""))
+
+    async def _opening(self, url: str) -> State:
+        return Borrowed(self.states.get(url, self.state))
 
     async def agent(self, host: str = "onprem", workflow: str = "work", agent: str = "me", **body: Any) -> Agent:
         """Start a task as a workload of the local issuer."""

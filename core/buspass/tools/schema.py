@@ -10,11 +10,12 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
 from itertools import islice
-from typing import Any, Final
-
-from jsonschema_rs import Draft202012Validator, ValidationError, ValidationErrorKind
+from typing import TYPE_CHECKING, Any, Final
 
 from buspass.errors import Problem
+
+if TYPE_CHECKING:
+    from jsonschema_rs import ValidationError, ValidationErrorKind
 
 BYTES: Final = 1_000_000
 DEPTH: Final = 64
@@ -133,6 +134,8 @@ class Validator:
     """
 
     def __init__(self, schema: Mapping[str, Any]) -> None:
+        from jsonschema_rs import Draft202012Validator, ValidationError  # noqa: PLC0415 - many calls have no schema
+
         self._schema: dict[str, Any] = json.loads(json.dumps(schema, default=_plain))
         try:
             self._validator = Draft202012Validator(self._schema, validate_formats=True, mask=MASK, offline=True)
@@ -158,6 +161,8 @@ class Validator:
         return [part if isinstance(part, int) or part in self._declared else "*" for part in path]
 
     def _rows(self, error: ValidationError) -> Iterator[dict[str, Any]]:
+        from jsonschema_rs import ValidationErrorKind  # noqa: PLC0415 - loaded by now
+
         path, kind = error.instance_path, error.kind
         schema = _at(self._schema, error.schema_path[:-1])
         match kind:
@@ -189,6 +194,8 @@ def _unexpected(name: str, known: Sequence[str]) -> str:
 
 
 def _allowed(kind: ValidationErrorKind) -> list[Any] | None:
+    from jsonschema_rs import ValidationErrorKind  # noqa: PLC0415 - loaded by now
+
     match kind:
         case ValidationErrorKind.Enum(options=options):
             return list(options)

@@ -1,0 +1,308 @@
+"""A child's budget: taken out of its parent's head, and what is left given back once, when the child has ended.
+
+Owns the map `children` of a task's head and the records `rec:CHILD`, `credit:CHILD.N` in its journal. Refuses to know
+where a child lies and when it has ended: it is told what was spent.
+
+    delegated  one update of the parent's head: `available −n`, an entry in a free place of `children`
+    returned   the record of what the child used, then one update conditional on that very entry: the entry is gone,
+               `available + n − used`. So a child is to its parent what a call is, but that it may last
+    corrected  a child's call that was settled late: a credit record, posted once under its marker
+
+An entry has an `attempt` of its own; the child's head names the one that it lives on. Whatever else was taken for that
+child (its beginning was repeated, or a write came late) stands for nothing and goes back whole, without a record.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Final
+
+from buspass.errors import Problem
+from buspass.ledger.accounts import amounts, coming, table, text, whole
+from buspass.ledger.holds import HEAD, credit_key, crediting, record_key
+from buspass.ledger.ledger import TRIES, Stale, Stamp
+from buspass.model import ACCOUNTS, MICRO, Amounts, due_shard
+from buspass.ports.clock import Clock
+from buspass.ports.state import (
+    Absent,
+    Applied,
+    AtLeast,
+    Condition,
+    Equals,
+    Item,
+    Operation,
+    OutcomeUnknown,
+    Path,
+    Put,
+    Refused,
+    State,
+    Unavailable,
+    Update,
+    Value,
+)
+
+PLACES: Final = 16
+"""Children that a task may have at once: the head is small, and billed whole."""
+CAPS: Final = 2
+"""Tools with `max_calls` that one child may get: an update carries ten changes."""
+PAUSE: Final = 0.02
+RENEWED: Final = 120_000
+"""Milliseconds between two renewals of the lease of a child in another store."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Delegation:
+    """What a child got. `caps`: calls of tools with `max_calls`, by segment; `host`: at whose store it lies, "" here.
+
+    `at` and `deadline` (it must be over then) in ms; `place` and `attempt` say which entry it is.
+    """
+
+    task: str
+    workflow: str
+    amounts: Amounts
+    caps: Mapping[str, int]
+    host: str
+    at: int
+    deadline: int
+    place: str = ""
+    attempt: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Closing:
+    """How a child ended: what it used, and which calls of capped tools it has left."""
+
+    status: str
+    used: Amounts
+    caps: Mapping[str, int]
+
+
+class Delegations:
+    """The children of tasks in one store. Safe for any number of concurrent callers and processes."""
+
+    def __init__(self, state: State, clock: Clock, stamp: Stamp) -> None:
+        self._state = state
+        self._clock = clock
+        self._stamp = stamp
+
+    async def delegate(self, parent: str, fence: int, wish: Delegation) -> Delegation | Stale:
+        """Take a child's budget out of its parent. Stale: the head says why not, and the guard reads it.
+
+        The same child is paid once: one that has an entry from before keeps it. Raises Problem budget_exhausted,
+        budget_held, too_many_in_flight, call_limit, state_unavailable.
+        """
+        for _ in range(4 * TRIES):
+            head = await self._head(parent)
+            if mine := next((each for each in delegations(head) if each.task == wish.task), None):
+                return mine  # ours, or a beginning's that broke off: the child is not paid twice
+            now = self._clock.now()
+            if head["status"] != "open" or head["fence"] != fence or whole(head["expires_at"]) <= now:
+                return Stale(head)
+            _affordable(head, wish)
+            free = [str(place) for place in range(PLACES) if str(place) not in table(head, "children")]
+            if not free:
+                detail = f"{PLACES} children of this task live; begin another when one has ended"
+                raise Problem("too_many_in_flight", detail, retry_after=5)
+            entry = replace(wish, place=free[0], attempt=self._clock.random(8).hex(), at=now)
+            try:
+                if isinstance(await self._state.apply(parent, [taking(parent, entry, fence, now)]), Applied):
+                    return entry
+            except OutcomeUnknown:
+                continue  # if it arrives later it stands for nothing, since the child lives on another one
+            except Unavailable as error:
+                raise _unavailable(error) from error
+        raise Problem("conflict", "the task changes too fast right now; retry", retry_after=0.5)
+
+    async def give_back(self, parent: str, entry: Delegation) -> None:
+        """Give back whole what stands for nothing: no child lives on it."""
+        await self._commit(parent, [returning(entry, {}, entry.caps)])
+
+    async def settle(self, parent: str, entry: Delegation, closing: Closing, host: str) -> Item:
+        """Write what the child used, and give back the rest; give the parent's head as it is then."""
+        key = record_key(entry.task)
+        record: dict[str, Value] = {
+            "kind": "child",
+            "name": entry.workflow,
+            "host": host,
+            "at": entry.at,
+            "ended": self._clock.now(),
+            "state": "settled",
+            "status": closing.status,
+            "attempt": entry.attempt,
+            "use": {name: amount for name, amount in closing.used.items() if amount},
+            "caps": dict(closing.caps),
+        }
+        end = returning(entry, closing.used, closing.caps, counted=True)
+        result = await self._commit(parent, [Put(key, self._stamp(parent, key, record)), end])
+        if isinstance(result, Refused) and result.index == 0:
+            found = result.item
+            if found is not None and found["attempt"] == entry.attempt:  # a crash between record and head
+                end = returning(entry, amounts(found, "use"), amounts(found, "caps"), counted=True)
+                await self._commit(parent, [end])
+            else:  # the child was settled under another entry
+                await self.give_back(parent, entry)
+        return await self._head(parent)
+
+    async def correct(
+        self, parent: str, child: str, used: Amounts, sealed: Callable[[], Awaitable[frozenset[str]]], host: str
+    ) -> bool:
+        """Post the difference to what was settled before; say whether something was posted.
+
+        `sealed`: records under a seal of the parent's; what stands there was posted long ago.
+        """
+        record = await self._read(parent, record_key(child))
+        if record is None:
+            return False
+        head, before = await self._head(parent), amounts(record, "use")
+        posts = await self._list(parent, f"{credit_key(child)}.")
+        old, posted = await sealed() if posts else frozenset(), False
+        for key, credit in posts:
+            for name, amount in amounts(credit, "use").items():
+                before[name] = before.get(name, 0) + amount
+            call = key.removeprefix(credit_key(""))
+            if key not in old and call not in table(head, "late"):
+                back = {name: -amount for name, amount in amounts(credit, "use").items()}
+                await self._commit(parent, [crediting(call, back, self._clock.now())])
+                posted = True
+        more = {name: used.get(name, 0) - before.get(name, 0) for name in ACCOUNTS}
+        if not any(more.values()):
+            return posted
+        call, now = f"{child}.{len(posts)}", self._clock.now()
+        correction: dict[str, Value] = {
+            "kind": "child",
+            "name": record["name"],
+            "host": host,
+            "at": record["at"],
+            "ended": now,
+            "state": "credit",
+            "attempt": record["attempt"],
+            "use": {name: amount for name, amount in more.items() if amount},
+        }
+        key = credit_key(call)
+        back = {name: -amount for name, amount in more.items()}
+        put = Put(key, self._stamp(parent, key, correction))
+        await self._commit(parent, [put, crediting(call, back, now)])
+        return True
+
+    # ── the store ───────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def _commit(self, task: str, operations: Sequence[Operation]) -> Applied | Refused:
+        """Apply until it is answered: every operation falsifies its own condition."""
+        pause = PAUSE
+        for left in range(TRIES - 1, -1, -1):
+            try:
+                return await self._state.apply(task, operations)
+            except (OutcomeUnknown, Unavailable) as error:
+                if not left:
+                    raise _unavailable(error) from error
+            await self._clock.sleep(pause)
+            pause *= 2
+        raise AssertionError("unreachable")  # pragma: no cover
+
+    async def _read(self, task: str, key: str) -> Item | None:
+        try:
+            return await self._state.read(task, key)
+        except Unavailable as error:
+            raise _unavailable(error) from error
+
+    async def _list(self, task: str, prefix: str) -> Sequence[tuple[str, Item]]:
+        try:
+            return await self._state.list(task, prefix, "", 1000)
+        except Unavailable as error:
+            raise _unavailable(error) from error
+
+    async def _head(self, task: str) -> Item:
+        head = await self._read(task, HEAD)
+        if head is None:
+            raise Problem("not_found", "there is no such task in this trust domain")
+        return head
+
+
+# ── operations, pure ────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def taking(parent: str, entry: Delegation, fence: int, now: int) -> Update:
+    """Take a child's budget out of its parent's accounts, and enter it. A lease in another store is to be renewed."""
+    taken = {name: amount for name, amount in entry.amounts.items() if amount}
+    require: list[Condition] = [
+        Equals(("status",), "open"),
+        Equals(("fence",), fence),
+        AtLeast(("expires_at",), now + 1),
+        Absent(("children", entry.place)),
+        *(AtLeast(("available", name), amount) for name, amount in taken.items()),
+        *(AtLeast(("left", tool), calls) for tool, calls in entry.caps.items()),
+    ]
+    add: dict[Path, int] = {("available", name): -amount for name, amount in taken.items()}
+    add |= {("left", tool): -calls for tool, calls in entry.caps.items()}
+    add[("version",)] = 1
+    value: dict[str, Value] = {
+        "task": entry.task,
+        "attempt": entry.attempt,
+        "workflow": entry.workflow,
+        "amounts": dict(entry.amounts),
+        "caps": dict(entry.caps),
+        "host": entry.host,
+        "at": entry.at,
+        "deadline": entry.deadline,
+    }
+    index = {"due": (due_shard(parent), f"{now + RENEWED:016d}")} if entry.host else {}
+    return Update(HEAD, tuple(require), add, {("children", entry.place): value}, index=index)
+
+
+def returning(entry: Delegation, used: Amounts, caps: Mapping[str, int], *, counted: bool = False) -> Update:
+    """Give back what was not used and drop the entry. `counted`: a record says so, and is counted with it."""
+    mine = Equals(("children", entry.place, "attempt"), entry.attempt)
+    back = {name: entry.amounts.get(name, 0) - used.get(name, 0) for name in ACCOUNTS}
+    add: dict[Path, int] = {("available", name): amount for name, amount in back.items() if amount}
+    unspent = {tool: min(calls, entry.caps[tool]) for tool, calls in caps.items() if tool in entry.caps}
+    add |= {("left", tool): calls for tool, calls in unspent.items() if calls}
+    add |= {("version",): 1, ("entries",): 1} if counted else {("version",): 1}
+    return Update(HEAD, (mine,), add, remove=(("children", entry.place),))
+
+
+def delegations(head: Item) -> list[Delegation]:
+    """Give the children that have money of this task."""
+    found = head.get("children")
+    return [
+        Delegation(
+            task=text(item["task"]),
+            workflow=text(item["workflow"]),
+            amounts=amounts(item, "amounts"),
+            caps=amounts(item, "caps"),
+            host=text(item["host"]),
+            at=whole(item["at"]),
+            deadline=whole(item["deadline"]),
+            place=place,
+            attempt=text(item["attempt"]),
+        )
+        for place, item in (found.items() if isinstance(found, Mapping) else ())
+        if isinstance(item, Mapping)
+    ]
+
+
+def _affordable(head: Item, wish: Delegation) -> None:
+    """Raise the Problem of an account that is too small."""
+    available, may_come = amounts(head, "available"), coming(head)
+    for name, amount in wish.amounts.items():
+        if amount <= available[name]:
+            continue
+        shown: dict[str, Any] = {
+            part: _plain(name, number) for part, number in (("needed", amount), ("left", available[name]))
+        }
+        said = f"the child needs {name} {shown['needed']:g} and the task has {shown['left']:g} left"
+        if amount <= available[name] + may_come[name]:
+            detail = f"{said}; calls in flight and other children hold more: retry, or ask for a smaller budget"
+            raise Problem("budget_held", detail, retry_after=1, limit=name, **shown)
+        raise Problem("budget_exhausted", f"{said}; ask for less: budget: {{{name}: …}}", limit=name, **shown)
+    for tool, calls in wish.caps.items():
+        if whole(table(head, "left").get(tool, 0)) < calls:
+            raise Problem("call_limit", f"tool {tool!r} has fewer calls left than the child would get", tool=tool)
+
+
+def _plain(account: str, amount: int) -> int | float:
+    return amount / MICRO if account == "cost" else amount
+
+
+def _unavailable(error: Exception) -> Problem:
+    return Problem("state_unavailable", f"the task's state could not be reached ({error}); retry later", retry_after=1)

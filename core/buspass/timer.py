@@ -1,0 +1,121 @@
+"""What nobody comes by for: holds, tasks, children and pools whose time it is, looked after by every host's timer.
+
+Owns when somebody must look again, and how much one tick does. Every host may run it, at the same time and as often as
+it likes: all that is done is done once, because it falsifies its own condition. Refuses to know what starts a tick.
+The index `due` is a hint: entries are written with what they are about, and withdrawn here when nothing is left to do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import suppress
+from typing import Final
+
+from buspass.allocation import SWEPT, tend
+from buspass.calls.house import House
+from buspass.closing import LEASE, LIVING, settle_overdue
+from buspass.errors import Problem
+from buspass.ledger import Delegation, delegations
+from buspass.ledger.delegations import RENEWED
+from buspass.ledger.holds import HEAD, entries
+from buspass.ledger.ledger import SKEW
+from buspass.model import DUE_INDEX, DUE_SHARDS, LOOK, due_shard
+from buspass.ports.state import Equals, Item, OutcomeUnknown, Unavailable, Update
+from buspass.tasks import View
+
+EVERY: Final = 15.0
+"""Seconds between two ticks of a host that runs all the time; a cloud's schedule ticks each minute."""
+LIMIT: Final = 200
+"""Tasks and accounts that one tick looks at at most."""
+SECONDS: Final = 20.0
+"""After which a tick begins nothing more."""
+LATER: Final = 60_000
+"""Milliseconds until the next look at what could not be looked after, and at what only waits for others."""
+_POOL: Final = "pool:"
+
+
+async def tick(house: House, *, limit: int = LIMIT, seconds: float = SECONDS) -> int:
+    """Look after what is due, `limit` of it at most; say how much that was. Raises Problem state_unavailable."""
+    until, done = house.clock.monotonic() + seconds, 0
+    first = house.clock.random(1)[0]  # so that hosts don't all begin at the same place
+    for step in range(DUE_SHARDS):
+        shard = f"due:{(first + step) % DUE_SHARDS}"
+        share = max(1, (limit - done) // (DUE_SHARDS - step))
+        for partition in await _due(house, shard, share):
+            if done >= limit or house.clock.monotonic() > until:
+                return done
+            done += 1
+            with suppress(Problem):  # what could not be done now stays due
+                await _look(house, partition)
+    return done
+
+
+async def _due(house: House, shard: str, limit: int) -> list[str]:
+    try:
+        found = await house.state.find(DUE_INDEX, shard, f"{house.clock.now():016d}", limit)
+    except Unavailable as error:
+        raise Problem("state_unavailable", f"what is due could not be found ({error})", retry_after=1) from error
+    return [partition for partition, _ in found]
+
+
+async def _look(house: House, partition: str) -> None:
+    if partition.startswith(_POOL):
+        await tend(house, partition.removeprefix(_POOL), SWEPT)
+        return
+    now = house.clock.now()
+    try:
+        view = await settle_overdue(house, await house.tasks.look(partition))
+        await _renew(house, view)
+        when = next_look(view, now)
+    except Problem:
+        when = now + LATER
+    await _set(house, partition, when)
+
+
+def next_look(view: View, now: int) -> int | None:
+    """Say when (ms) somebody must look at this task again; None where nothing is left to do."""
+    head, children = view.head, delegations(view.head)
+    living = head["status"] in LIVING
+    if not living and not head["open"] and not children:
+        return None
+    ends = [call.deadline for call in entries(head)] + [child.deadline for child in children]
+    ends += [view.task.deadline] if living else []
+    times = [now + LOOK, *(end + 2 * SKEW + 1000 for end in ends)]
+    if any(child.host for child in children):
+        times.append(now + RENEWED)
+    if head["status"] == "killed" and children:
+        times.append(now + LATER)
+    return max(min(times), now + 5000)
+
+
+async def _renew(house: House, view: View) -> None:
+    """Renew the lease of children in other stores, while their parent was not killed."""
+    if view.head["status"] == "killed":
+        return
+    for child in delegations(view.head):
+        if child.host:
+            with suppress(Problem, Unavailable, OutcomeUnknown):  # out of reach it stops by itself
+                await _renew_one(house, child)
+
+
+async def _renew_one(house: House, child: Delegation) -> None:
+    there = await house.beside(child.host)
+    below = await there.tasks.look(child.task)
+    link, old = below.head.get("parent"), int(str(below.head["expires_at"]))
+    until = min(below.task.deadline, house.clock.now() + LEASE)
+    mine = isinstance(link, Mapping) and link["attempt"] == child.attempt
+    if mine and below.head["status"] in LIVING and "lease" in below.head and until > old:
+        renewal = Update(HEAD, (Equals(("expires_at",), old),), {("version",): 1}, {("expires_at",): until})
+        await there.state.apply(child.task, [renewal])
+
+
+async def _set(house: House, task: str, when: int | None) -> None:
+    """Set the task's due time, or none; not where its head has changed meanwhile: the next tick sees."""
+    with suppress(OutcomeUnknown, Unavailable):
+        head: Item | None = await house.state.read(task, HEAD)
+        if head is None:
+            return
+        due = None if when is None else (due_shard(task), f"{when:016d}")
+        version = int(str(head["version"]))
+        update = Update(HEAD, (Equals(("version",), version),), {("version",): 1}, index={DUE_INDEX: due})
+        await house.state.apply(task, [update])

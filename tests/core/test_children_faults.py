@@ -1,0 +1,264 @@
+"""Children when hosts die, stores lie and links are cut: money is handed over once and comes back once."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from buspass.errors import Problem
+from buspass.ledger.statement import closed
+from buspass.testing.family import SMALL, Family
+from buspass.testing.house import Agent
+from buspass.testing.state_memory import Crash, Down, Late, Lost
+
+CONFIG = Path(__file__).parents[1] / "data" / "children" / "buspass.yaml"
+
+
+@pytest.fixture(params=[True, False], ids=["transactional", "one by one"])
+async def family(request: pytest.FixtureRequest, tmp_path: Path, service: Any) -> AsyncIterator[Family]:
+    family = Family.over(CONFIG, tmp_path, service, transactional=request.param)
+    async with family.domain:
+        for host in ("onprem", "aws", "azure"):
+            await family.domain.host(host)
+        yield family
+
+
+async def crashing(family: Family, store: str, writes: int, what: Callable[[], Awaitable[Any]]) -> bool:
+    """Let the host die after so many writes to one store; say whether it did."""
+    state = family.state if store == "own" else family.other
+    state.crash_after(writes)
+    try:
+        await what()
+    except Crash:
+        return True
+    finally:
+        state.crash_after(10**9)
+    return False
+
+
+async def rest(family: Family, *agents: Agent) -> None:
+    """Let a day go by with the timers at work: everything must have come back to the pool, but what was spent."""
+    for _ in range(8):
+        family.advance(400)
+        await family.tick("aws", "azure")
+    family.conserved()
+    spent = sum(family.spent(agent.task) for agent in agents)
+    pool = family.pool()
+    assert pool["allocated"]["cost"] == 0
+    assert pool["available"]["cost"] == 5_000_000 - spent
+
+
+@pytest.mark.parametrize("host", ["onprem", "azure"])
+@pytest.mark.parametrize("writes", range(8))
+async def test_a_birth_that_breaks_off_is_finished_by_its_repetition_or_undone(
+    family: Family, host: str, writes: int
+) -> None:
+    parent = await family.domain.agent()
+    await family.domain.apps["onprem"].house.beside("azure")
+    store = "own" if host == "onprem" or writes % 2 else "other"
+    await crashing(family, store, writes, lambda: family.delegate(parent, key="k", host=host))
+    family.conserved()
+    again = await family.delegate(parent, key="k", host=host, via="aws")
+    assert again.status_code == 201, again.text
+    head = family.head(parent.task)
+    assert head["available"]["cost"] == 800_000
+    assert len(head["children"]) == 1
+    family.conserved()
+    await rest(family, parent)
+
+
+@pytest.mark.parametrize("host", ["onprem", "azure"])
+@pytest.mark.parametrize("writes", range(6))
+async def test_a_birth_that_nobody_repeats_is_undone_by_a_timer(family: Family, host: str, writes: int) -> None:
+    parent = await family.domain.agent()
+    await family.domain.apps["onprem"].house.beside("azure")
+    store = "own" if host == "onprem" or writes % 2 else "other"
+    await crashing(family, store, writes, lambda: family.delegate(parent, key="k", host=host))
+    family.advance(599)
+    await family.tick("aws")
+    await rest(family, parent)
+    await family.sound(parent.task)
+
+
+@pytest.mark.parametrize("host", ["onprem", "azure"])
+@pytest.mark.parametrize("writes", range(9))
+async def test_an_end_that_breaks_off_gives_back_once(family: Family, host: str, writes: int) -> None:
+    parent = await family.domain.agent()
+    child = await family.child(parent, host=host)
+    assert (await child.chat()).status_code == 200
+    spent = family.spent(child.task)
+    store = "other" if host == "azure" and writes % 2 else "own"
+    await crashing(family, store, writes, lambda: child.post("complete"))
+    family.conserved()
+    assert (await parent.chat()).status_code == 200
+    await rest(family, parent)
+    assert family.spent(parent.task) == 2 * spent, "its own call, and its child's"
+    await family.sound(parent.task)
+    await family.sound(child.task, host=host)
+
+
+@pytest.mark.parametrize("host", ["onprem", "azure"])
+@pytest.mark.parametrize("writes", range(7))
+async def test_a_kill_that_breaks_off_is_finished_by_a_timer(family: Family, host: str, writes: int) -> None:
+    parent = await family.domain.agent()
+    child = await family.child(parent, host=host)
+    store = "other" if host == "azure" and writes % 2 else "own"
+    await crashing(family, store, writes, lambda: parent.post("kill"))
+    killed = family.head(parent.task)["status"] == "killed"
+    await rest(family, parent)
+    assert family.head(child.task)["status"] in ({"killed", "expired"} if killed else {"expired"})
+
+
+@pytest.mark.parametrize("fault", [Down(), Lost(), Late()])
+@pytest.mark.parametrize("nth", range(5))
+async def test_no_lost_or_late_answer_pays_a_child_twice(family: Family, nth: int, fault: Any) -> None:
+    parent = await family.domain.agent()
+    family.state.meet(*[None] * nth, fault)
+    with contextlib.suppress(Problem):
+        await family.delegate(parent, key="k")
+    family.state.deliver()
+    again = await family.delegate(parent, key="k", via="aws")
+    assert again.status_code == 201, again.text
+    family.state.deliver()
+    family.conserved()
+    family.state.meet(*[None] * nth, fault)
+    child = Agent(
+        client=parent.client, task=again.json()["task"]["id"], token=again.json()["token"], document=again.json()
+    )
+    await child.post("complete")
+    family.state.deliver()
+    await rest(family, parent)
+    await family.sound(parent.task, child.task)
+
+
+# ── another store ───────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.fixture
+async def apart(tmp_path: Path, service: Any) -> AsyncIterator[Family]:
+    family = Family.over(CONFIG, tmp_path, service)
+    async with family.domain:
+        for host in ("onprem", "aws", "azure"):
+            await family.domain.host(host)
+        yield family
+
+
+async def test_a_child_in_another_store_calls_there_and_its_closing_is_proven(apart: Family) -> None:
+    parent = await apart.domain.agent()
+    child = await apart.child(parent, host="azure")
+    assert child.task in apart.other.dump()
+    assert child.task not in apart.state.dump()
+    assert (await child.chat()).status_code == 200
+    spent = apart.spent(child.task)
+    assert (await child.post("complete")).status_code == 200
+    assert apart.head(parent.task)["children"] == {}
+    assert apart.spent(parent.task) == spent
+    statement = apart.items(child.task)["closing"]
+    assert (statement["used"]["cost"], statement["status"]) == (spent, "completed")
+    await apart.sound(parent.task)
+    await apart.sound(child.task, host="azure")
+
+
+async def test_a_closing_that_no_host_signed_gives_nothing_back(apart: Family) -> None:
+    parent = await apart.domain.agent()
+    child = await apart.child(parent, host="azure")
+    assert (await child.chat()).status_code == 200
+    apart.state.down = True
+    assert (await child.post("complete")).status_code == 200
+    apart.state.down = False
+    item = apart.other._items[child.task]["closing"]  # whoever can write to that database
+    apart.other._items[child.task]["closing"] = {**item, "used": {}}
+    house = apart.domain.apps["onprem"].house
+    there = await house.beside("azure")
+    # an honest look states anew what the head says: what is read alone decides
+    link = apart.head(child.task)["parent"]
+    assert await closed(there.state, there.keyring.check, child.task, link) is None
+    assert apart.head(parent.task)["children"] != {}
+    await apart.task(child.task, "azure")
+    assert apart.spent(parent.task) == apart.spent(child.task) > 0
+
+
+async def test_what_is_out_of_reach_stays_allocated_until_it_is_reached(apart: Family) -> None:
+    parent = await apart.domain.agent()
+    child = await apart.child(parent, host="azure")
+    apart.other.down = True
+    assert (await parent.post("complete")).status_code == 200
+    apart.advance(1300)
+    await apart.tick("onprem", "aws")
+    assert apart.pool()["allocated"]["cost"] == 1_000_000
+    apart.other.down = False
+    apart.advance(700)
+    await apart.tick("onprem", "azure")
+    assert apart.head(child.task)["status"] == "expired"
+    assert apart.pool()["allocated"]["cost"] == 0
+
+
+async def test_a_lease_is_renewed_while_the_parents_host_is_there(apart: Family) -> None:
+    parent = await apart.domain.agent()
+    child = await apart.child(parent, host="azure")
+    before = apart.head(child.task)["expires_at"]
+    assert before == apart.domain.clock.now() + 300_000
+    apart.advance(121)
+    await apart.tick("aws", times=1)
+    assert apart.head(child.task)["expires_at"] == before + 121_000
+    apart.advance(250)
+    assert (await child.chat()).status_code == 200
+
+
+async def test_a_child_that_is_cut_off_stops_by_itself_and_goes_on_when_it_is_heard_again(apart: Family) -> None:
+    parent = await apart.domain.agent()
+    child = await apart.child(parent, host="azure")
+    apart.advance(301)
+    refused = await child.chat()
+    assert (refused.status_code, refused.json()["error"]["code"]) == (503, "lease_expired")
+    assert apart.head(child.task)["status"] == "open"
+    await apart.tick("onprem", times=1)
+    assert (await child.chat()).status_code == 200
+
+
+async def test_a_kill_that_can_not_reach_a_child_says_when_it_stops(apart: Family) -> None:
+    parent = await apart.domain.agent()
+    child = await apart.child(parent, host="azure")
+    apart.other.down = True
+    answer = (await parent.post("kill")).json()
+    assert (answer["status"], answer["children"]) == ("killed", [child.task])
+    assert answer["drained_by"] > answer["created_at"]
+    apart.other.down = False
+    assert (await child.chat()).status_code == 200, "not heard of it yet"
+    apart.advance(180)
+    await apart.tick("onprem")
+    assert apart.head(child.task)["status"] == "killed"
+    assert apart.head(parent.task)["children"] == {}
+
+
+async def test_a_killed_parents_child_gets_no_new_lease(apart: Family) -> None:
+    parent = await apart.domain.agent()
+    child = await apart.child(parent, host="azure")
+    apart.other.down = True
+    assert (await parent.post("kill")).status_code == 200
+    apart.advance(125)
+    await apart.tick("onprem", "aws")
+    apart.advance(180)
+    apart.other.down = False
+    assert (await child.chat()).json()["error"]["code"] == "lease_expired"
+
+
+async def test_a_child_that_was_not_born_when_its_parent_was_killed_can_not_be_born(apart: Family) -> None:
+    parent = await apart.domain.agent()
+    house = apart.domain.apps["onprem"].house
+    there = await house.beside("azure")
+    begin = there.tasks.begin
+
+    async def frozen(*parts: Any) -> Any:
+        assert (await parent.post("kill")).status_code == 200
+        return await begin(*parts)
+
+    there.tasks.begin = frozen  # type: ignore[method-assign]
+    answer = await apart.delegate(parent, host="azure", budget=SMALL)
+    assert answer.status_code == 403, answer.text
+    apart.conserved()
+    assert apart.head(parent.task)["children"] == {}
