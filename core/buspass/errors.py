@@ -52,6 +52,7 @@ CODES: Final[Mapping[str, Code]] = {
     "content_blocked": Code(422, "The call holds what must not leave"),
     "idempotency_mismatch": Code(422, "The key was used with another request"),
     "budget_held": Code(429, "What is left is held by calls in flight", retryable=True),
+    "rate_limited": Code(429, "This may be called only so often", retryable=True),
     "too_many_in_flight": Code(429, "The task has too many calls in flight", retryable=True),
     "internal": Code(500, "Buspass failed"),
     "upstream_error": Code(502, "The service behind this call answered with an error"),

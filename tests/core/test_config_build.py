@@ -115,7 +115,6 @@ operators: [{identity: entra, group: platform-team}]
 NOT_YET = """5:101 hosts.aws.signer: signers in a cloud's key service; allowed: file://
 6:88 hosts.azure.signer: signers in a cloud's key service; allowed: file://
 9:8 queue: this queue; allowed: sqlite://
-16:113 providers.openai.limits: limits of a provider's quota
 17:18 providers.azure.api: this wire format; allowed: openai, anthropic
 17:84 providers.azure.auth.azure: auth: azure
 19:18 providers.bedrock.api: this wire format; allowed: openai, anthropic
@@ -125,7 +124,6 @@ NOT_YET = """5:101 hosts.aws.signer: signers in a cloud's key service; allowed: 
 29:12 models.plan.hedge: hedged calls
 30:12 models.plan.cache: cached answers
 35:186 tools.refund.mode: queued tools; allowed: direct
-35:200 tools.refund.rate: rates of tools
 35:216 tools.refund.approval: approvals
 36:27 tools.erp.openapi: tools from an OpenAPI document
 37:23 tools.docs.mcp: tools of an MCP server

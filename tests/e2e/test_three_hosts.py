@@ -25,6 +25,7 @@ ELSEWHERE = {
     "unbounded": "the configuration is refused before",
     "too_many_in_flight": "64 calls at once: a test of the ledger",
     "overloaded": "a report over more tasks than this test has",
+    "rate_limited": "more calls than its time: a test of the rates",
     "circuit_open": "a service that stays dead: a test of the breakers",
     "state_unavailable": "the store of this test never fails",
     "outcome_unknown": "the store of this test never fails",

@@ -23,8 +23,8 @@ from buspass.ports.clock import Clock
 from buspass.ports.state import Delete, Equals, Item, OutcomeUnknown, Put, Refused, State, Unavailable
 
 KEY: Final = "state"
-INDEX: Final = "breakers"
-SHARD: Final = "troubled"
+INDEX: Final = "due"
+SHARD: Final = "breakers"
 VIEW: Final = 1.0
 """Seconds that what was read of a breaker counts."""
 FRESH: Final = 10.0

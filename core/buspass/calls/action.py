@@ -9,7 +9,7 @@ from typing import Any, Final
 from urllib.parse import urlsplit
 
 from buspass.breakers import Key, Pass, Refusal
-from buspass.calls import upstreams
+from buspass.calls import pacing, upstreams
 from buspass.calls.call import Ending, Incoming, in_time, mark, policy_input
 from buspass.calls.enforcement import Enforcing
 from buspass.calls.house import House
@@ -25,6 +25,7 @@ from buspass.policy import document
 from buspass.policy.decide import Decision
 from buspass.ports.outbound import Ambiguous, NotSent, Request, Response
 from buspass.ports.state import Value
+from buspass.rates import Exhausted
 from buspass.tasks import Licence, Task, View, keyed, keyless
 from buspass.tools import auth, call, catalog, http
 from buspass.tools.schema import parse_json
@@ -59,6 +60,7 @@ class Action:
         self._txn_jti = ""
         self._passes: tuple[Pass, ...] = ()
         self._breaker = ""
+        self._paced = False
 
     def _granted(self) -> Tool:
         """Give the tool, if it is in the route and called at this host. Raises Problem tool_not_granted."""
@@ -193,6 +195,7 @@ class Action:
             return
         tool, breakers = self._tool, self._house.breakers
         wait, where = min(seconds, tool.timeout), urlsplit(tool.url).netloc
+        await self._pace(where, seconds / 2)
         try:
             passed = await breakers.enter(Key("tool", where), wait=wait, lasts=tool.timeout)
             self._passes = (passed,)
@@ -201,6 +204,17 @@ class Action:
         except Refusal as refusal:
             await self.leave()
             raise upstreams.closed(tool.name, refusal, self._house.clock.now()) from None
+
+    async def _pace(self, where: str, patience: float) -> None:
+        """Wait for a permit of the tool's rate; not where the call would not go anyway. Raises Problem rate_limited."""
+        pace = pacing.of_tool(self._tool)
+        if pace is None or self._paced or await self._house.breakers.unavailable([Key("tool", where)]):
+            return
+        try:
+            await self._house.rates.take(pace, pacing.CALLS, patience)
+        except Exhausted as exhausted:
+            raise pacing.refused(exhausted) from None
+        self._paced = True
 
     async def leave(self) -> None:
         """Give the breakers' leave back."""

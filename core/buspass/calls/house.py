@@ -22,6 +22,7 @@ from buspass.ports.outbound import Outbound
 from buspass.ports.secrets import SecretMissing, Secrets
 from buspass.ports.signer import Signer
 from buspass.ports.state import State
+from buspass.rates import Rates
 from buspass.reports import Rollups
 from buspass.routing.retries import Retries
 from buspass.tasks import Licences, Task, Tasks
@@ -57,6 +58,7 @@ class House:
     pools: Pools
     breakers: Breakers
     retries: Retries
+    rates: Rates
     journal: Journal
     sealer: Sealer
     rollups: Rollups

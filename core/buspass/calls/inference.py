@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, Final
 
 from buspass.breakers import Key
-from buspass.calls import soft, upstreams
+from buspass.calls import pacing, soft, upstreams
 from buspass.calls.call import Ending, Incoming, in_time, policy_input
 from buspass.calls.endings import Endings
 from buspass.calls.enforcement import Enforcing
@@ -73,6 +73,7 @@ class Inference:
         self._draw: int | None = None
         self._hint = ""
         self._away: Mapping[Key, int] = {}
+        self._paced = ""
         self._endings: Endings | None = None
 
     async def recall(self) -> None:
@@ -144,7 +145,13 @@ class Inference:
             self._away = await self._house.breakers.unavailable([breaker_of(target) for target in model.targets])
 
     async def ready(self, seconds: float) -> None:
-        """Nothing to wait for: each attempt asks for itself."""
+        """Wait for a permit of the first provider that has one; attempts after the first ask for themselves.
+
+        Raises Problem rate_limited.
+        """
+        chosen = await pacing.permit(self._house, self._targets, self._bound.tokens, seconds / 2, self._paced)
+        self._paced = chosen.provider
+        self._targets = (chosen, *(target for target in self._targets if target is not chosen))
 
     async def leave(self) -> None:
         """Nothing to give back."""
@@ -257,6 +264,7 @@ class Inference:
             endings=self._made(view, held),
             request=lambda target, since: self._request(target, held, since),
             untried=list(self._targets),
+            paced=self._paced,
             patient=model.first_token if self.ask.stream else model.total,
         )
         return await sending.run(attempt)

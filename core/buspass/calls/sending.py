@@ -11,8 +11,8 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field, replace
 from typing import Final
 
-from buspass.breakers import Key, Pass, Refusal
-from buspass.calls import upstreams
+from buspass.breakers import Breaker, Key, Pass, Refusal
+from buspass.calls import pacing, upstreams
 from buspass.calls.call import SEND_WITHIN, Ending
 from buspass.calls.endings import Endings
 from buspass.calls.house import House
@@ -22,6 +22,7 @@ from buspass.ledger import Held, Outcome
 from buspass.model import Failure
 from buspass.ports.outbound import Request
 from buspass.ports.state import Value
+from buspass.rates import Exhausted
 from buspass.routing import attempts, targets
 
 PATIENCE: Final = 2.0
@@ -37,7 +38,10 @@ def breaker_of(target: Target) -> Key:
 
 @dataclass(slots=True, kw_only=True)
 class Sending:
-    """One call's way through its targets. `request` makes an attempt's; `since` is the newest hold's time (ms)."""
+    """One call's way through its targets. `request` makes an attempt's; `since` is the newest hold's time (ms).
+
+    `paced`: the provider whose permit the first attempt has.
+    """
 
     house: House
     model: Model
@@ -46,6 +50,7 @@ class Sending:
     request: Callable[[Target, int], Awaitable[Request]]
     untried: list[Target]
     patient: float
+    paced: str
     tried: int = 0
     since: int = field(init=False)
     last: tuple[Failure, Target] | None = None
@@ -75,7 +80,7 @@ class Sending:
                 return self.endings.failed(problem, "nothing", current, self.tried)
             except Failure as failure:
                 self.last = failure, current
-                await self._tell(passed, failure, request.timeout)
+                await self._tell(passed, failure, request.timeout, current)
                 step = await self._next(failure, current)
                 if isinstance(step, Ending):
                     return step
@@ -88,9 +93,18 @@ class Sending:
 
     async def _enter(self, target: Target) -> Pass:
         wait = 0.0 if self.untried else PATIENCE
+        if self.tried or target.provider != self.paced:
+            try:
+                await pacing.take(self.house, target, self.endings.bound.tokens, wait)
+            except Exhausted as exhausted:
+                until = self.house.clock.now() + round(exhausted.seconds * 1000)
+                raise Refusal(breaker_of(target), Breaker(), until) from None
         return await self.house.breakers.enter(breaker_of(target), wait=wait, lasts=self.model.total)
 
-    async def _tell(self, passed: Pass, failure: Failure, given: float) -> None:
+    async def _tell(self, passed: Pass, failure: Failure, given: float, target: Target) -> None:
+        pace = pacing.of_provider(self.house.settings.providers[target.provider])
+        if pace is not None and failure.kind == "throttled":
+            await self.house.rates.lower(pace, failure.retry_after)
         fault = upstreams.model_fault(failure, given=given, timeout=self.patient)
         if fault is None:
             return

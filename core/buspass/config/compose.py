@@ -57,6 +57,8 @@ def providers(file: Configuration) -> dict[str, settings.Provider]:
             base_url=shape.base_url or "",
             auth=_auth(shape.auth),
             region=shape.region or "",
+            rpm=shape.limits.rpm if shape.limits else None,
+            tpm=shape.limits.tpm if shape.limits else None,
         )
         for name, shape in file.providers.items()
     }
@@ -172,6 +174,7 @@ def _tool(name: str, shape: Tool) -> settings.Tool:
         statuses=tuple(shape.statuses),
         idempotent=method not in {"POST", "PATCH"} if shape.idempotent is None else shape.idempotent,
         max_bytes=shape.max_bytes,
+        rate=shape.rate,
     )
 
 

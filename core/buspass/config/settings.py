@@ -59,13 +59,18 @@ class Auth:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Provider:
-    """A model provider: `api` names its wire format; `base_url` has no trailing slash."""
+    """A model provider: `api` names its wire format; `base_url` has no trailing slash.
+
+    `rpm`, `tpm`: requests and tokens a minute, over all tasks; None: unlimited.
+    """
 
     name: str
     api: str
     base_url: str
     auth: Auth
     region: str = ""
+    rpm: int | None = None
+    tpm: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -132,7 +137,7 @@ class Model:
 class Tool:
     """An HTTP tool. `url` may hold `{argument}` segments in its path; `keep` maps fact names to JSON pointers.
 
-    `max_bytes`: the largest answer that is taken.
+    `max_bytes`: the largest answer that is taken; `rate`: calls a second over all tasks.
     """
 
     name: str
@@ -148,6 +153,7 @@ class Tool:
     statuses: tuple[int, ...]
     idempotent: bool
     max_bytes: int = 1_000_000
+    rate: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

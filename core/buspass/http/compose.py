@@ -43,6 +43,7 @@ from buspass.ports.policy import PolicyEngine
 from buspass.ports.secrets import SecretMissing, Secrets
 from buspass.ports.signer import Signer
 from buspass.ports.state import State
+from buspass.rates import Rates
 from buspass.reporting import Folding
 from buspass.reports import TAIL, Rollups, tail
 from buspass.routing.retries import Retries
@@ -256,6 +257,7 @@ def _builder(parts: Parts) -> Build:
             pools=Pools(state, clock),
             breakers=Breakers(state, clock),
             retries=retries,
+            rates=Rates(state, clock),
             journal=journal,
             sealer=sealer,
             rollups=rollups,

@@ -1,0 +1,81 @@
+"""What paces a call: a tool's `rate`, a provider's `limits`; and what is told where no permit comes free in time.
+
+Refuses to know how permits are shared between hosts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+from buspass.calls.house import House
+from buspass.config.settings import Provider, Target, Tool
+from buspass.errors import Problem
+from buspass.rates import Exhausted, Pace
+from buspass.rates.pace import SECOND, Limit
+
+CALLS: Final = {"calls": 1}
+MINUTE: Final = 60 * SECOND
+
+
+def of_tool(tool: Tool) -> Pace | None:
+    """Give the pace of a tool, if it has one."""
+    if tool.rate is None:
+        return None
+    period = -int(-SECOND / tool.rate // 1)  # rounded up: rather slower than faster
+    return Pace(name=f"tool:{tool.name}", shown=tool.name, limits={"calls": Limit(amount=1, period=period)})
+
+
+def of_provider(provider: Provider) -> Pace | None:
+    """Give the pace of a provider, if it has limits."""
+    limits = {
+        name: Limit(amount=amount, period=MINUTE)
+        for name, amount in (("requests", provider.rpm), ("tokens", provider.tpm))
+        if amount is not None
+    }
+    return Pace(name=f"provider:{provider.name}", shown=provider.name, limits=limits) if limits else None
+
+
+async def permit(house: House, targets: Sequence[Target], tokens: int, patience: float, paced: str) -> Target:
+    """Give the first of the targets whose provider has a permit now, else wait for the best one's.
+
+    `paced`: the provider whose permit the call has already. Raises Problem rate_limited.
+    """
+    for target in targets:
+        if target.provider == paced:
+            return target
+    for place, target in enumerate([*targets, targets[0]] if len(targets) > 1 else targets):
+        last = place >= len(targets) - (len(targets) == 1)
+        try:
+            await take(house, target, tokens, patience if last else 0.0)
+        except Exhausted as exhausted:
+            if last:
+                raise refused(exhausted) from None
+        else:
+            return target
+    raise AssertionError("unreachable: the last one is returned or refused")  # pragma: no cover
+
+
+async def take(house: House, target: Target, tokens: int, patience: float) -> None:
+    """Take a target's permits for one attempt. Raises Exhausted."""
+    if (pace := of_provider(house.settings.providers[target.provider])) is not None:
+        await house.rates.take(pace, {"requests": 1, "tokens": tokens}, patience)
+
+
+def refused(exhausted: Exhausted) -> Problem:
+    """Give `rate_limited`, with the fields of draft-ietf-httpapi-ratelimit-headers-11."""
+    pace, seconds = exhausted.pace, max(1, -int(-exhausted.seconds // 1))
+    words = f"calls to {pace.shown!r} may go only so often, over all tasks; retry in {seconds} s"
+    problem = Problem("rate_limited", words, retry_after=exhausted.seconds)
+    names = {name: f'"{pace.shown}.{name}"' for name in pace.limits}
+    problem.headers = {
+        "RateLimit-Policy": ", ".join(f"{names[name]};{_quota(limit)}" for name, limit in pace.limits.items()),
+        "RateLimit": ", ".join(f"{shown};r=0;t={seconds}" for shown in names.values()),
+    }
+    return problem
+
+
+def _quota(limit: Limit) -> str:
+    if limit.period < SECOND:
+        return f"q={limit.amount * SECOND // limit.period};w=1"
+    return f"q={limit.amount};w={-(-limit.period // SECOND)}"
