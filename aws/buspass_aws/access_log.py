@@ -30,6 +30,10 @@ class AccessLog:
             self._cold = False
             self.metrics.add_metric(name="ColdStart", unit=MetricUnit.Count, value=1)
 
+    def ticked(self, looked: int) -> None:
+        """Count what a tick of the timer looked after."""
+        self.metrics.add_metric(name="Looked", unit=MetricUnit.Count, value=looked)
+
     def record(self, request: Request, status: int, milliseconds: float) -> None:
         """Log and count one request."""
         self.metrics.add_metric(name="Requests", unit=MetricUnit.Count, value=1)

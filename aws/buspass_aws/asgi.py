@@ -41,6 +41,14 @@ class Request:
     body: bytes
 
 
+def scheduled(event: Mapping[str, Any]) -> bool:
+    """Say whether EventBridge sent this by a schedule: then the timer's work is due, and nobody asks for an answer.
+
+    Source: https://docs.aws.amazon.com/eventbridge/latest/ref/overiew-event-structure.html
+    """
+    return event.get("source") == "aws.events" and event.get("detail-type") == "Scheduled Event"
+
+
 def to_request(event: Mapping[str, Any], *, deadline: float | None = None) -> Request:
     """Read an event. `deadline`: seconds that the application has left. Raises EventError."""
     context = event.get("requestContext") if isinstance(event, Mapping) else None

@@ -37,6 +37,8 @@ class Application(Protocol):
 
     async def __call__(self, scope: Any, receive: Any, send: Any, /) -> None: ...
 
+    async def tick(self, seconds: float) -> int: ...
+
     async def close(self) -> None: ...
 
 
@@ -73,11 +75,23 @@ class Handler:
     def _invoke(self, event: Mapping[str, Any], context: LambdaContext) -> dict[str, Any]:
         began = time.perf_counter()
         left = context.get_remaining_time_in_millis() / 1000
+        if asgi.scheduled(event):
+            return self._loop.run_until_complete(self._tick(left / 2))
         request = asgi.to_request(event, deadline=max(left - RESERVE, left / 2))
         answer = self._loop.run_until_complete(self._answer(request, left - RESERVE / 2))
         payload = asgi.to_payload(answer)
         self._log.record(request, payload["statusCode"], (time.perf_counter() - began) * 1000)
         return payload
+
+    async def _tick(self, seconds: float) -> dict[str, Any]:
+        """Look after what is due. What fails is logged, and due again at the next schedule."""
+        looked = 0
+        try:
+            looked = await self._application.tick(seconds)
+        except Exception:
+            self._log.logger.exception("the timer failed")
+        self._log.ticked(looked)
+        return {"looked": looked}
 
     async def _answer(self, request: asgi.Request, seconds: float) -> buffered.Answer:
         """The application's answer, or a problem in its place: a fault of one call must not end the instance."""

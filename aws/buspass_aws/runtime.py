@@ -140,6 +140,9 @@ class Runtime:
         request: asgi.Request | None = None
         try:
             event = json.loads(invocation.event)
+            if asgi.scheduled(event):
+                await self._tick(invocation.id, left / 2)
+                return
             request = asgi.to_request(event, deadline=max(left - RESERVE, left / 2))
             self._log.begin(invocation.id, event["requestContext"].get("requestId", ""))
             await self._answer(request, answer, left - RESERVE / 2)
@@ -151,6 +154,13 @@ class Runtime:
         if request is not None:
             self._log.record(request, answer.status, (time.perf_counter() - began) * 1000)
             self._log.metrics.flush_metrics()
+
+    async def _tick(self, invocation: str, seconds: float) -> None:
+        """Look after what is due, and say how much that was, though nobody reads it."""
+        looked = await self._application.tick(seconds)
+        await self._api.begin(invocation)
+        await self._api.chunk(prelude(200, {}, []) + json.dumps({"looked": looked}).encode())
+        await self._api.end()
 
     async def _answer(self, request: asgi.Request, answer: Answer, seconds: float) -> None:
         incoming: list[MutableMapping[str, Any]] = [{"type": "http.request", "body": request.body, "more_body": False}]

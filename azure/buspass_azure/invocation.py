@@ -36,8 +36,15 @@ class Application(Protocol):
 
     async def __call__(self, scope: Any, receive: Any, send: Any, /) -> None: ...
 
+    async def tick(self, seconds: float) -> int: ...
+
     async def close(self) -> None: ...
 
+
+SCHEDULE: Final = "0 * * * * *"
+"""Each minute (NCRONTAB: seconds first): when the timer looks after what is due."""
+TICK: Final = 40.0
+"""Seconds after which a tick begins nothing more."""
 
 type Start = Callable[[Mapping[str, str], Limits], Awaitable[Application]]
 
@@ -65,6 +72,10 @@ class Worker:
                 raise
             await _send_problem(exchange, "internal", "the gateway failed; its log says why")
         return Answered()
+
+    async def tick(self) -> None:
+        """Look after what is due. What fails is logged by the platform, and due again at the next schedule."""
+        await (await self._started()).tick(TICK)
 
     async def close(self) -> None:
         """Close the application, if it ever started. The Functions host itself never does."""
@@ -95,5 +106,9 @@ def make_function_app(start: Start, environ: Mapping[str, str] = os.environ) -> 
     @app.route(route="{*path}")
     async def gateway(req: Exchange) -> Answered:
         return await worker(req)
+
+    @app.timer_trigger(arg_name="timer", schedule=SCHEDULE, run_on_startup=False)
+    async def tick(timer: func.TimerRequest) -> None:  # noqa: ARG001 - the platform calls it by this name
+        await worker.tick()
 
     return app

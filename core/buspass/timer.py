@@ -7,6 +7,7 @@ The index `due` is a hint: entries are written with what they are about, and wit
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from contextlib import suppress
 from typing import Final
@@ -22,6 +23,8 @@ from buspass.ledger.ledger import SKEW
 from buspass.model import DUE_INDEX, DUE_SHARDS, LOOK, due_shard
 from buspass.ports.state import Equals, Item, OutcomeUnknown, Unavailable, Update
 from buspass.tasks import View
+
+_log = logging.getLogger(__name__)
 
 EVERY: Final = 15.0
 """Seconds between two ticks of a host that runs all the time; a cloud's schedule ticks each minute."""
@@ -48,6 +51,18 @@ async def tick(house: House, *, limit: int = LIMIT, seconds: float = SECONDS) ->
             with suppress(Problem):  # what could not be done now stays due
                 await _look(house, partition)
     return done
+
+
+async def keep(house: House, every: float = EVERY) -> None:
+    """Tick for as long as this is not cancelled, on a host that runs all the time. A tick that fails is logged."""
+    while True:
+        await house.clock.sleep(every * (0.5 + house.clock.random(1)[0] / 256))  # so that hosts don't keep step
+        try:
+            await tick(house)
+        except Problem as problem:
+            _log.warning("the timer: %s", problem)
+        except Exception:  # noqa: BLE001 - a fault of one tick must not end the timer
+            _log.exception("the timer failed")
 
 
 async def _due(house: House, shard: str, limit: int) -> list[str]:

@@ -74,9 +74,12 @@ async def serve(environ: Mapping[str, str], *, bind: str, port: int, ready: Read
     with listen(bind, port) as listener:
         where = listener.getsockname()[1]
         application = await start(environ, LIMITS, bind=bind, port=where)
+        timer = asyncio.create_task(application.keep())
         try:
             return await _run(application, listener, ready, f"http://{_in_url(bind)}:{where}")
         finally:
+            timer.cancel()
+            await asyncio.wait([timer])
             await application.close()
 
 

@@ -28,6 +28,12 @@ class EchoApplication:
         await send({"type": "http.response.body", "body": answer[:7], "more_body": True})
         await send({"type": "http.response.body", "body": answer[7:]})
 
+    async def tick(self, seconds):
+        self.ticked = seconds
+        if self.environ.get("TICK") == "fails":
+            raise RuntimeError("no store")
+        return 7
+
     async def close(self):
         self.closed = True
 

@@ -176,7 +176,8 @@ async def test_close_closes_what_was_started():
 
 
 def test_one_anonymous_function_takes_every_path_and_method():
-    (function,) = make_function_app(start, {}).get_functions()
+    found = make_function_app(start, {}).get_functions()
+    (function,) = [each for each in found if each.get_function_name() == "gateway"]
     trigger = next(b for b in function.get_bindings_dict()["bindings"] if b["type"] == "httpTrigger")
     assert trigger["route"] == "{*path}"
     assert str(trigger["authLevel"]).upper().endswith("ANONYMOUS")
@@ -196,3 +197,18 @@ async def test_what_the_runtime_keeps_of_an_invocation_is_dropped_with_it():
     app.route(take)
     await app.get_app()(scope(headers={INVOCATION_HEADER: "i-1"}), None, None)
     assert http_coordinator._context_references == {}
+
+
+async def test_the_timer_trigger_is_a_tick_of_the_application():
+    application = await start({}, LIMITS)
+
+    async def once(environ, limits):
+        return application
+
+    await Worker(once, {}).tick()
+    assert application.ticked == 40.0
+
+
+def test_the_function_app_has_a_timer_that_ticks_each_minute():
+    (timer,) = [each for each in make_function_app(start, {}).get_functions() if each.get_function_name() == "tick"]
+    assert json.loads(str(timer))["bindings"][0]["schedule"] == "0 * * * * *"

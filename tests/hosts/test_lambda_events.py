@@ -211,6 +211,22 @@ def test_a_fault_is_a_problem_and_the_instance_lives_on(capsys, started):
     handler.close()
 
 
+SCHEDULED = {"version": "0", "source": "aws.events", "detail-type": "Scheduled Event", "detail": {}, "resources": []}
+
+
+def test_a_schedule_of_eventbridge_is_a_tick_of_the_timer_and_no_request(handler, application):
+    assert handler(SCHEDULED, context(60_000)) == {"looked": 7}
+    assert (application.ticked, application.served) == (30.0, 0)
+
+
+def test_a_tick_that_fails_is_logged_and_the_instance_lives_on(capsys, started):
+    handler = make_handler(started, {"TICK": "fails"})
+    assert handler(SCHEDULED, context()) == {"looked": 0}
+    assert "RuntimeError: no store" in capsys.readouterr().out
+    assert handler(event("/mirror"), context())["statusCode"] == 201
+    handler.close()
+
+
 def test_the_log_and_the_metrics_hold_no_secret(capsys, monkeypatch, started):
     monkeypatch.setenv("POWERTOOLS_LOGGER_LOG_EVENT", "true")
     monkeypatch.setenv("POWERTOOLS_LOG_LEVEL", "DEBUG")

@@ -49,6 +49,7 @@ from buspass.reports import TAIL, Rollups, tail
 from buspass.routing.retries import Retries
 from buspass.tasks import Licences, Tasks
 from buspass.tasks.keys import Keys
+from buspass.timer import keep, tick
 
 DEFAULT_DATA = "~/.local/share/buspass"
 
@@ -74,6 +75,14 @@ class Application:
             raise ConfigError(["identity: this host has real issuers; ask one of them for a workload's token"])
         house = self.house
         return await LocalIssuer(house.settings.issuer, house.signer, house.keyring, house.clock).mint_workload(agent)
+
+    async def tick(self, seconds: float) -> int:
+        """Look after what is due, for `seconds` at most; say how much that was. Raises Problem state_unavailable."""
+        return await tick(self.house, seconds=seconds)
+
+    async def keep(self) -> None:
+        """Do that again and again, on a host that runs all the time, until it is cancelled."""
+        await keep(self.house)
 
     async def close(self) -> None:
         """Let go of stores and connections."""
