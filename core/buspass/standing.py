@@ -180,7 +180,7 @@ def _task(house: House, key: Key, session: str, generation: int, workflow: Workf
 
 
 def _max_calls(workflow: Workflow, terms: Terms) -> dict[str, int]:
-    route = {name: step for name, step in workflow.route.items() if name in terms.grant.tools}
+    route = {name: step for name, step in workflow.route.items() if name in terms.grant.named}
     return {segment(name): step.max_calls for name, step in route.items() if step.max_calls is not None}
 
 

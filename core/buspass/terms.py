@@ -103,7 +103,8 @@ def _kept(names: tuple[str, ...], given: Any) -> tuple[str, ...]:
         return names
     if not isinstance(given, list | tuple | set | frozenset):
         raise _malformed()
-    return tuple(name for name in names if name in given)
+    wanted = {name for name in given if isinstance(name, str)}
+    return tuple(name for name in names if name in wanted)
 
 
 def _positive(seconds: Any) -> bool:

@@ -128,7 +128,7 @@ class Action:
         """Status, fence, grant, bound arguments, caps and prerequisites."""
         now = self._house.clock.now()
         check_standing(view.head, self._claims.fence, now)
-        if self.name not in view.task.grant.tools:
+        if self.name not in view.task.grant.named:
             detail = f"tool {self.name!r} is not in this task's grant"
             self.enforcement.refuse(Problem("tool_not_granted", detail, wanted=self.name))
         for refusal in call.bound(self._step.where, self.arguments, view.task.subject):
@@ -299,14 +299,9 @@ class Action:
             await self._tell(response, problem, given, outcome)
             return self._ended(outcome, problem=problem, status=response.status)
         await self._tell(response, None, given, Outcome(use=ONE, last=last))
-        kept = json.dumps(facts) if facts or self._timed() else ""
+        kept = json.dumps(facts) if facts or self.name in self._workflow.timed else ""
         seen = self._screening.result(result)
         return self._ended(Outcome(use=ONE, last=last, kept=kept), result=seen, status=response.status)
-
-    def _timed(self) -> bool:
-        """Whether a step asks how long ago this tool answered: its time is then kept without a fact."""
-        afters = (after for step in self._workflow.route.values() for after in step.after)
-        return any(after.tool == self.name and after.within is not None for after in afters)
 
     def _ended(
         self, outcome: Outcome, *, result: Any = None, problem: Problem | None = None, status: int = 0

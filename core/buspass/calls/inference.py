@@ -89,7 +89,7 @@ class Inference:
             detail = f"model {self.ask.model!r} is not granted to this task; it has {_some(granted.models)}"
             row = {"path": "model", "message": "not granted", "allowed": list(granted.models)}
             self.enforcement.refuse(Problem("model_not_granted", detail, errors=[row], wanted=self.ask.model))
-        outside = [name for name in self.ask.tools if name not in granted.tools]
+        outside = [name for name in self.ask.tools if name not in granted.named]
         for name in outside if workflow.route else ():
             detail = f"tool {name!r} is not granted to this task; take its functions from GET /v1/tools"
             row = {"path": "tools", "message": f"{name} is not granted", "allowed": list(granted.tools)}

@@ -204,6 +204,7 @@ def _workflow(name: str, shape: Workflow, default: tuple[settings.AgentRule, ...
         retain=shape.logging.retain,
         replay_ttl=shape.replay.ttl,
         pool=shape.pool,
+        timed=frozenset(after.tool for step in shape.tools for after in step.after if after.within is not None),
         personal_data=None if shape.personal_data is None else _personal_data(shape.personal_data),
         observe=shape.enforce == "observe",
         soft=shape.budget.soft,

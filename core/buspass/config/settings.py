@@ -228,6 +228,8 @@ class Workflow:
     retain: float
     replay_ttl: float
     pool: str | None = None
+    timed: frozenset[str] = frozenset()
+    """Tools of which a step asks how long ago they answered: that is kept without a fact, too."""
     personal_data: PersonalData | None = None
     observe: bool = False
     soft: float = 0.8

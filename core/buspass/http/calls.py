@@ -92,7 +92,7 @@ class CallRoutes:
         house = self._house
         view = await self._own(request)
         workflow = house.workflow(view.task.workflow)
-        route = {name: step for name, step in workflow.route.items() if name in view.task.grant.tools}
+        route = {name: step for name, step in workflow.route.items() if name in view.task.grant.named}
         settings = house.settings
         return answer({"data": catalog.functions(route, settings.tools, settings.hosts, house.host.name)})
 

@@ -9,7 +9,7 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final, Literal, cast
 
 from buspass.model import Principal, Subject
@@ -20,10 +20,14 @@ _SEGMENT: Final = re.compile(r"[A-Za-z0-9_.:-]{1,100}")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Grant:
-    """What this one task got of its workflow: it can only narrow."""
+    """What this one task got of its workflow: it can only narrow. `named`: its tools, to be looked up."""
 
     models: tuple[str, ...]
     tools: tuple[str, ...]
+    named: frozenset[str] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "named", frozenset(self.tools))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
