@@ -127,7 +127,7 @@ async def put(
 
     `born`: what its head says beside the usual, `opening`: its first record (`reason` among it).
     """
-    route = {name: step for name, step in workflow.route.items() if name in task.grant.tools}
+    route = {name: step for name, step in workflow.route.items() if name in task.grant.named}
     capped = {segment(name): step.max_calls for name, step in route.items() if step.max_calls is not None}
     head = {**new_head(limits=limits, expires_at=task.deadline, max_calls=capped), **born}
     record = lifecycle_record(house, "start", status="open", reason=str(opening["reason"])) | {**opening}

@@ -102,7 +102,7 @@ async def _born(house: House, parent: View, fence: int, wish: _Wish, task: Task,
     born: dict[str, Value] = {"parent": {"task": parent.task.id, "host": house.place, "attempt": entry.attempt}}
     if apart:  # its parent's kill may not reach it: it lives on a lease
         born |= {"lease": True, "expires_at": min(task.deadline, house.clock.now() + LEASE)}
-    route = {segment(name): step.max_calls for name, step in wish.workflow.route.items() if name in task.grant.tools}
+    route = {segment(name): step.max_calls for name, step in wish.workflow.route.items() if name in task.grant.named}
     born["left"] = {**{tool: calls for tool, calls in route.items() if calls is not None}, **entry.caps}
     opening = {"reason": f"{task.principal.name}, child of {parent.task.id}", **enforced.facts()}
     view = await put(there, wish.workflow, task, entry.amounts, born, opening)
@@ -156,7 +156,7 @@ def _terms(workflow: Workflow, parent: View, body: Mapping[str, Any]) -> Terms:
 
 def _tools(workflow: Workflow, parent: View, body: Mapping[str, Any]) -> tuple[str, ...]:
     """Give the tools; those whose calls the parent counts only where they are named, since it gives its calls away."""
-    granted = tuple(name for name in workflow.route if name in parent.task.grant.tools)
+    granted = tuple(name for name in workflow.route if name in parent.task.grant.named)
     if "tools" in body:
         return _named(body, "tools", granted)
     counted = amounts(parent.head, "left")
