@@ -128,9 +128,14 @@ def governed(load: Load, arguments: argparse.Namespace) -> Iterator[Gateway]:
         more = PERSONAL if arguments.personal else ""
         text = CONFIG.format(upstream=load.upstream, durability=arguments.durability, more=more)
         (folder / "buspass.yaml").write_text(text)
-        command = ["taskset", "-c", "0", *arguments.wrap.split(), sys.executable, "-m", "buspass", "up", "--port", "0"]
+        up = [sys.executable, "-m", "buspass", "up", "--port", "0"]
+        command = ["taskset", "-c", "0", *arguments.wrap.split(), *up]
         environ = {name: value for name, value in os.environ.items() if not name.startswith("BUSPASS_")}
         environ |= {"BUSPASS_DATA": str(folder / "data"), "UP_KEY": "sk-up-0123456789abcdef"}
+        if arguments.compiled:
+            check = [sys.executable, "-m", "buspass", "check", "buspass.yaml", "--compile", "compiled.json"]
+            subprocess.run(check, cwd=folder, env=environ, check=True, stdout=subprocess.DEVNULL)
+            command += ["--config", "compiled.json"]
         with subprocess.Popen(command, cwd=folder, env=environ, stdout=subprocess.PIPE, text=True) as process:
             try:
                 assert process.stdout is not None
@@ -218,6 +223,7 @@ def arguments_of() -> argparse.Namespace:
     parser.add_argument("--stream", action="store_true")
     parser.add_argument("--tool", action="store_true")
     parser.add_argument("--personal", action="store_true")
+    parser.add_argument("--compiled", action="store_true", help="serve a compiled configuration")
     return parser.parse_args()
 
 

@@ -22,11 +22,18 @@ def written(value: Any) -> bytes:
 
 
 def canonical(value: Any) -> bytes:
-    """Give the one JSON text of a value, names sorted by code point. No floats come here, so no number is ambiguous."""
+    """Give the one JSON text of a value, names sorted by code point. Raises ValueError for NaN and infinities."""
     try:
-        return orjson.dumps(value, option=orjson.OPT_SORT_KEYS)
+        text = orjson.dumps(value, option=orjson.OPT_SORT_KEYS)
     except TypeError:
-        return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()
+        return _slowly(value)
+    if b"null" in text:  # what orjson makes of NaN, too
+        _slowly(value)
+    return text
+
+
+def _slowly(value: Any) -> bytes:
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()
 
 
 def read(text: str | bytes) -> Any:

@@ -7,7 +7,6 @@ what a record says.
 
 from __future__ import annotations
 
-import hashlib
 import hmac
 from collections.abc import Mapping
 from typing import Final
@@ -37,10 +36,10 @@ class Journal:
         return isinstance(mac, str) and hmac.compare_digest(mac, self._mac(partition, key, body))
 
     def _mac(self, partition: str, key: str, record: Mapping[str, Value]) -> str:
-        return hmac.new(self._key, canonical([partition, key, record]), hashlib.sha256).hexdigest()[:32]
+        return hmac.digest(self._key, canonical([partition, key, record]), "sha256").hex()[:32]
 
 
 def commitment(salt_key: bytes, name: str, payload: bytes) -> str:
     """Give a digest that says nothing of the payload once the task's key is erased: the salt comes from that key."""
-    salt = hmac.new(salt_key, b"salt:" + name.encode(), hashlib.sha256).digest()
-    return hmac.new(salt, payload, hashlib.sha256).hexdigest()
+    salt = hmac.digest(salt_key, b"salt:" + name.encode(), "sha256")
+    return hmac.digest(salt, payload, "sha256").hex()
