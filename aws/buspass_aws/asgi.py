@@ -46,6 +46,8 @@ def scheduled(event: Mapping[str, Any]) -> bool:
 
     Source: https://docs.aws.amazon.com/eventbridge/latest/ref/overiew-event-structure.html
     """
+    if not isinstance(event, Mapping):
+        return False
     return event.get("source") == "aws.events" and event.get("detail-type") == "Scheduled Event"
 
 

@@ -27,11 +27,14 @@ from returns import oracle, presentation
 from returns.coordinator import Task, handle
 from returns.launcher import NotStarted, Stack
 from returns.rogue import Rogue
+from returns.sides import Sides, hand_over, settled
 from returns.world import World, build
 
 HERE = Path(__file__).parent
 PARALLEL = 4
 """Requests that are worked on at a time."""
+BACK = {"allocated": 0, "children": []}
+"""What a desk's task has in its case's hands when that one has ended."""
 
 
 class Run:
@@ -61,11 +64,13 @@ class Run:
         began, customer = time.monotonic(), request["customer"]
         proof = await self.stack.customer_token(self.http, customer)
         workload = await self.stack.workload_token(self.http)
-        task = await Task.start(self.stack.gateway, workload, proof, self.http)
+        desk = await Task.start(self.stack.desk, workload, proof, self.http)
+        task = await hand_over(desk, f"{self.stack.gateway}/v1") if self.stack.sides else desk
         outcome = await handle(task, request["text"], self._progress)
         seconds = time.monotonic() - began
         records = await self.trace(task.id)
         lines = [line for line in self.stack.lines() if line["txn"] == task.id]
+        books = await settled(desk) if self.stack.sides else {}
         verdict = oracle.judge(self.world, customer, request.get("asks"), lines, oracle.refusals(records))
         kinds = collections.Counter(record["kind"] for record in records)
         return {
@@ -84,6 +89,7 @@ class Run:
             "refusals": kinds["refusal"],
             "cost": round(sum(record.get("cost") or 0 for record in records), 6),
             "seconds": round(seconds, 2),
+            **({"desk": books} if books else {}),
         }
 
     def _progress(self, kind: str, text: str) -> None:
@@ -129,7 +135,8 @@ async def run(options: argparse.Namespace) -> int:
     folder = _folder()
     say = (lambda _: None) if options.json else presentation.heading
     say(f"Starting aws, azure and onprem as one trust domain ({folder})")
-    stack = Stack(folder, real=bool(os.environ.get("OPENAI_API_KEY")))
+    sides = Sides.read(options.stores) if options.stores else None
+    stack = Stack(folder, real=bool(os.environ.get("OPENAI_API_KEY")), sides=sides)
     async with stack, httpx.AsyncClient(timeout=60, trust_env=False) as http:
         work = Run(stack, http, options)
         say(f"Working through {len(requests)} request{'s' if len(requests) > 1 else ''}")
@@ -138,6 +145,8 @@ async def run(options: argparse.Namespace) -> int:
         summary = await work.summary(time.monotonic() - began)
     good = not summary["ungoverned"] and all(row["right"] for row in work.rows)
     good = good and all(attempt.refused for attempt in attempts)
+    if stack.sides:  # what the case spent left the desk's budget, all else came back
+        good = good and all(row["desk"] == {**BACK, "spent": row["cost"]} for row in work.rows)
     if options.json:
         rogue = [dataclasses.asdict(attempt) for attempt in attempts]
         print(json.dumps({"ok": good, "requests": work.rows, "rogue": rogue, **summary}, ensure_ascii=False, indent=2))
@@ -187,6 +196,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--ask", metavar="TEXT", help="one request in your own words")
     parser.add_argument("--customer", default="C-1042", help="who asks, with --ask (default C-1042)")
     parser.add_argument("--rogue", action="store_true", help="let the agent go bad as well")
+    parser.add_argument(
+        "--stores", metavar="A,B", help="two stores: the desk's and the clouds'; each case is handed over between them"
+    )
     parser.add_argument("--json", action="store_true", help="answer for machines")
     try:
         return asyncio.run(run(parser.parse_args(arguments)))

@@ -13,11 +13,14 @@ import secrets
 import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
 
 import httpx
+from returns.sides import DESK as DESK_HOST
+from returns.sides import PORT, REDIS, Sides
 from returns.upstreams import COORDINATOR, DESK
 
 from buspass.testing.serve import LOOPBACK, free_port
@@ -44,9 +47,10 @@ class NotStarted(Exception):  # noqa: N818 - named for what the user sees
 class Stack:
     """The example's processes. `async with Stack(folder) as stack:` runs them; `real`: the model is OpenAI's own."""
 
-    def __init__(self, run: Path, *, real: bool = False) -> None:
-        self.run, self.real = run.resolve(), real
-        self.ports = {port: free_port() for port in (*HOSTS.values(), *UPSTREAMS.values())}
+    def __init__(self, run: Path, *, real: bool = False, sides: Sides | None = None) -> None:
+        self.run, self.real, self.sides = run.resolve(), real, sides
+        self.hosts = {**HOSTS, DESK_HOST: PORT} if sides else HOSTS
+        self.ports = {port: free_port() for port in (*self.hosts.values(), *UPSTREAMS.values(), *REDIS)}
         self.secrets = {
             "BUSPASS_DOMAIN_KEY": secrets.token_urlsafe(32),
             "SIM_PROVIDER_KEY": f"sk-sim-{secrets.token_urlsafe(16)}",
@@ -62,6 +66,11 @@ class Stack:
         return f"http://{LOOPBACK}:{self.ports[fixed]}"
 
     @property
+    def desk(self) -> str:
+        """The host at which cases come in: the gateway, or with two sides a host of its own."""
+        return self.url(PORT) if self.sides else self.gateway
+
+    @property
     def gateway(self) -> str:
         """The host at which tasks are started: azure, as the agent lives there."""
         return self.url(HOSTS["azure"])
@@ -71,9 +80,11 @@ class Stack:
         try:
             self._start_upstreams()
             await self._answers("upstreams", f"{self.url(UPSTREAMS['issuer'])}/workloads/jwks.json")
-            for host in HOSTS:
+            for name, port in self.sides.servers() if self.sides else ():
+                await self._start_redis(name, self.ports[port])
+            for host in self.hosts:
                 self._start_host(host)
-            for host, port in HOSTS.items():
+            for host, port in self.hosts.items():
                 await self._answers(host, f"{self.url(port)}/health/ready")
         except BaseException:
             await self._stop()
@@ -111,6 +122,8 @@ class Stack:
         """The configuration as it is, with the ports of this run."""
         self.run.mkdir(parents=True, exist_ok=True)
         text = (FOLDER / "buspass.yaml").read_text(encoding="utf-8")
+        if self.sides:
+            text = self.sides.configured(text)
         text = re.sub(r"(?<=127\.0\.0\.1:)87\d\d", lambda port: str(self.ports[int(port[0])]), text)
         if self.real:
             text = text.replace(*REAL_MODEL)
@@ -126,18 +139,36 @@ class Stack:
     def _start_host(self, host: str) -> None:
         data = self.run / f"data-{host}"
         settings = {"BUSPASS_HOST": host, "BUSPASS_CONFIG": str(self.config), "BUSPASS_DATA": str(data)}
-        more: list[str] = ["--port", str(self.ports[HOSTS[host]])]
+        more: list[str] = ["--port", str(self.ports[self.hosts[host]])]
         if host == "aws":  # a function sees the variables it was given, not its runtime's
             names = [*settings, "BUSPASS_DOMAIN_KEY", "SIM_PROVIDER_KEY", *(["OPENAI_API_KEY"] if self.real else [])]
             more += [part for name in names for part in ("--env", name)]
-        if host == "onprem":
+        if host in {"onprem", DESK_HOST}:
             more += ["--config", str(self.config)]
-        self._spawn(host, (*COMMANDS[host], *more), settings)
+        self._spawn(host, (*COMMANDS["onprem" if host == DESK_HOST else host], *more), settings)
 
-    def _spawn(self, name: str, command: tuple[str, ...], settings: dict[str, str]) -> None:
+    async def _start_redis(self, name: str, port: int) -> None:
+        """A server of this run's own, which keeps all it says before it answers, and lies in the run's folder."""
+        folder = self.run / name
+        folder.mkdir()
+        options = ("--port", str(port), "--bind", LOOPBACK, "--dir", str(folder), "--save", "", "--appendonly", "yes")
+        self._spawn(name, (), {}, ["redis-server", *options])
+        for _ in range(START * 20):
+            try:
+                _, writer = await asyncio.open_connection(LOOPBACK, port)
+            except OSError:
+                await asyncio.sleep(0.05)
+            else:
+                writer.close()
+                return
+        raise NotStarted(f"{name} was not ready after {START} s:\n{self._end_of_log(name)}")
+
+    def _spawn(
+        self, name: str, command: tuple[str, ...], settings: dict[str, str], program: Sequence[str] = (sys.executable,)
+    ) -> None:
         with (self.run / f"{name}.log").open("wb") as log:
             self.processes[name] = subprocess.Popen(
-                [sys.executable, *command],
+                [*program, *command],
                 env={**os.environ, **self.secrets, **settings},
                 cwd=self.run,
                 stdin=subprocess.DEVNULL,

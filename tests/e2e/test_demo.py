@@ -65,6 +65,23 @@ def test_two_hundred_requests_in_words_nobody_has_seen_end_as_they_must(tmp_path
     assert all(row["paid"] == 0 for row in said["requests"] if row["outcome"] != "refunded")
 
 
+STORES = ["sqlite,sqlite", pytest.param("sqlite,redis", marks=pytest.mark.verify)]
+
+
+@pytest.mark.parametrize("stores", [*STORES, pytest.param("redis,sqlite", marks=pytest.mark.verify)])
+def test_cases_are_handed_over_between_two_stores_and_what_they_leave_comes_back(tmp_path: Path, stores: str) -> None:
+    file = tmp_path / "requests.jsonl"
+    lines = (ROOT / "examples/returns/requests.jsonl").read_text().splitlines()
+    file.write_text("\n".join(lines[:3]))
+    said = demo("--stores", stores, "--requests", str(file), folder=tmp_path)
+    assert wrong(said) == []
+    assert said["ungoverned"] == 0, said["stray"]
+    for row in said["requests"]:
+        assert row["desk"] == {"spent": row["cost"], "allocated": 0, "children": []}
+        assert row["cost"] > 0
+    assert said["ok"]
+
+
 @pytest.mark.verify
 def test_every_rogue_is_refused_and_told_why(tmp_path: Path) -> None:
     said = demo("--rogue", folder=tmp_path)

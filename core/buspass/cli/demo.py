@@ -29,6 +29,9 @@ def add(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None
     parser.add_argument("--customer", metavar="ID", help="who asks, with --ask")
     parser.add_argument("--requests", metavar="FILE", type=Path, help="your own requests, a JSON object a line")
     parser.add_argument("--rogue", action="store_true", help="let the agent go bad, and see it refused")
+    parser.add_argument(
+        "--stores", metavar="A,B", help="two stores, sqlite or redis: cases are handed over between them"
+    )
     parser.add_argument("--json", action="store_true", help="answer for machines")
     parser.set_defaults(run=run)
 
@@ -50,7 +53,7 @@ def examples() -> Path:
 
 
 def _options(arguments: argparse.Namespace) -> list[str]:
-    values = {name: getattr(arguments, name) for name in ("ask", "customer", "requests")}
+    values = {name: getattr(arguments, name) for name in ("ask", "customer", "requests", "stores")}
     # one word each, as a text may begin with a dash
     options = [f"--{name}={value}" for name, value in values.items() if value is not None]
     return options + [f"--{name}" for name in ("rogue", "json") if getattr(arguments, name)]

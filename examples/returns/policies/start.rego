@@ -10,3 +10,10 @@ proven if {
 	input.task.subject.type == "customer"
 	input.task.subject.proof == "token"
 }
+
+# a child acts for its parent's subject, and only where that one was proven as this workflow demands
+proven if {
+	input.task.subject.type == "customer"
+	input.task.subject.proof == "parent"
+	input.task.depth > 0
+}
