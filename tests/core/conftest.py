@@ -285,6 +285,12 @@ def feed(upstream: Upstream) -> Feed:
 
 
 @pytest.fixture
+def feeds() -> list[Feed]:
+    """Ten more of them, for a test to script."""
+    return [Feed() for _ in range(10)]
+
+
+@pytest.fixture
 def claude() -> AnthropicProvider:
     return AnthropicProvider("provider-key")
 
@@ -307,6 +313,12 @@ async def inspected(
     services = {"127.0.0.1:9002": service.app, "127.0.0.1:9003": upstream.app, "127.0.0.1:9004": claude.app}
     async with Domain(DATA / "inspected.yaml", tmp_path, services) as domain:
         yield domain
+
+
+@pytest.fixture
+def listener() -> type[Listener]:
+    """For applications other than a domain's."""
+    return Listener
 
 
 @pytest.fixture
