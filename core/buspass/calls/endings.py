@@ -6,6 +6,7 @@ Owns the rule that what is not known is charged as it was held. Refuses to know 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -47,7 +48,7 @@ class Endings:
         known = answer.usage.known
         use = self._use(target, answer.usage) if known else self._held()
         facts = {**self._facts(answer, target, tried), "status": "succeeded", "estimated": not known}
-        facts["overrun"] = any(amount > self.held.claim.amounts[name] for name, amount in use.items())
+        facts["overrun"] = self._over(use)
         return Ending(
             outcome=Outcome(use=use),
             facts=facts,
@@ -60,8 +61,9 @@ class Endings:
     def cut(self, answer: Answer, target: Target, tried: int, problem: Problem) -> Ending:
         """Give the ending of a stream that broke, was cut, or whose client hung up: known counts, else the hold.
 
-        What the model still made when nobody listened any more is unknown, so its output is charged as it was held;
-        its input is what the provider counted, where it said so at the beginning.
+        Known counts are charged as they are, above the hold too: nobody gets out of a bill by hanging up. What the
+        model still made when nobody listened any more is unknown, so its output is charged as it was held; its input is
+        what the provider counted, where it said so at the beginning.
         """
         answer = self.screening.answer(answer, streamed=True)
         seen = answer.usage
@@ -74,13 +76,15 @@ class Endings:
                 output=max(self.bound.output_tokens, seen.output),
             )
         use = self._use(target, seen) if seen.known else self._held()
-        use = {name: min(amount, self.held.claim.amounts[name]) for name, amount in use.items()}
+        if not answer.usage.known:
+            use = {name: min(amount, self.held.claim.amounts[name]) for name, amount in use.items()}
         facts: dict[str, Value] = {
             **self._facts(answer, target, tried),
             "status": "unknown",
             "code": problem.code,
             "detail": problem.detail[:300],
             "estimated": not answer.usage.known,
+            "overrun": self._over(use),
             "offers": [],  # an answer that nobody got whole licenses nothing
         }
         headers = self._headers(target, tried)
@@ -115,6 +119,10 @@ class Endings:
 
     def _held(self) -> dict[str, int]:
         return dict(self.held.claim.amounts)
+
+    def _over(self, use: Mapping[str, int]) -> bool:
+        """Whether a provider counted more than was held."""
+        return any(amount > self.held.claim.amounts[name] for name, amount in use.items())
 
     def _use(self, target: Target, used: Usage) -> dict[str, int]:
         cost = bounds.cost(target.price, used)

@@ -73,6 +73,22 @@ async def test_litellm_14457_a_client_that_hangs_up_after_the_count_pays_what_wa
     assert (record["estimated"], record["use"]["tokens"], micro(record)) == (False, 37, 30 + 70)
 
 
+@by_path
+async def test_litellm_14457_nobody_gets_out_of_a_bill_above_the_hold_by_hanging_up(
+    streaming: Any, listen: Any, books: Any, feed: Any, path: str
+) -> None:
+    """A provider that counts more than was held is believed, client or no client, and the task is suspended for it."""
+    agent = await streaming.agent()
+    async with listen(agent, TEXT, model="fed", path=path):
+        await feed.asked.wait()
+        feed.say(counted(prompt_tokens=9_000, completion_tokens=7_000, total_tokens=16_000))
+        await turns(200)
+    (record,) = await books(agent).calls()
+    assert (record["estimated"], record["overrun"], micro(record)) == (False, True, 79_000)
+    task = (await agent.get()).json()
+    assert (task["status"], task["budget"]["spent"]["cost"]) == ("suspended", 0.079)
+
+
 # ── a provider that breaks off ──────────────────────────────────────────────────────────────────────────────────────
 
 
