@@ -1,14 +1,15 @@
 """Many hosts on one store in simulated time: what happens to a task when everything that can fail does.
 
-Owns the world: a loop whose time passes only when all wait, the wire to the store with its faults, processes that die,
-and what must hold after every single operation. Refuses to know the protocol: it drives the real ledger.
+Owns the world of one task: processes that die, and what must hold after every single operation. Refuses to know the
+protocol: it drives the real ledger. Time and the way to the store: `wires`; whole domains: `domain_world`.
 """
 
 from __future__ import annotations
 
 import asyncio
-import selectors
+import sys
 from collections import Counter
+from pathlib import Path
 from random import Random
 
 import pytest
@@ -18,66 +19,16 @@ from buspass.journal import Journal, Sealer, verify
 from buspass.journal.seals import read_all
 from buspass.ledger import Claim, Finished, Held, Ledger, Outcome, balance, new_head
 from buspass.model import ACCOUNTS, SLOTS, Principal
-from buspass.ports.state import OutcomeUnknown, Refused, Unavailable
 from buspass.tasks import Grant, Task, Tasks
 from buspass.testing.state_memory import Crash, MemoryState
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from wires import START, LoopClock, VirtualLoop, Wire
 
 TASK = "t"
 LIMITS = {"tokens": 600, "cost": 2_500, "calls": 40}
 PAYMENTS = 5
-START = 1_790_000_000_000
-
-
-class Instant(selectors.BaseSelector):
-    """Waits for nothing: when every task waits, the time of the next one has come."""
-
-    def __init__(self):
-        self.now = 0.0
-        self._map = {}
-
-    def select(self, timeout=None):
-        if timeout is None:
-            raise RuntimeError("everybody waits, and nobody will ever wake them")
-        self.now += max(timeout, 0.0)
-        return []
-
-    def register(self, fileobj, events, data=None):
-        self._map[fileobj] = selectors.SelectorKey(fileobj, 0, events, data)
-        return self._map[fileobj]
-
-    def unregister(self, fileobj):
-        return self._map.pop(fileobj)
-
-    def get_map(self):
-        return self._map
-
-
-class VirtualLoop(asyncio.SelectorEventLoop):
-    def __init__(self):
-        self.instant = Instant()
-        super().__init__(self.instant)
-
-    def time(self):
-        return self.instant.now
-
-
-class LoopClock:
-    """The loop's own time, and one seed's randomness."""
-
-    def __init__(self, random):
-        self._random = random
-
-    def now(self):
-        return START + round(self.monotonic() * 1000)
-
-    def monotonic(self):
-        return asyncio.get_running_loop().time()
-
-    def random(self, length):
-        return self._random.randbytes(length)
-
-    async def sleep(self, seconds):
-        await asyncio.sleep(seconds)
 
 
 class Signer:
@@ -97,65 +48,12 @@ class Signer:
         return kid == "k1" and data in self.signed
 
 
-class Wire:
-    """One process's way to the store: it takes time, and the process may die on it."""
-
-    def __init__(self, world, process):
-        self._world, self._process = world, process
-
-    async def read(self, partition, key):
-        await self._travel()
-        found = await self._world.store.read(partition, key)
-        await self._travel()
-        return found
-
-    async def list(self, partition, prefix, after, limit):
-        await self._travel()
-        return await self._world.store.list(partition, prefix, after, limit)
-
-    async def apply(self, partition, operations):
-        steps = [operations] if self._world.transactional else [[operation] for operation in operations]
-        for number, step in enumerate(steps):
-            await self._travel()
-            answer = await self._step(partition, number, step)
-            if isinstance(answer, Refused):
-                break
-        await self._travel()
-        return answer
-
-    async def _step(self, partition, number, step):
-        for retry in (True, False):
-            try:
-                answer = await self._world.store.apply(partition, step)
-            except Unavailable:
-                raise Unavailable(number) from None
-            except OutcomeUnknown:
-                if not (retry and self._world.driver_retries):
-                    raise OutcomeUnknown(number) from None
-            else:
-                break
-            finally:
-                self._world.check()
-        return Refused(number + answer.index, answer.item) if isinstance(answer, Refused) else answer
-
-    async def _travel(self):
-        world = self._world
-        if self._process.dead:
-            raise Crash
-        if world.faults and world.random.random() < world.mortality:
-            self._process.die()
-            raise Crash
-        await asyncio.sleep(world.random.choice((0.0, 0.001, 0.003, 0.02)))
-        if self._process.dead:
-            raise Crash
-
-
 class Process:
     """One host: its own ledger, sealer and copies of heads. When it dies, all its callers do."""
 
     def __init__(self, world):
-        self.world, self.dead = world, False
-        self.wire = Wire(world, self)
+        self.world, self.dead, self.ready, self.host = world, False, True, ""
+        self.wire = Wire(world, self, "")
         self.ledger = Ledger(self.wire, world.clock, world.journal.stamp)
         self.tasks = Tasks(self.wire, world.clock, world.journal.stamp)
         self.sealer = Sealer(self.wire, world.signer, world.clock)
@@ -193,11 +91,16 @@ class World:
     def __init__(self, seed, *, driver_retries=False):
         self.random = Random(seed)
         self.transactional, self.driver_retries = seed % 2 == 0, driver_retries
-        self.faults = True
+        self.calm, self.cuts, self.delays = False, frozenset(), (0.0, 0.001, 0.003, 0.02)
+        self.faults = Counter()
         self.store = MemoryState(
-            transactional=self.transactional, trouble=self.random.choice((0.0, 0.05, 0.15)), random=self.random
+            transactional=self.transactional,
+            trouble=self.random.choice((0.0, 0.05, 0.15, 0.3)),
+            random=self.random,
+            copies=False,
         )
-        self.mortality = self.random.choice((0.0, 0.002, 0.01))
+        self.stores = {"": self.store}
+        self.mortality = self.random.choice((0.0, 0.002, 0.01, 0.02))
         self.clock = LoopClock(self.random)
         self.journal, self.signer = Journal(b"k" * 32), Signer()
         self.billed = Counter()
@@ -310,7 +213,7 @@ class World:
 
     async def _end(self, hosts):
         """Nothing fails any more, everybody finishes, the sweep comes: the books must be right."""
-        self.faults, self.store.trouble = False, 0.0
+        self.calm, self.store.trouble = True, 0.0
         await asyncio.sleep(200)
         if self.random.random() < 0.5:
             self.store.deliver()
@@ -340,9 +243,12 @@ class World:
         self.seen["executed"] += sum(self.executed.values())
         self.seen["credit"] += len(head["late"])
 
+    def fault(self, kind):
+        self.faults[kind] += 1
+
     # ── what must hold, after every operation ──
 
-    def check(self):
+    def check(self, *_):
         items = self.store._items[TASK]
         head, money = items["head"], balance(items["head"])
         records = {key: item for key, item in items.items() if key.startswith(("rec:", "credit:"))}

@@ -24,14 +24,16 @@ EVENTS = (
 
 
 def test_every_law_holds_at_every_step(simulated):
-    seen = Counter()
+    seen, faults = Counter(), Counter()
     for seed in range(300):
         world = simulated(seed)
         assert not world.broken, (seed, world.broken[0])
         seen += world.seen
+        faults += world.faults
     # what never happened was not proven
     for event in EVENTS:
         assert seen[event] > 40, (event, seen)
+    assert faults.total() > 4_000, faults
 
 
 @pytest.mark.verify

@@ -1,0 +1,465 @@
+"""A trust domain of four hosts on three stores in simulated time: pools, tasks, children, and everything that can fail.
+
+Owns the world: agents that start tasks, think, pay, delegate, end or are forgotten; processes that die and come back;
+cut links, skewed clocks, lost, late and repeated messages; and the laws that must hold after every step at a store.
+Refuses to know the protocols: it drives the product's own rooms, from the gateway's stations to the pools' timer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import json
+from collections import Counter
+from random import Random
+
+from wires import LoopClock, VirtualLoop, Wire
+
+from buspass.callers import OperatorCaller, TaskCaller
+from buspass.calls.call import Incoming
+from buspass.delegation import begin_child
+from buspass.errors import Problem
+from buspass.gateway import Gateway
+from buspass.http import compose
+from buspass.http.stores import Stores
+from buspass.identity.domain import DomainKey
+from buspass.identity.keyring import Keyring
+from buspass.journal import verify
+from buspass.journal.seals import read_all
+from buspass.ledger import balance
+from buspass.lifecycle import Lifecycle
+from buspass.model import Limits
+from buspass.ports.outbound import Ambiguous, NotSent, Response
+from buspass.testing.blobs_memory import MemoryBlobs
+from buspass.testing.state_memory import Crash, MemoryState
+from buspass.timer import tick
+from buspass_onprem.secrets import HostSecrets
+
+HOSTS = ("onprem", "aws", "azure", "edge")
+LIMITS = Limits(request_bytes=10**6, response_bytes=10**6, first_byte=60, total=60)
+DOMAIN_KEY = "00" * 32
+TIRED = {
+    "state_unavailable",
+    "conflict",
+    "identity_unavailable",
+    "budget_held",
+    "too_many_in_flight",
+    "outcome_unknown",
+}
+acting = contextvars.ContextVar("acting")
+"""The task that a request to the upstream belongs to."""
+
+
+class Upstream:
+    """The model and the service behind the tools, as a host reaches them. What they did, they remember."""
+
+    def __init__(self, world, process):
+        self._world, self._process = world, process
+
+    async def send(self, request):
+        world, random = self._world, self._world.random
+        if self._process.dead:
+            raise Crash
+        if not world.calm and random.random() < 0.05:
+            world.fault("not sent")
+            raise NotSent("refused")
+        pays = request.url.endswith("/pay")
+        if pays:
+            world.paid[request.headers["Idempotency-Key"]] += 1
+        used = (random.randint(1, 20), random.randint(1, 100))
+        if "chat" in request.url:
+            world.billed[acting.get()] += used[0] + 10 * used[1]
+        frozen = not world.calm and random.random() < 0.03  # a function that its host froze wakes a minute later
+        await asyncio.sleep(60.0 if frozen else random.choice((0.0, 0.01, 0.4, 3.0)))
+        if self._process.dead:
+            raise Crash
+        if not world.calm and random.random() < 0.05:
+            world.fault("answer lost")
+            raise Ambiguous("broken")
+        body = _completion(*used) if "chat" in request.url else b'{"done": true}'
+        return Response(status=200, headers={"content-type": "application/json"}, body=body)
+
+    async def close(self):
+        pass
+
+
+def _completion(used, made):
+    return json.dumps(
+        {
+            "id": "c", "object": "chat.completion", "created": 1, "model": "planner-1",
+            "choices": [{"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": "yes"}}],
+            "usage": {"prompt_tokens": used, "completion_tokens": made, "total_tokens": used + made},
+        }
+    ).encode()  # fmt: skip
+
+
+class Process:
+    """One host, composed as the product composes it, over wires that fail. When it dies, all its callers do."""
+
+    def __init__(self, world, host):
+        self.world, self.host, self.dead, self.ready = world, host, False, False
+        self.running = set()
+        random = world.random
+        settings, self.clock = world.settings, LoopClock(random, random.randint(-2000, 2000))
+        signer, key = world.signers[host], DomainKey.from_text(DOMAIN_KEY)
+        self._wires = {name: Wire(world, self, name) for name in world.stores}
+
+        def ringing(state):
+            return Keyring(state, signer, host, key, self.clock)
+
+        stores = Stores(settings.hosts, self._open, ringing)
+        state = self._wires[settings.hosts[host].state]
+        self.keyring = ringing(state)
+        outbound = Upstream(world, self)
+        parts = compose.Parts(
+            settings=settings, host=settings.hosts[host], limits=LIMITS, clock=self.clock, blobs=world.blobs,
+            secrets=HostSecrets({}), signer=signer, keyring=self.keyring, domain_key=key, outbound=outbound,
+            discovery=outbound, operator=None, beside=stores.beside,
+        )  # fmt: skip
+        self.house = stores.begin(host, state, self.keyring, compose._builder(parts))
+        self.gateway, self.lifecycle = Gateway(self.house), Lifecycle(self.house)
+        self._stores = stores
+
+    async def up(self):
+        while True:
+            try:
+                await self.keyring.publish()
+                for host in ("onprem", "azure", "edge"):
+                    await self._stores.beside(host)
+            except Problem:
+                await asyncio.sleep(0.1)
+            else:
+                self.ready = True
+                return self
+
+    async def _open(self, url):
+        return self._wires[url]
+
+    def die(self):
+        self.dead = True
+        for task in self.running:
+            if task is not asyncio.current_task():
+                task.cancel()
+
+
+class World:
+    """The domain and its laws. `size`: how many agents begin."""
+
+    def __init__(self, seed, settings, signers, size=6):
+        self.random, self.size = Random(seed), size
+        self.settings, self.signers = settings, signers
+        self.transactional = seed % 2 == 0
+        trouble = self.random.choice((0.0, 0.05, 0.15, 0.3))
+        self.stores = {
+            host.state: MemoryState(transactional=self.transactional, trouble=trouble, random=self.random, copies=False)
+            for host in settings.hosts.values()
+        }
+        self.mortality = self.random.choice((0.0, 0.002, 0.01))
+        self.blobs = MemoryBlobs()
+        self.calm, self.cuts, self.delays, self.driver_retries = True, set(), (0.0, 0.0, 0.001, 0.02), False
+        self.faults, self.seen, self.broken = Counter(), Counter(), []
+        self.paid, self.billed = Counter(), Counter()
+        self.killed = {}
+        self.roots = set()
+        self.home = {}
+
+    def fault(self, kind):
+        self.faults[kind] += 1
+
+    # ── what happens ──
+
+    async def live(self):
+        self.processes = [await Process(self, host).up() for host in HOSTS for _ in range(2)]
+        self.calm = False
+        chores = asyncio.create_task(self._chores())
+        agents = [asyncio.create_task(self._root(number)) for number in range(self.size)]
+        await asyncio.wait(agents)
+        for agent in agents:
+            if agent.exception() is not None:
+                self.broken.append(f"an agent met {agent.exception()!r}")
+        chores.cancel()
+        await asyncio.wait([chores])
+        await self._rest()
+
+    async def _chores(self):
+        """Hosts come back, links are cut and mended, clocks tick timers, late writes arrive."""
+        while True:
+            await asyncio.sleep(self.random.choice((0.5, 3.0, 20.0)))
+            for number, process in enumerate(self.processes):
+                if process.dead:
+                    self.processes[number] = await Process(self, process.host).up()
+            if self.random.random() < 0.3:
+                self.cuts = {(self.random.choice(HOSTS), self.random.choice(list(self.stores)))}
+            elif self.random.random() < 0.5:
+                self.cuts = set()
+            await self._on(self._process(), lambda process: tick(process.house, limit=20))
+            if self.random.random() < 0.1 and self.roots:
+                await self._kill(self.random.choice(sorted(self.roots)))
+
+    async def _kill(self, task):
+        """An operator ends a task in the middle of its work."""
+
+        async def kill(process):
+            head = await process.lifecycle.change(OperatorCaller(name="o"), task, "kill", "enough")
+            self.killed.setdefault(task, set(self._head(task)["open"]))
+            return head
+
+        await self._on(self._process(self.home[task]), kill)
+
+    def _process(self, host=None):
+        """A living process, of one host or of any."""
+        living = [each for each in self.processes if not each.dead and host in (None, each.host)]
+        return self.random.choice(living) if living else None
+
+    async def _on(self, process, work):
+        """Do it on a process; None where it died of it, or says that it can't now."""
+        if process is None:
+            await asyncio.sleep(1)
+            return None
+        task = asyncio.get_running_loop().create_task(self._guarded(process, work))
+        process.running.add(task)
+        task.add_done_callback(process.running.discard)
+        try:
+            return await task
+        except asyncio.CancelledError:
+            if task.cancelled() and process.dead:
+                return None
+            raise
+
+    async def _guarded(self, process, work):
+        try:
+            return await work(process)
+        except Crash:
+            process.die()
+            return None
+        except Problem as problem:
+            self.seen[problem.code] += 1
+            return problem
+
+    async def _root(self, number):
+        await asyncio.sleep(self.random.choice((0.0, 1.0, 30.0, 200.0)))
+        host = self.random.choice(HOSTS[:2])
+        key = f"start-{number}"
+
+        async def start(process):
+            token = await self._workload(process)
+            return await process.lifecycle.start(token, {"workflow": "work"}, key)
+
+        started = await self._until(lambda: self._process(host), start)
+        if started is not None:
+            self.roots.add(started.view.task.id)
+            self.home[started.view.task.id] = host
+            await self._agent(started, host, depth=2)
+
+    async def _workload(self, process):
+        from buspass.identity.local import LocalIssuer  # noqa: PLC0415 - an agent's own affair
+
+        house = process.house
+        issuer = LocalIssuer(house.settings.issuer, house.signer, house.keyring, house.clock)
+        return await issuer.mint_workload("me")
+
+    async def _until(self, where, work, tries=4):
+        """Ask, and ask again with the same key where waiting or another host may help; None: given up."""
+        for _ in range(tries):
+            found = await self._on(where(), work)
+            if found is not None and not isinstance(found, Problem):
+                return found
+            if isinstance(found, Problem) and found.code not in TIRED:
+                return None
+            await asyncio.sleep(700.0 if self.random.random() < 0.1 else self.random.choice((0.1, 1.0, 5.0)))
+        return None
+
+    async def _agent(self, started, host, depth):
+        task, token = started.view.task.id, started.token
+        acting.set(task)
+        hosts = HOSTS[:2] if host in HOSTS[:2] else (host,)
+
+        def where():
+            return self._process(self.random.choice(hosts))
+
+        below = []
+        for step in range(self.random.randint(1, 5)):
+            kind = self.random.random()
+            if kind < 0.45:
+                await self._until(where, lambda process, step=step: self._think(process, token, step), 2)
+            elif kind < 0.65:
+                await self._until(where, lambda process, step=step: self._pay(process, token, step), 3)
+            elif kind < 0.75:
+                at_once = [self._on(where(), lambda process: self._think(process, token, None)) for _ in range(3)]
+                await asyncio.gather(*at_once)
+            elif depth:
+                there = self.random.choice(HOSTS)
+                child = await self._until(
+                    where, lambda process, s=step, t=there: self._child(process, task, token, s, t)
+                )
+                if child is not None:
+                    self.home[child.view.task.id] = there
+                    work = self._agent(child, there, depth - 1)
+                    context = contextvars.copy_context()
+                    below.append(asyncio.get_running_loop().create_task(work, context=context))
+            await asyncio.sleep(self.random.choice((0.0, 0.2, 5.0, 60.0)))
+        if below and self.random.random() < 0.8:
+            await asyncio.wait(below)
+        await self._end(task, where)
+        if below:
+            await asyncio.wait(below)
+            for each in below:
+                if each.exception() is not None:
+                    raise each.exception()
+
+    def _incoming(self, token, body, **more):
+        return Incoming(token=token, body=json.dumps(body).encode(), seconds=20, flowing=20, **more)
+
+    async def _think(self, process, token, step):
+        key = f"think-{step}" if step is not None and step % 2 else None
+        body = {"model": "plan", "messages": [{"role": "user", "content": "go on"}], "max_tokens": 100}
+        reply = await process.gateway.infer(self._incoming(token, body, key=key))
+        self.seen["thought"] += 1
+        return reply
+
+    async def _pay(self, process, token, step):
+        reply = await process.gateway.act(
+            self._incoming(token, {"arguments": {"n": step}}, name="pay", key=f"pay-{step}")
+        )
+        self.seen["paid"] += 1
+        return reply
+
+    async def _child(self, process, parent, token, step, host):
+        claims = await process.house.tokens.verify(token)
+        body = {"workflow": "help", "budget": {"tokens": 3000, "cost": 0.0015, "calls": 3}, "host": host}
+        child = await begin_child(process.house, TaskCaller(claims=claims), parent, body, f"child-{step}")
+        self.seen["child"] += 1
+        return child
+
+    async def _end(self, task, where):
+        verb = self.random.choice(("complete", "complete", "kill", "suspend", None))
+        if verb is None:
+            return  # forgotten: its time ends it
+
+        async def change(process):
+            head = await process.lifecycle.change(OperatorCaller(name="o"), task, verb, "over")
+            if verb == "kill":
+                self.killed.setdefault(task, set(self._head(task)["open"]))
+            return head
+
+        if await self._until(where, change) is not None:
+            self.seen[verb] += 1
+
+    def _head(self, task):
+        for store in self.stores.values():
+            if (items := store._items.get(task)) and "head" in items:
+                return items["head"]
+        return None
+
+    # ── the end ──
+
+    async def _rest(self):
+        """Nothing fails any more; three days go by with the timers at work: the books must be right."""
+        for process in self.processes:
+            while process.running:
+                await asyncio.wait(process.running)
+        for store in self.stores.values():
+            store.trouble = 0.0
+            if self.random.random() < 0.5:
+                store.deliver()
+            store.late.clear()
+        self.calm, self.cuts = True, set()
+        hosts = [await Process(self, host).up() for host in ("onprem", "azure", "edge")]
+        for pause in (60, 700, 700, 700, 700, 90_000, 300, 90_000, 300, 300):
+            await asyncio.sleep(pause)
+            for host in hosts:
+                for _ in range(6):
+                    if not await tick(host.house, limit=500, seconds=10**6):
+                        break
+        await self._audit(hosts)
+
+    async def _audit(self, hosts):
+        spent_by_roots = 0
+        for host in hosts:
+            store = host.house.state.store
+            for task, items in sorted(store._items.items()):
+                if not task.startswith("t_") or "head" not in items:
+                    continue
+                head = items["head"]
+                self.law(head["status"] not in {"open", "suspended"}, f"{task} lives for ever")
+                self.law(not head["open"], f"{task}: a hold is left")
+                self.law(not head["children"], f"{task}: a child's money is left")
+                money = balance(head)
+                if "pool" in head:
+                    spent_by_roots += money.spent["cost"]
+                if not head.get("tombstone"):
+                    journal = await read_all(host.house.state, task)
+                    found = await verify(host.house.journal, task, head, money.spent, journal, host.house.keyring.check)
+                    self.law(not found.problems, f"{task}: {found.problems}")
+        self._pools(spent_by_roots)
+        self.law(all(times == 1 for times in self.paid.values()), f"paid twice: {self.paid.most_common(1)}")
+
+    def _pools(self, spent_by_roots):
+        spent, accounts = Counter(), self.stores["memory://"]._items
+        for partition, items in accounts.items():
+            if partition.startswith("pool:") and "head" in items:
+                head = items["head"]
+                allocated = head["allocated"]["cost"]
+                pool = partition.split(":")[1].split(".")[0].split("/")[0]
+                spent[pool] += sum(head["drawn"].values()) - head["available"]["cost"] - allocated
+                self.law(not allocated or "company" in partition, f"{partition}: {allocated} is allocated for ever")
+        support = sum(amount for pool, amount in spent.items() if pool.startswith("support"))
+        self.law(support == spent_by_roots, f"the pool spent {support}, its tasks {spent_by_roots}")
+
+    # ── what must hold, after every step at a store ──
+
+    def check(self, store, partition):
+        items = self.stores[store]._items.get(partition, {})
+        head = items.get("head")
+        if head is None:
+            return
+        if partition.startswith("pool:"):
+            available, allocated = head["available"]["cost"], head["allocated"]["cost"]
+            self.law(available >= 0, f"{partition} is overdrawn: {available}")
+            self.law(allocated >= 0, f"{partition} allocated {allocated}")
+            drawn = sum(head["drawn"].values())
+            self.law(drawn - available - allocated >= 0, f"{partition} has more than it drew")
+            self.law(drawn <= head["limits"]["cost"], f"{partition} drew more than its limit")
+        elif partition.startswith("t_"):
+            self._check_task(partition, items, head)
+
+    def _check_task(self, task, items, head):
+        money = balance(head)
+        unclosed = {(call, entry["attempt"]) for call, entry in head["open"].items()}
+        unclosed |= {(entry["task"], entry["attempt"]) for entry in head["children"].values()}
+        summed, below = Counter(), 0
+        for key, record in items.items():
+            kind, _, call = key.partition(":")
+            if (kind == "rec" and (call, record.get("attempt")) not in unclosed) or (
+                kind == "credit" and call in head["late"]
+            ):
+                summed.update(record.get("use", {}))
+                below += record.get("use", {}).get("cost", 0) if record.get("kind") == "child" else 0
+        for name in ("tokens", "cost", "calls"):
+            self.law(money.available.get(name, 0) >= 0, f"{task} overspent {name}")
+            self.law(
+                money.spent[name] == summed[name], f"{task} {name}: spent {money.spent[name]}, records {summed[name]}"
+            )
+        billed = self.billed[task]
+        self.law(billed <= money.spent["cost"] - below + money.held["cost"], f"{task}: {billed} billed and not held")
+        if task in self.killed:
+            self.law(set(head["open"]) <= self.killed[task], f"{task}: a hold after its kill was acknowledged")
+            self.killed[task] &= set(head["open"])
+
+    def law(self, kept, what):
+        if not kept:
+            self.broken.append(what)
+
+
+def run(seed, settings, signers, size=6):
+    """Live one seed's world to its end."""
+    world = None
+
+    async def live():
+        nonlocal world
+        world = World(seed, settings, signers, size)
+        await world.live()
+
+    with asyncio.Runner(loop_factory=VirtualLoop) as runner:
+        runner.run(live())
+    return world
