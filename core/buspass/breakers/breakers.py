@@ -35,6 +35,10 @@ TRIES: Final = 20
 KEPT: Final = 4_096
 """Breakers of tasks that a host remembers."""
 
+COLD: Final = 0.5
+"""Seconds that calls wait for the first one to a service of which nothing is known lately: parallel tool calls are an
+agent's daily bread, and a slow service is not a dead one."""
+
 log = logging.getLogger("buspass")
 
 
@@ -165,6 +169,7 @@ class Breakers:
             local = self._local(key)
         clock = asyncio.get_running_loop().time
         until = clock() + wait
+        patient = clock() + min(wait, COLD)
         while True:
             breaker = await self._look(key, local)
             now = self._clock.now()
@@ -175,13 +180,13 @@ class Breakers:
                 if (passed := await self._probe(key, local, round(lasts * 1000) + LEASE)) is not None:
                     return passed
                 continue
-            late = clock() >= until
-            if local.flying < self._room(rule, local, verdict) or (late and verdict == "free"):
+            free = verdict == "free"
+            if local.flying < self._room(rule, local, verdict) or (free and clock() >= patient):
                 local.flying += 1  # who waited long enough goes: it is only slow, for all that is known
                 return Pass(self, key, local)
-            if late:
+            if clock() >= until:
                 raise Refusal(key, breaker, now + 1_000)
-            await self._news(local, until)
+            await self._news(local, patient if free else until)
 
     async def unavailable(self, keys: list[Key]) -> dict[Key, int]:
         """Give those of these that nobody may go to now, with the time to come back (ms)."""
