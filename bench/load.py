@@ -52,7 +52,7 @@ class Load:
         self.upstream: str = f"http://127.0.0.1:{self._listener.getsockname()[1]}"
         self.asked = b""
 
-    def run(self, port: int, requests: Sequence[bytes], calls: int) -> Result:
+    def run(self, port: int, requests: Sequence[bytes], calls: int, most: float = 120) -> Result:
         """Make `calls` calls over as many connections as there are requests, each as soon as the one before ended."""
         result = Result(seconds=0, whole=[], first=[], statuses={}, heads=[])
         self._connect(port, requests)
@@ -60,9 +60,9 @@ class Load:
         for client in self._clients.values():
             sent += 1
             self._ask(client)
-        left, until = calls, time.monotonic() + 120
+        left, until = calls, time.monotonic() + most
         while left:
-            for descriptor, _ in self._epoll.poll(5):
+            for descriptor, _ in self._epoll.poll(1):
                 client = self._clients.get(descriptor)
                 if client is None:
                     self._serve(descriptor)
@@ -76,11 +76,15 @@ class Load:
             if time.monotonic() > until:
                 raise TimeoutError(f"{left} of {calls} calls were not answered; {result.statuses}")
         result.seconds = time.perf_counter() - begun
+        self.drop()
+        return result
+
+    def drop(self) -> None:
+        """Let go of the clients' connections."""
         for client in self._clients.values():
             self._epoll.unregister(client.sock)
             client.sock.close()
         self._clients.clear()
-        return result
 
     def _connect(self, port: int, requests: Sequence[bytes]) -> None:
         for request in requests:
@@ -160,6 +164,9 @@ class Load:
         self.asked = bytes(got)
         streamed = self._stream and b'"stream":true' in got
         got.clear()
+        self._reply(sock, streamed=bool(streamed))
+
+    def _reply(self, sock: socket.socket, *, streamed: bool) -> None:
         sock.sendall(self._stream if streamed else self._answer)
 
 

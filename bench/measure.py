@@ -1,0 +1,117 @@
+"""Sides taking turns under the same load, and what each of them took for it.
+
+Owns one measurement and its least, middle and most over the rounds. Refuses to know what a side is.
+"""
+
+from __future__ import annotations
+
+import os
+import resource
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from held import Held
+from hotpath import cpu, stations
+from load import Result
+from sides import Side
+
+PAGE = os.sysconf("SC_PAGESIZE")
+
+
+def spread(values: Sequence[float]) -> list[float]:
+    """Least, middle and most, to four digits."""
+    return [float(f"{value:.4g}") for value in (min(values), statistics.median(values), max(values))]
+
+
+def resident(pid: int) -> float:
+    """MB."""
+    return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * PAGE / 1e6
+
+
+def spent() -> float:
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    return used.ru_utime + used.ru_stime
+
+
+def once(load: Held, side: Side, requests: list[bytes], calls: int) -> tuple[dict[str, float], Result]:
+    before, mine = cpu(side.pid), spent()
+    result = load.run(side.port, requests, calls)
+    mine, after = spent() - mine, cpu(side.pid)
+    side.calls += calls
+    took = sum(ran - before.get(name, 0) for name, ran in after.items())
+    ordered = sorted(result.whole)
+    return {
+        "rps": calls / result.seconds,
+        "cpu_us": took / calls / 1000,
+        "p50_ms": statistics.median(ordered) / 1e6,
+        "p99_ms": ordered[min(len(ordered) - 1, int(len(ordered) * 0.99))] / 1e6,
+        "ttft_p50_ms": statistics.median(result.first) / 1e6,
+        "load_busy": mine / result.seconds,
+    }, result
+
+
+def turns(
+    load: Held,
+    sides: Sequence[Side],
+    *,
+    connections: int,
+    seconds: float,
+    rounds: int,
+    between: Callable[[], None] | None = None,
+    varied: int = 0,
+    **what: Any,
+) -> list[dict[str, Any]]:
+    """Measure each side `rounds` times for about so many seconds, in turns; a row each.
+
+    `between` runs before each round. With `varied` the connections take turns through so many prompts of as many sizes.
+    """
+    ready: list[tuple[Side, list[bytes], int]] = []
+    rows: dict[str, dict[str, Any]] = {}
+    for side in sides:
+        requests = side.requests(connections, **what)
+        rows[side.name] = {"side": side.name, "connections": connections, **what}
+        calls = _calls(load, side, requests, seconds)
+        if calls:
+            ready.append((side, requests, calls))
+        else:
+            rows[side.name]["failed"] = "did not answer every call"
+    found: dict[str, list[dict[str, float]]] = {side.name: [] for side, _, _ in ready}
+    for _ in range(rounds):
+        if between is not None:
+            between()
+        for side, requests, calls in ready:
+            if varied:
+                load.vary([side.request(n, size=600 + n) for n in range(varied)])
+            measured, result = once(load, side, requests, calls)
+            load.vary()
+            found[side.name].append(measured)
+            row = rows[side.name]
+            row["calls"] = row.get("calls", 0) + calls
+            for status, count in result.statuses.items():
+                row.setdefault("statuses", {}).setdefault(status.decode(), 0)
+                row["statuses"][status.decode()] += count
+            if at := stations(result):
+                row["stations_ms"] = {name: round(value, 4) for name, value in at.items()}
+    for name, runs in found.items():
+        rows[name] |= {key: spread([run[key] for run in runs]) for key in runs[0]}
+    return list(rows.values())
+
+
+def _calls(load: Held, side: Side, requests: list[bytes], seconds: float) -> int:
+    """Warm up, and say how many calls take about so long; 0 where calls fail."""
+    try:
+        began, warm = time.monotonic(), 0
+        while time.monotonic() - began < seconds / 3:
+            result = load.run(side.port, requests, len(requests) * 2, most=30)
+            warm += len(requests) * 2
+        side.calls += warm
+    except (OSError, TimeoutError):
+        load.drop()
+        return 0
+    if set(result.statuses) != {b"200"}:
+        return 0
+    rate = warm / (time.monotonic() - began)
+    return max(len(requests) * 2, int(rate * seconds))
