@@ -62,6 +62,10 @@ docs: .venv  ## write the reference's tables from the code, and build the site o
 	$(BIN)/python docs/reference.py
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
+.PHONY: bench
+bench: .venv  ## everything side by side with its peers: bench/results.json, docs/benchmarks.md (ARGS="--quick")
+	env -u PYTHONSAFEPATH UV=$(abspath $(UV)) $(BIN)/python bench/run.py $(ARGS)
+
 .PHONY: test-cloud
 test-cloud: .venv  ## the stores' suites on accounts of your own (BUSPASS_TEST_STATE, BUSPASS_TEST_BLOBS: URLs; docs/stores.md)
 	@test -n "$(BUSPASS_TEST_STATE)$(BUSPASS_TEST_BLOBS)" || \

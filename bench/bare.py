@@ -32,7 +32,15 @@ async def app(_scope: Any, receive: Any, send: Any) -> None:
 
 
 async def main() -> None:
-    server = Server(app, address="127.0.0.1", port=int(sys.argv[1]), interface=Interfaces.ASGINL, log_enabled=False)
+    server = Server(
+        app,
+        address="127.0.0.1",
+        port=int(sys.argv[1]),
+        interface=Interfaces.ASGINL,
+        log_enabled=False,
+        backlog=2048,
+        backpressure=2048,  # by default it leaves every connection beyond 128 waiting
+    )
     print("ready", os.getpid(), flush=True)
     await server.serve()
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from html import escape
 
 WIDTH, LABEL, BAR = 720, 250, 22
+FONT = 'font-family="system-ui, sans-serif"'
 COLOURS = ("#2f6f8f", "#c2703d", "#8a8f98", "#5b8c5a")
 
 
@@ -15,8 +16,7 @@ def bars(title: str, unit: str, rows: Sequence[tuple[str, float, float, float]])
     scale = (WIDTH - LABEL - 110) / most
     height = 40 + len(rows) * (BAR + 10)
     parts = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" role="img" '
-        f'font-family="system-ui, sans-serif" font-size="13">',
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" role="img" font-size="13" {FONT}>',
         f"<title>{escape(title)}</title>",
         f'<rect width="{WIDTH}" height="{height}" fill="#ffffff"/>',
         f'<text x="8" y="22" font-weight="600" fill="#222">{escape(title)} ({escape(unit)})</text>',

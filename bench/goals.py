@@ -107,7 +107,8 @@ Goal = tuple[str, str, Callable[[Found, str], float], tuple[float, float], tuple
 GOALS: tuple[Goal, ...] = (
     ("governed requests/s on one core over Portkey's plain pass-through, 32 connections", "×",
      lambda found, side: against(found, side, "portkey"), (5, 4), (2.5, 1.8), True),
-    ("… over LiteLLM's plain proxy", "×", lambda found, side: against(found, side, "litellm"), (45, 35), (20, 15), True),
+    ("… over LiteLLM's plain proxy", "×",
+     lambda found, side: against(found, side, "litellm"), (45, 35), (20, 15), True),
     ("… over the bare floor, granian and pyreqwest", "×",
      lambda found, side: against(found, side, BARE), (0.27, 0.27), (0.14, 0.14), True),
     ("CPU a call over the bare floor's", "µs", cpu_over, (200, 200), (450, 450), False),

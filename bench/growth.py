@@ -41,11 +41,11 @@ class Waiting(AtOnce):
 
     def __init__(self) -> None:
         super().__init__()
-        self.let_go, self.waiting = asyncio.Event(), 0
+        self.let_go, self.come = asyncio.Event(), asyncio.Semaphore(0)
 
     async def send(self, request: Request) -> Response:
         if HELD.encode() in (request.body or b""):
-            self.waiting += 1
+            self.come.release()
             await self.let_go.wait()
         return await super().send(request)
 
@@ -82,8 +82,8 @@ async def grown(application: Application, workload: str, dimension: str, size: i
     if dimension == "open":
         document = chat(600) | {"messages": [{"role": "user", "content": HELD}]}
         waiting = [asyncio.create_task(one(document)) for _ in range(size - 1)]
-        while outbound.waiting < size - 1:
-            await asyncio.sleep(0.01)
+        for _ in waiting:
+            await outbound.come.acquire()
     return one, waiting
 
 

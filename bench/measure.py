@@ -21,6 +21,10 @@ from sides import Side
 PAGE = os.sysconf("SC_PAGESIZE")
 
 
+class Unanswered(Exception):  # noqa: N818 - what it says is what came instead
+    """A side that answers other than 200 is not measured; the text says what it answered."""
+
+
 def spread(values: Sequence[float]) -> list[float]:
     """Least, middle and most, to four digits."""
     return [float(f"{value:.4g}") for value in (min(values), statistics.median(values), max(values))]
@@ -73,11 +77,11 @@ def turns(
     for side in sides:
         requests = side.requests(connections, **what)
         rows[side.name] = {"side": side.name, "connections": connections, **what}
-        calls = _calls(load, side, requests, seconds)
-        if calls:
-            ready.append((side, requests, calls))
-        else:
-            rows[side.name]["failed"] = "did not answer every call"
+        try:
+            ready.append((side, requests, _calls(load, side, requests, seconds)))
+        except (OSError, Unanswered) as error:
+            load.drop()
+            rows[side.name]["failed"] = f"{type(error).__name__}: {error}"[:200]
     found: dict[str, list[dict[str, float]]] = {side.name: [] for side, _, _ in ready}
     for _ in range(rounds):
         if between is not None:
@@ -101,17 +105,13 @@ def turns(
 
 
 def _calls(load: Held, side: Side, requests: list[bytes], seconds: float) -> int:
-    """Warm up, and say how many calls take about so long; 0 where calls fail."""
-    try:
-        began, warm = time.monotonic(), 0
-        while time.monotonic() - began < seconds / 3:
-            result = load.run(side.port, requests, len(requests) * 2, most=30)
-            warm += len(requests) * 2
-        side.calls += warm
-    except (OSError, TimeoutError):
-        load.drop()
-        return 0
-    if set(result.statuses) != {b"200"}:
-        return 0
+    """Warm up, and say how many calls take about so long. Raises OSError, TimeoutError and Unanswered."""
+    began, warm = time.monotonic(), 0
+    while not warm or time.monotonic() - began < seconds / 3:
+        result = load.run(side.port, requests, len(requests), most=20)
+        warm += len(requests)
+        if set(result.statuses) != {b"200"}:
+            raise Unanswered(", ".join(f"{count} × {status.decode()}" for status, count in result.statuses.items()))
+    side.calls += warm
     rate = warm / (time.monotonic() - began)
-    return max(len(requests) * 2, int(rate * seconds))
+    return max(len(requests), int(rate * seconds))

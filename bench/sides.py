@@ -165,8 +165,10 @@ def healthy(port: int, path: str, process: subprocess.Popen[str], seconds: float
     """Return when a GET is answered with 200. Raises AssertionError."""
     until = time.monotonic() + seconds
     while time.monotonic() < until and process.poll() is None:
-        with contextlib.suppress(OSError, urllib.error.URLError):
-            with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=5):
-                return
+        with (
+            contextlib.suppress(OSError, urllib.error.URLError),
+            urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=5),
+        ):
+            return
         time.sleep(0.2)
     raise AssertionError(f"{process.args} does not answer on {port}{path}")
