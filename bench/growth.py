@@ -29,7 +29,7 @@ from inprocess import LIMITS, AtOnce, call
 from buspass.http.compose import Application, composed
 from buspass.ports.outbound import Request, Response
 
-DIMENSIONS = {"journal": (10, 10_000), "tasks": (10, 10_000), "tools": (10, 10_000), "open": (1, 64)}
+DIMENSIONS = {"journal": (10, 10_000), "tasks": (10, 10_000), "tools": (10, 5_000), "open": (1, 64)}
 HELD = "wait for it"
 COUNTED = 10
 COUNTED_TO = 1_000
@@ -54,9 +54,9 @@ def configuration(tools: int) -> str:
     text = CONFIG.format(upstream="http://127.0.0.1:9", durability="process", more="")
     if tools == 1:
         return text
-    names = [f"look_{number}" for number in range(1, tools)]
-    tool = "{{description: d, http: {{method: POST, url: 'http://127.0.0.1:9/{0}'}}, input: {{type: object}}}}"
-    more = "".join(f"  {name}: {tool.format(name)}\n" for name in names)
+    names = [f"t{number}" for number in range(1, tools)]  # a file holds 1 MiB and 50,000 values, so some 7,000 tools
+    tool = "{http: {method: POST, url: 'http://127.0.0.1:9/t'}, input: {type: object}}"
+    more = "".join(f"  {name}: {tool}\n" for name in names)
     text = text.replace("workflows:\n", more + "workflows:\n")
     return text.replace("tools: [look]", f"tools: [look, {', '.join(names)}]")
 

@@ -5,7 +5,6 @@ Owns when the upstream answers. Refuses to know what is measured.
 
 from __future__ import annotations
 
-import itertools
 import socket
 import time
 from collections.abc import Iterator, Sequence
@@ -20,9 +19,6 @@ class Varied(Load):
     """A load whose connections take turns through many requests, so that no two in a row are alike."""
 
     cycle: Iterator[bytes] | None = None
-
-    def vary(self, requests: Sequence[bytes] = ()) -> None:
-        self.cycle = itertools.cycle(requests) if requests else None
 
     def _ask(self, client: object) -> None:
         if self.cycle is not None:

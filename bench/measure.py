@@ -5,6 +5,7 @@ Owns one measurement and its least, middle and most over the rounds. Refuses to 
 
 from __future__ import annotations
 
+import itertools
 import os
 import resource
 import statistics
@@ -83,25 +84,36 @@ def turns(
             load.drop()
             rows[side.name]["failed"] = f"{type(error).__name__}: {error}"[:200]
     found: dict[str, list[dict[str, float]]] = {side.name: [] for side, _, _ in ready}
+    cycles = {side.name: itertools.cycle([side.request(n, size=600 + n) for n in range(varied)]) for side in sides}
     for _ in range(rounds):
         if between is not None:
             between()
-        for side, requests, calls in ready:
-            if varied:
-                load.vary([side.request(n, size=600 + n) for n in range(varied)])
-            measured, result = once(load, side, requests, calls)
-            load.vary()
+        for side, requests, calls in [each for each in ready if "failed" not in rows[each[0].name]]:
+            load.cycle = cycles[side.name] if varied else None
+            try:
+                measured, result = once(load, side, requests, calls)
+            except OSError as error:
+                load.drop()
+                rows[side.name]["failed"] = f"{type(error).__name__}: {error}"[:200]
+                continue
+            finally:
+                load.cycle = None
             found[side.name].append(measured)
-            row = rows[side.name]
-            row["calls"] = row.get("calls", 0) + calls
-            for status, count in result.statuses.items():
-                row.setdefault("statuses", {}).setdefault(status.decode(), 0)
-                row["statuses"][status.decode()] += count
-            if at := stations(result):
-                row["stations_ms"] = {name: round(value, 4) for name, value in at.items()}
+            _count(rows[side.name], result, calls)
     for name, runs in found.items():
+        if "failed" in rows[name]:
+            continue
         rows[name] |= {key: spread([run[key] for run in runs]) for key in runs[0]}
     return list(rows.values())
+
+
+def _count(row: dict[str, Any], result: Result, calls: int) -> None:
+    row["calls"] = row.get("calls", 0) + calls
+    for status, count in result.statuses.items():
+        row.setdefault("statuses", {}).setdefault(status.decode(), 0)
+        row["statuses"][status.decode()] += count
+    if at := stations(result):
+        row["stations_ms"] = {name: round(value, 4) for name, value in at.items()}
 
 
 def _calls(load: Held, side: Side, requests: list[bytes], seconds: float) -> int:

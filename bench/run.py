@@ -62,9 +62,11 @@ class Bench:
         return turns(self.load, sides, connections=connections, seconds=self.seconds, rounds=self.rounds, **what)
 
     def rate(self) -> Any:
-        rows = self.turns(self.all(), 32)
-        varied = self.turns(self.some("buspass, Rego"), 32, varied=VARIED)
-        return rows + [row | {"side": "buspass, Rego, every decision anew"} for row in varied]
+        return self.turns(self.all(), 32)
+
+    def decisions(self) -> Any:
+        sides = self.some("buspass", "buspass, Rego")
+        return [row | {"prompts": prompts} for prompts in (1, VARIED) for row in self.turns(sides, 32, varied=prompts)]
 
     def latency(self) -> Any:
         commits: list[dict[str, float]] = []
@@ -157,12 +159,14 @@ class Bench:
                 "quick": self.arguments.quick,
             }
             self.results["parts"][name] = part
+            if RESULTS.exists():  # another run of other parts may have ended meanwhile
+                self.results["parts"] = json.loads(RESULTS.read_text())["parts"] | self.results["parts"]
             RESULTS.write_text(json.dumps(self.results, indent=1) + "\n")
             print(f"{name}: {part['took_s']} s, load {part['load_average']} {part.get('failed', '')}", flush=True)
 
 
 PARTS = (
-    "rate", "latency", "first", "memory", "race", "starts", "tools", "streams", "many", "sizes", "growth",
+    "rate", "latency", "first", "memory", "race", "starts", "tools", "decisions", "streams", "many", "sizes", "growth",
 )  # fmt: skip
 ALONE = {"starts", "growth"}
 """These start what they measure."""

@@ -151,7 +151,7 @@ def buspass(
         yield Side(name=name, port=port, pid=served_by(process.pid), workload=workload, folder=folder)
 
 
-def answering(port: int, process: subprocess.Popen[str], seconds: float = 120) -> None:
+def answering(port: int, process: subprocess.Popen[str], seconds: float = 300) -> None:
     """Return when somebody listens there. Raises AssertionError."""
     until = time.monotonic() + seconds
     while time.monotonic() < until and process.poll() is None:
@@ -161,7 +161,7 @@ def answering(port: int, process: subprocess.Popen[str], seconds: float = 120) -
     raise AssertionError(f"{process.args} does not listen on {port}")
 
 
-def healthy(port: int, path: str, process: subprocess.Popen[str], seconds: float = 120) -> None:
+def healthy(port: int, path: str, process: subprocess.Popen[str], seconds: float = 300) -> None:
     """Return when a GET is answered with 200. Raises AssertionError."""
     until = time.monotonic() + seconds
     while time.monotonic() < until and process.poll() is None:
