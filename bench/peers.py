@@ -149,7 +149,10 @@ def portkey(upstream: str, parent: Path) -> Iterator[Side]:
 @contextlib.contextmanager
 def _drained(process: subprocess.Popen[str]) -> Iterator[None]:
     """Read what it says into nothing, in a process that takes no part: a full pipe would stop it."""
-    with subprocess.Popen(["cat"], stdin=process.stdout, stdout=subprocess.DEVNULL):
+    with subprocess.Popen(["cat"], stdin=process.stdout, stdout=subprocess.DEVNULL) as reader:
         assert process.stdout is not None
         process.stdout.close()
-        yield
+        try:
+            yield
+        finally:
+            reader.kill()  # it would read until the peer ends, and that is ended only afterwards
