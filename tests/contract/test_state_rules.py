@@ -129,7 +129,7 @@ REJECTED = {
     "no equal to too much": (update((ONCE, Equals(at("n"), WHOLE + 1))), "2⁵³"),
     "no strange key": (Put("ké", {"v": 1}), "printable"),
     "no empty key": (Delete("", ()), "printable"),
-    "no strange index": (update(index={"a b": None}), "allowed are breakers, due"),
+    "no strange index": (update(index={"a b": None}), "allowed are due, flow, tail"),
     "no half an entry": (update(index={"due": ("0",)}), "shard, sort"),
     "no entry as text": (update(index={"due": "09"}), "shard, sort"),
     "no empty sort": (Put("k", {"v": 1}, index={"due": ("0", "")}), "printable"),

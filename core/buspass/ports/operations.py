@@ -29,7 +29,7 @@ PAGE: Final = 1000
 DEPTH: Final = 24
 """How deep a value may nest: DynamoDB allows 32 levels, its item and ours included."""
 
-INDEXES: Final = ("breakers", "due", "flow", "tail")
+INDEXES: Final = ("due", "flow", "tail")
 """Every index that `find` may be asked for: a table in a cloud has each as an index of its own. A new one is added
 here, and to the tables that exist before what needs it is deployed (docs/stores.md)."""
 
