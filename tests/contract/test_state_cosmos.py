@@ -9,6 +9,7 @@ import pytest
 
 from buspass.http.adapters import opened as opened_by_url
 from buspass.ports.state import (
+    INDEXES,
     Absent,
     Applied,
     AtLeast,
@@ -405,11 +406,11 @@ async def test_a_batch_over_two_megabytes_is_done_in_parts(opened):
 async def test_ten_changes_and_index_entries_beside_them_are_one_step_for_all(opened):
     await opened.apply("t", [Put("k", {"n": 0, "m": {}})])
     add = {at("m", f"x{n}"): 1 for n in range(8)} | {at("n"): 1}
-    index = {f"i{n}": ("s", "1") for n in range(7)}
+    index = {name: ("s", "1") for name in INDEXES}
     update = Update("k", (Equals(at("n"), 0),), add, {at("last"): "z"}, index=index)
     after = {"n": 1, "m": {f"x{n}": 1 for n in range(8)}, "last": "z"}
     assert await opened.apply("t", [update]) == Applied(after)
-    assert await opened.find("i6", "s", "9", 5) == [("t", "k")]
+    assert await opened.find(INDEXES[-1], "s", "9", 5) == [("t", "k")]
     assert await opened.apply("t", [update]) == Refused(0, after)
 
 
