@@ -406,7 +406,7 @@ async def test_a_batch_over_two_megabytes_is_done_in_parts(opened):
 async def test_ten_changes_and_index_entries_beside_them_are_one_step_for_all(opened):
     await opened.apply("t", [Put("k", {"n": 0, "m": {}})])
     add = {at("m", f"x{n}"): 1 for n in range(8)} | {at("n"): 1}
-    index = {name: ("s", "1") for name in INDEXES}
+    index = dict.fromkeys(INDEXES, ("s", "1"))
     update = Update("k", (Equals(at("n"), 0),), add, {at("last"): "z"}, index=index)
     after = {"n": 1, "m": {f"x{n}": 1 for n in range(8)}, "last": "z"}
     assert await opened.apply("t", [update]) == Applied(after)
