@@ -11,6 +11,8 @@ import pytest
 from nursery import Nursery
 from redis_servers import Server
 
+pytestmark = pytest.mark.verify  # half a minute
+
 BEFORE = (
     "authenticate", "parse", "recall", "guard", "plan", "inspect", "decide", "hold", "hold, before its write",
 )  # fmt: skip

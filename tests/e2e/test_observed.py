@@ -24,6 +24,9 @@ KEY = "provider-key"
 SECONDS = 120
 AGENT = """
 import os, sys, httpx
+
+pytestmark = pytest.mark.verify  # half a minute
+
 client = httpx.Client(base_url=os.environ["BUSPASS_URL"], headers={"authorization": f"Bearer {os.environ['BUSPASS_TOKEN']}"})
 def chat(model, text):
     return client.post("/v1/chat/completions", json={"model": model, "messages": [{"role": "user", "content": text}]})

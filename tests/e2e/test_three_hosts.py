@@ -27,6 +27,7 @@ ELSEWHERE = {
     "overloaded": "a report over more tasks than this test has",
     "rate_limited": "more calls than its time: a test of the rates",
     "circuit_open": "a service that stays dead: a test of the breakers",
+    "lease_expired": "a child that was cut off: tests/core/test_children_faults.py",
     "state_unavailable": "the store of this test never fails",
     "outcome_unknown": "the store of this test never fails",
     "policy_unavailable": "the policy of this test never fails",
@@ -38,8 +39,9 @@ CHANGING = {
     ("GET", "/v1/spend"): "it tells what the players before have spent",
     ("GET", "/v1/latency"): "it tells how long it took them",
     ("GET", "/v1/observed/[^/]+"): "it tells what they did",
+    ("POST", "/v1/tasks/[^/]+/tasks"): "a child takes of its parent's budget: tests/core/test_children.py",
 }
-"""Routes whose answers can't be alike, for the hosts share a store: that they are for operators is in the table."""
+"""Routes whose answers can't be alike, for the hosts share a store: who is refused there is in the table."""
 FRAMING = {"content-length", "transfer-encoding"}
 
 

@@ -15,6 +15,8 @@ from buspass.config.build import load
 from buspass.testing.provider import Provider
 from buspass.testing.serve import free_port
 
+pytestmark = pytest.mark.verify  # half a minute
+
 ROOT = Path(__file__).parents[2]
 SECONDS = 300
 BILL = re.compile(r"exit 0 · 2 thoughts · 0 actions · (\$[0-9.]+) · buspass trace (t_\w+)")
