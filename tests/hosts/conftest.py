@@ -1,66 +1,17 @@
 """The hosts' fronts as processes, and what lets their toy application be imported."""
 
 import contextlib
-import json
-import os
-import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 
-HERE = Path(__file__).parent
-EVENTS = HERE.parent / "data" / "events"
-sys.path.insert(0, str(HERE))
+sys.path.insert(0, str(Path(__file__).parent))
 
-FRONTS = {
-    "onprem": ["uvicorn_echo.py"],
-    "lambda": ["-m", "buspass.testing.lambda_runtime", "--handler", "lambda_echo.handler", "--env", "SHOWN=here"],
-    "functions": ["-m", "buspass_azure.local_host", "--app", "functions_echo"],
-}
+from running import FRONTS, Front
+
 if sys.version_info < (3, 13):
-    del FRONTS["functions"]  # the runtime library of Azure Functions needs 3.13
-    collect_ignore = ["test_functions_front.py"]
-
-
-def recorded_events():
-    return [pytest.param(json.loads(path.read_text("utf-8")), id=path.stem) for path in sorted(EVENTS.glob("*.json"))]
-
-
-class Front:
-    """A front that runs as a process until the end of its fixture."""
-
-    def __init__(self, arguments):
-        self.began = time.perf_counter()
-        environ = {**os.environ, "PYTHONPATH": os.pathsep.join([str(HERE), os.environ.get("PYTHONPATH", "")])}
-        self.process = subprocess.Popen(
-            [sys.executable, *arguments],
-            cwd=HERE,
-            env=environ,
-            text=True,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-        )
-
-    def __enter__(self):
-        line = self.process.stdout.readline()
-        if not line.startswith("listening "):
-            self.__exit__()
-            pytest.fail(f"{self.process.args}: {line!r}, exit status {self.status}")
-        self.url = line.removeprefix("listening ").strip()
-        return self
-
-    def __exit__(self, *_):
-        self.process.terminate()
-        try:
-            self.status = self.process.wait(10)
-        except subprocess.TimeoutExpired:
-            self.process.kill()
-            self.process.wait()
-            raise
-        finally:
-            self.process.stdout.close()
+    collect_ignore = ["test_functions_front.py"]  # the runtime library of Azure Functions needs 3.13
 
 
 @pytest.fixture(scope="session")

@@ -6,8 +6,8 @@ import logging
 from types import SimpleNamespace
 
 import pytest
-from conftest import recorded_events
 from echo import EchoApplication
+from running import recorded_events
 
 from buspass_aws import asgi
 from buspass_aws.invocation import LIMITS, make_handler
