@@ -25,20 +25,29 @@ class Answers:
 
     def __init__(self, *script, behind=None):
         self.script, self.asked, self.behind = list(script), [], behind
+        self.open, self.serving = set(), set()
 
     async def __aenter__(self):
-        self.server = await asyncio.start_server(self._serve, "127.0.0.1", 0, limit=1 << 24)
+        self.server = await asyncio.start_server(self._begun, "127.0.0.1", 0, limit=1 << 24)
         self.url = f"http://127.0.0.1:{self.server.sockets[0].getsockname()[1]}"
         return self
 
     async def __aexit__(self, *_):
         self.server.close()
-        self.server.close_clients()
+        for writer in self.open:  # Server.close_clients came with Python 3.13
+            writer.transport.abort()
+        for serving in self.serving:
+            serving.cancel()
+        await asyncio.gather(*self.serving, return_exceptions=True)
         await self.server.wait_closed()
 
     @property
     def bodies(self):
         return [json.loads(body) for _, _, body in self.asked]
+
+    def _begun(self, reader, writer):
+        self.open.add(writer)
+        self.serving.add(asyncio.ensure_future(self._serve(reader, writer)))
 
     async def _serve(self, reader, writer):
         try:
