@@ -130,6 +130,7 @@ PLANTED = {
 }
 
 
+@pytest.mark.verify
 @pytest.mark.parametrize("bug", PLANTED)
 def test_the_simulation_finds_bugs_planted_in_a_domain(simulate, monkeypatch, bug):
     place, name, variant = PLANTED[bug]
