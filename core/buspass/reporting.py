@@ -45,15 +45,19 @@ class Folding:
     rollups: Rollups
 
     async def sealed(self, task: str, head: Item, journal: Read) -> None:
-        """Fold the last seal in. Raises the state port's errors."""
-        number = len(journal.seals) - 1
-        await self.rollups.fold(task, number, journal.records, keys_of(journal.seals[-1]))
+        """Fold the last seal in; of a task that is over, all of them. Raises the state port's errors."""
         if over(head, journal):
-            for earlier, seal in enumerate(
-                journal.seals[:-1]
-            ):  # sealed while the journal was not in hand, or a crash came between
-                await self.rollups.fold(task, earlier, journal.records, keys_of(seal))
-            await self.rollups.finish(task, number + 1)
+            await self.whole(task, head, journal)
+        else:
+            number = len(journal.seals) - 1
+            await self.rollups.fold(task, number, journal.records, keys_of(journal.seals[number]))
+
+    async def whole(self, task: str, head: Item, journal: Read) -> None:
+        """Fold every seal in: one may have been made without the journal in hand, or a crash came between."""
+        for number, seal in enumerate(journal.seals):
+            await self.rollups.fold(task, number, journal.records, keys_of(seal))
+        if over(head, journal):
+            await self.rollups.finish(task, len(journal.seals))
 
 
 def over(head: Item, journal: Read) -> bool:
@@ -185,15 +189,8 @@ class Reporting:
                 merge(table, rows)
         if missing or over(head, journal):
             with suppress(Unavailable, OutcomeUnknown):  # whoever reads next does it, then
-                await self._catch_up(task, head, journal)
+                await Folding(self._house.rollups).whole(task, head, journal)
         return table
-
-    async def _catch_up(self, task: str, head: Item, journal: Read) -> None:
-        rollups = self._house.rollups
-        for number, seal in enumerate(journal.seals):
-            await rollups.fold(task, number, journal.records, keys_of(seal))
-        if over(head, journal):
-            await rollups.finish(task, len(journal.seals))
 
 
 def _days(first: date, last: date) -> Iterator[str]:
