@@ -208,3 +208,9 @@ def test_every_verb_and_option_is_documented():
         words = {f"buspass {verb} {sub}".strip() for sub in leaves}
         words |= {option for leaf in leaves.values() for action in leaf._actions for option in action.option_strings}
         assert {word for word in words - {"-h", "--help"} if word not in sections[verb]} == set(), verb
+
+
+def test_no_two_modules_that_tests_import_by_a_bare_name_have_the_same():
+    found = [path for path in TESTS if path.parent.name != "tests" and not path.stem.startswith(("test_", "conftest"))]
+    bare = [path.stem for path in found if (path.parent / "conftest.py").exists()]
+    assert len(bare) == len(set(bare)), sorted(stem for stem in set(bare) if bare.count(stem) > 1)

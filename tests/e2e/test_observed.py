@@ -20,12 +20,12 @@ from buspass.testing.provider import Provider
 from buspass.testing.serve import serving
 from buspass.testing.up import up
 
+pytestmark = pytest.mark.verify  # half a minute
+
 KEY = "provider-key"
 SECONDS = 120
 AGENT = """
 import os, sys, httpx
-
-pytestmark = pytest.mark.verify  # half a minute
 
 client = httpx.Client(base_url=os.environ["BUSPASS_URL"], headers={"authorization": f"Bearer {os.environ['BUSPASS_TOKEN']}"})
 def chat(model, text):

@@ -8,7 +8,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from running import FRONTS, Front
+from started import FRONTS, Front
 
 if sys.version_info < (3, 13):
     collect_ignore = ["test_functions_front.py"]  # the runtime library of Azure Functions needs 3.13

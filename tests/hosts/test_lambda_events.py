@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 from echo import EchoApplication
-from running import recorded_events
+from started import recorded_events
 
 from buspass_aws import asgi
 from buspass_aws.invocation import LIMITS, make_handler

@@ -8,7 +8,7 @@ import time
 
 import httpx
 import pytest
-from running import Front
+from started import Front
 
 LAMBDA = ["-m", "buspass.testing.lambda_runtime", "--streaming", "--handler", "sse.start"]
 ONE_LOOP = {"onprem": ["uvicorn_sse.py"], "functions": ["-m", "buspass_azure.local_host", "--app", "functions_sse"]}
