@@ -13,7 +13,6 @@ import dataclasses
 import json
 import os
 import sys
-import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -25,10 +24,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from returns import oracle, presentation
 from returns.coordinator import Task, handle
-from returns.launcher import NotStarted, Stack
+from returns.launcher import Stack
 from returns.rogue import Rogue
 from returns.sides import Sides, hand_over, settled
 from returns.world import World, build
+from staging.stack import NotStarted, folder, journal
 
 HERE = Path(__file__).parent
 PARALLEL = 4
@@ -100,15 +100,7 @@ class Run:
     async def trace(self, task: str) -> list[dict[str, Any]]:
         """The journal of a task, read by the workload that started it."""
         token = await self.stack.workload_token(self.http)
-        headers = {"Authorization": f"Bearer {token}"}
-        path, query = f"{self.stack.gateway}/v1/tasks/{task}/trace", dict[str, str]()
-        records: list[dict[str, Any]] = []
-        while True:
-            page = (await self.http.get(path, params=query, headers=headers)).raise_for_status().json()
-            records += page["records"]
-            if page["next_cursor"] is None:
-                break
-            query = {"cursor": page["next_cursor"]}
+        records = await journal(self.http, self.stack.gateway, task, token)
         self.traces[task] = records
         return records
 
@@ -132,11 +124,11 @@ class Run:
 async def run(options: argparse.Namespace) -> int:
     """Everything, from the first process to the last line."""
     began, requests = time.monotonic(), _requests(options)
-    folder = _folder()
+    place = folder("returns")
     say = (lambda _: None) if options.json else presentation.heading
-    say(f"Starting aws, azure and onprem as one trust domain ({folder})")
+    say(f"Starting aws, azure and onprem as one trust domain ({place})")
     sides = Sides.read(options.stores) if options.stores else None
-    stack = Stack(folder, real=bool(os.environ.get("OPENAI_API_KEY")), sides=sides)
+    stack = Stack(place, real=bool(os.environ.get("OPENAI_API_KEY")), sides=sides)
     async with stack, httpx.AsyncClient(timeout=60, trust_env=False) as http:
         work = Run(stack, http, options)
         say(f"Working through {len(requests)} request{'s' if len(requests) > 1 else ''}")
@@ -175,15 +167,6 @@ def _requests(options: argparse.Namespace) -> list[dict[str, Any]]:
     if not requests:
         raise ValueError(f"{options.requests}: no requests in it")
     return requests
-
-
-def _folder() -> Path:
-    """A new folder for this run, under .demo/ where one may write, else where temporary files go."""
-    try:
-        Path(".demo").mkdir(exist_ok=True)
-        return Path(tempfile.mkdtemp(prefix="returns-", dir=".demo")).resolve()
-    except OSError:
-        return Path(tempfile.mkdtemp(prefix="buspass-returns-"))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

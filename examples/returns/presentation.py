@@ -6,26 +6,12 @@ Refuses to decide anything: it prints what it is given.
 from __future__ import annotations
 
 import collections
-import os
-import sys
 import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from returns.rogue import Attempt
-
-COLOURS = {"bold": "1", "dim": "2", "red": "31", "green": "32", "yellow": "33", "cyan": "36"}
-
-
-def paint(text: str, colour: str) -> str:
-    """Colour for terminals only (https://no-color.org)."""
-    if not sys.stdout.isatty() or os.environ.get("NO_COLOR"):
-        return text
-    return f"\x1b[{COLOURS[colour]}m{text}\x1b[0m"
-
-
-def heading(text: str) -> None:
-    print(f"\n{paint(text, 'bold')}")
+from staging.screen import heading, paint
 
 
 def finished(done: int, total: int, row: Mapping[str, Any]) -> None:

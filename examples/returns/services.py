@@ -12,11 +12,11 @@ import json
 import secrets
 import time
 from collections.abc import Awaitable, Callable, Mapping
-from pathlib import Path
 from typing import Any
 
 from returns.txn import Refused, TxnVerifier
 from returns.world import World, legal_verdict
+from staging.serving import RequestLog
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
@@ -26,20 +26,6 @@ DATA, LEGAL, REFUNDS = "data.returns.example", "legal.returns.example", "refunds
 
 type Arguments = dict[str, Any]
 type Handler = Callable[[Arguments, Mapping[str, str]], tuple[int, dict[str, Any]]]
-
-
-class RequestLog:
-    """Every request a service got, as one JSON object a line; `entries` are those of this process."""
-
-    def __init__(self, path: Path | None = None) -> None:
-        self.path = path
-        self.entries: list[dict[str, Any]] = []
-
-    def write(self, entry: dict[str, Any]) -> None:
-        self.entries.append(entry)
-        if self.path is not None:
-            with self.path.open("a", encoding="utf-8") as lines:
-                lines.write(json.dumps(entry) + "\n")
 
 
 class Service:

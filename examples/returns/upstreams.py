@@ -7,19 +7,18 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import contextlib
 import os
-import signal
 from pathlib import Path
 
 from returns.planner import plan
-from returns.services import RequestLog, data_service, legal_service, refund_service
+from returns.services import data_service, legal_service, refund_service
 from returns.txn import TxnVerifier
 from returns.world import build
+from staging.serving import RequestLog, until_told
 
 from buspass.testing.issuer import Issuer, Realm
 from buspass.testing.provider import Provider
-from buspass.testing.serve import LOOPBACK, serving
+from buspass.testing.serve import LOOPBACK
 
 AUDIENCE = "api://buspass"
 COORDINATOR, DESK = "return-coordinator", "service-desk"
@@ -48,14 +47,8 @@ async def serve(options: argparse.Namespace) -> None:
         options.legal: legal_service(world, verifier, log),
         options.refunds: refund_service(verifier, log),
     }
-    stopped = asyncio.Event()
-    for name in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(name, stopped.set)
-    async with contextlib.AsyncExitStack() as servers:
-        for port, app in apps.items():
-            await servers.enter_async_context(serving(app, port=port))
+    async with until_told(apps):
         print(f"listening http://{LOOPBACK}:{options.issuer}", flush=True)
-        await stopped.wait()
 
 
 def main() -> None:
