@@ -12,11 +12,14 @@ UV := $(or $(shell command -v uv 2>/dev/null),.cache/uv/bin/uv)
 BIN := .venv/bin
 BIN312 := .venv312/bin
 FRAMEWORKS := .venv-frameworks/bin
-SOURCES := core aws azure onprem examples tests
+BIND ?= 0.0.0.0
+SOURCES := core aws azure onprem infra examples tests
 
 # The lock holds names, versions and hashes and no addresses: any mirror serves it.
 LOCK := requirements.lock
 FRAMEWORKS_LOCK := requirements-frameworks.lock
+BUNDLE_LOCKS := infra/bundle/locks
+BUNDLE_LOCK = $(UV) pip compile -q --universal --python-version 3.13 --generate-hashes --no-header --no-annotate --constraints $(LOCK)
 
 # A checkout's own settings, not the caller's, decide what is imported.
 unexport PYTHONPATH VIRTUAL_ENV PYTHONDONTWRITEBYTECODE
@@ -30,7 +33,7 @@ endef
 
 .PHONY: help
 help:  ## list what can be made
-	@awk -F ':.*##' '/^[a-z0-9_.-]+:.*##/ {printf "  make %-8s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*##' '/^[a-z0-9_.-]+:.*##/ {printf "  make %-14s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
 
 .PHONY: demo
 demo: .venv  ## set everything up and run the return exceptions on three hosts (ARGS="--rogue", ARGS="--ask '…'")
@@ -56,6 +59,10 @@ verify: .venv .venv312 services  ## the slow and heavy rest: marked tests, Pytho
 services:  ## what make verify starts by itself, from the system's packages: redis-server
 	@command -v redis-server >/dev/null || { apt-get update -qq && apt-get install -qq -y --no-install-recommends redis-server >/dev/null; } \
 		|| { echo "make verify needs redis-server: install it from your system's packages" >&2; exit 1; }
+
+.PHONY: bundle-lambda bundle-azure bundle-onprem
+bundle-lambda bundle-azure bundle-onprem: bundle-%: .venv  ## what is deployed to a host, in build/bundles (CONFIG=buspass.yaml, BIND=0.0.0.0, ARGS="--machine arm64")
+	PYTHONPATH=infra/bundle UV=$(abspath $(UV)) $(BIN)/python -m buspass_bundle $* --config $(or $(CONFIG),infra/$(subst lambda,aws,$*)/buspass.yaml) --bind $(BIND) $(ARGS)
 
 .PHONY: docs
 docs: .venv  ## write the reference's tables from the code, and build the site of docs/ into build/site
@@ -92,6 +99,12 @@ lock: $(UV)  ## resolve the dependencies anew
 		tests/contract/ministack.in -o tests/contract/ministack.lock
 	$(UV) pip compile -q --universal --python-version 3.13 --generate-hashes --no-header --no-annotate \
 		--constraints $(LOCK) --group frameworks -o $(FRAMEWORKS_LOCK)
+	@# What each host's bundle carries, and what stores add to it: parts of the lock above.
+	for host in lambda azure onprem; do \
+		$(BUNDLE_LOCK) pyproject.toml $(BUNDLE_LOCKS)/$$host.in -o $(BUNDLE_LOCKS)/$$host.lock \
+			$$([ $$host = onprem ] || echo --override $(BUNDLE_LOCKS)/compiled.without); done
+	for store in redis azure-stores aws-keys; do \
+		$(BUNDLE_LOCK) $(BUNDLE_LOCKS)/$$store.in -o $(BUNDLE_LOCKS)/$$store.lock; done
 
 .PHONY: clean
 clean:  ## remove everything that was made

@@ -49,7 +49,7 @@ def tree(path):
     return ast.parse(text(path))
 
 
-CODE = python(*HOSTS, "examples")
+CODE = python(*HOSTS, "examples", "infra")
 TESTS = python("tests")
 
 

@@ -1,0 +1,1 @@
+"""Bundles: what is deployed to a host, reproducible byte for byte, with only what that host needs."""

@@ -1,0 +1,7 @@
+"""What lies in infra/ as tests see it: the bundles' builder can be imported."""
+
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+sys.path.insert(0, str(ROOT / "infra" / "bundle"))
