@@ -112,7 +112,11 @@ async def _hand_back(house: House, task: str, head: Item, link: Mapping[str, Val
     else:
 
         async def sealed() -> frozenset[str]:
-            return (await read_all(above.state, parent)).covered
+            try:
+                return (await read_all(above.state, parent)).covered
+            except Unavailable as error:
+                detail = f"the parent's journal could not be read ({error}); retry"
+                raise Problem("state_unavailable", detail, retry_after=1) from error
 
         if not await above.delegations.correct(parent, task, closing.used, sealed, house.host.name):
             return

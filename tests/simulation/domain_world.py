@@ -11,9 +11,11 @@ import asyncio
 import contextvars
 import json
 from collections import Counter
-from random import Random
+from typing import ClassVar
 
-from wires import LoopClock, VirtualLoop, Wire
+import laws
+from virtual import LoopClock, VirtualLoop
+from wires import Store, Wire
 
 from buspass.callers import OperatorCaller, TaskCaller
 from buspass.calls.call import Incoming
@@ -31,11 +33,13 @@ from buspass.lifecycle import Lifecycle
 from buspass.model import Limits
 from buspass.ports.outbound import Ambiguous, NotSent, Response
 from buspass.testing.blobs_memory import MemoryBlobs
-from buspass.testing.state_memory import Crash, MemoryState
+from buspass.testing.state_memory import Crash
 from buspass.timer import tick
 from buspass_onprem.secrets import HostSecrets
 
 HOSTS = ("onprem", "aws", "azure", "edge")
+SIZES = (1, 2, 3, 4, 5, 6)
+"""Agents that begin in a world. The last is the whole, the others shorten a failure."""
 LIMITS = Limits(request_bytes=10**6, response_bytes=10**6, first_byte=60, total=60)
 DOMAIN_KEY = "00" * 32
 TIRED = {
@@ -60,8 +64,7 @@ class Upstream:
         world, random = self._world, self._world.random
         if self._process.dead:
             raise Crash
-        if not world.calm and random.random() < 0.05:
-            world.fault("not sent")
+        if not world.calm and random.random() < 0.08 and world.meets("not sent"):
             raise NotSent("refused")
         pays = request.url.endswith("/pay")
         if pays:
@@ -69,12 +72,12 @@ class Upstream:
         used = (random.randint(1, 20), random.randint(1, 100))
         if "chat" in request.url:
             world.billed[acting.get()] += used[0] + 10 * used[1]
-        frozen = not world.calm and random.random() < 0.03  # a function that its host froze wakes a minute later
-        await asyncio.sleep(60.0 if frozen else random.choice((0.0, 0.01, 0.4, 3.0)))
+        # a function that its host froze wakes a minute later
+        frozen = not world.calm and random.random() < 0.05 and world.meets("frozen")
+        await world.pause(60.0 if frozen else random.choice((0.0, 0.01, 0.4, 3.0)))
         if self._process.dead:
             raise Crash
-        if not world.calm and random.random() < 0.05:
-            world.fault("answer lost")
+        if not world.calm and random.random() < 0.08 and world.meets("answer lost"):
             raise Ambiguous("broken")
         body = _completion(*used) if "chat" in request.url else b'{"done": true}'
         return Response(status=200, headers={"content-type": "application/json"}, body=body)
@@ -98,7 +101,7 @@ class Process:
 
     def __init__(self, world, host):
         self.world, self.host, self.dead, self.ready = world, host, False, False
-        self.running = set()
+        self.running = {}  # in the order they began: a seed must always come to the same
         random = world.random
         settings, self.clock = world.settings, LoopClock(random, random.randint(-2000, 2000))
         signer, key = world.signers[host], DomainKey.from_text(DOMAIN_KEY)
@@ -127,7 +130,7 @@ class Process:
                 for host in ("onprem", "azure", "edge"):
                     await self._stores.beside(host)
             except Problem:
-                await asyncio.sleep(0.1)
+                await self.world.pause(0.1)
             else:
                 self.ready = True
                 return self
@@ -137,34 +140,32 @@ class Process:
 
     def die(self):
         self.dead = True
-        for task in self.running:
+        for task in tuple(self.running):
             if task is not asyncio.current_task():
                 task.cancel()
 
 
-class World:
+class World(laws.World):
     """The domain and its laws. `size`: how many agents begin."""
 
-    def __init__(self, seed, settings, signers, size=6):
-        self.random, self.size = Random(seed), size
+    RATES: ClassVar = {
+        "trouble": (0.0, 0.1, 0.25, 0.4),
+        "throttle": (0.0, 0.01, 0.04),
+        "mortality": (0.0, 0.002, 0.006),
+        "slow": (0.0, 0.01, 0.03),
+    }
+
+    def __init__(self, settings, signers, seed, size, **less):
+        super().__init__(seed, size, **less)
         self.settings, self.signers = settings, signers
-        self.transactional = seed % 2 == 0
-        trouble = self.random.choice((0.0, 0.05, 0.15, 0.3))
-        self.stores = {
-            host.state: MemoryState(transactional=self.transactional, trouble=trouble, random=self.random, copies=False)
-            for host in settings.hosts.values()
-        }
-        self.mortality = self.random.choice((0.0, 0.002, 0.01))
+        self.pause = asyncio.get_running_loop().pause
+        self.stores = {host.state: Store(self, host.state) for host in settings.hosts.values()}
         self.blobs = MemoryBlobs()
-        self.calm, self.cuts, self.delays, self.driver_retries = True, set(), (0.0, 0.0, 0.001, 0.02), False
-        self.faults, self.seen, self.broken = Counter(), Counter(), []
+        self.calm, self.cuts, self.delays = True, set(), (0.0, 0.0, 0.001, 0.02)
         self.paid, self.billed = Counter(), Counter()
         self.killed = {}
         self.roots = set()
         self.home = {}
-
-    def fault(self, kind):
-        self.faults[kind] += 1
 
     # ── what happens ──
 
@@ -184,7 +185,7 @@ class World:
     async def _chores(self):
         """Hosts come back, links are cut and mended, clocks tick timers, late writes arrive."""
         while True:
-            await asyncio.sleep(self.random.choice((0.5, 3.0, 20.0)))
+            await self.pause(self.random.choice((0.5, 3.0, 20.0)))
             for number, process in enumerate(self.processes):
                 if process.dead:
                     self.processes[number] = await Process(self, process.host).up()
@@ -214,11 +215,11 @@ class World:
     async def _on(self, process, work):
         """Do it on a process; None where it died of it, or says that it can't now."""
         if process is None:
-            await asyncio.sleep(1)
+            await self.pause(1)
             return None
         task = asyncio.get_running_loop().create_task(self._guarded(process, work))
-        process.running.add(task)
-        task.add_done_callback(process.running.discard)
+        process.running[task] = None
+        task.add_done_callback(lambda done: process.running.pop(done, None))
         try:
             return await task
         except asyncio.CancelledError:
@@ -237,7 +238,7 @@ class World:
             return problem
 
     async def _root(self, number):
-        await asyncio.sleep(self.random.choice((0.0, 1.0, 30.0, 200.0)))
+        await self.pause(self.random.choice((0.0, 1.0, 30.0, 200.0)))
         host = self.random.choice(HOSTS[:2])
         key = f"start-{number}"
 
@@ -266,7 +267,7 @@ class World:
                 return found
             if isinstance(found, Problem) and found.code not in TIRED:
                 return None
-            await asyncio.sleep(700.0 if self.random.random() < 0.1 else self.random.choice((0.1, 1.0, 5.0)))
+            await self.pause(700.0 if self.random.random() < 0.1 else self.random.choice((0.1, 1.0, 5.0)))
         return None
 
     async def _agent(self, started, host, depth):
@@ -297,7 +298,7 @@ class World:
                     work = self._agent(child, there, depth - 1)
                     context = contextvars.copy_context()
                     below.append(asyncio.get_running_loop().create_task(work, context=context))
-            await asyncio.sleep(self.random.choice((0.0, 0.2, 5.0, 60.0)))
+            await self.pause(self.random.choice((0.0, 0.2, 5.0, 60.0)))
         if below and self.random.random() < 0.8:
             await asyncio.wait(below)
         await self._end(task, where)
@@ -363,10 +364,10 @@ class World:
             if self.random.random() < 0.5:
                 store.deliver()
             store.late.clear()
-        self.calm, self.cuts = True, set()
+        self.calm, self.cuts, self.delays = True, set(), (0.0, 0.0, 0.0, 0.0)
         hosts = [await Process(self, host).up() for host in ("onprem", "azure", "edge")]
         for pause in (60, 700, 700, 700, 700, 90_000, 300, 90_000, 300, 300):
-            await asyncio.sleep(pause)
+            await self.pause(pause)
             for host in hosts:
                 for _ in range(6):
                     if not await tick(host.house, limit=500, seconds=10**6):
@@ -408,7 +409,7 @@ class World:
 
     # ── what must hold, after every step at a store ──
 
-    def check(self, store, partition):
+    def watch(self, store, partition, operations):
         items = self.stores[store]._items.get(partition, {})
         head = items.get("head")
         if head is None:
@@ -446,20 +447,16 @@ class World:
             self.law(set(head["open"]) <= self.killed[task], f"{task}: a hold after its kill was acknowledged")
             self.killed[task] &= set(head["open"])
 
-    def law(self, kept, what):
-        if not kept:
-            self.broken.append(what)
 
-
-def run(seed, settings, signers, size=6):
+def run(settings, signers, seed, size=SIZES[-1], **less):
     """Live one seed's world to its end."""
+    loop = VirtualLoop()
     world = None
 
     async def live():
         nonlocal world
-        world = World(seed, settings, signers, size)
+        world = World(settings, signers, seed, size, **less)
         await world.live()
 
-    with asyncio.Runner(loop_factory=VirtualLoop) as runner:
-        runner.run(live())
+    loop.run(live())
     return world

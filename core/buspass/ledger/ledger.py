@@ -289,7 +289,7 @@ class Ledger:
     async def finish_credits(self, task: str, head: Item, sealed: frozenset[str]) -> None:
         """Post what a crash left between a credit's record and the head; `sealed` ones were posted long ago."""
         after = ""
-        while page := await self._state.list(task, "credit:", after, 100):
+        while page := await self._credits(task, after):
             for key, record in page:
                 call = key.removeprefix("credit:")
                 if key not in sealed and call not in table(head, "late"):
@@ -337,6 +337,12 @@ class Ledger:
     async def _read(self, task: str, key: str) -> Item | None:
         try:
             return await self._state.read(task, key)
+        except Unavailable as error:
+            raise _unavailable(str(error)) from error
+
+    async def _credits(self, task: str, after: str) -> Sequence[tuple[str, Item]]:
+        try:
+            return await self._state.list(task, credit_key(""), after, 100)
         except Unavailable as error:
             raise _unavailable(str(error)) from error
 
