@@ -7,9 +7,6 @@ and that they are made only on a first start that may. Refuses to know what is s
 from __future__ import annotations
 
 import asyncio
-import base64
-import hashlib
-import json
 import re
 import secrets
 from collections.abc import Callable, Mapping
@@ -18,16 +15,14 @@ from typing import Final
 
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
 from cryptography.hazmat.primitives.hashes import SHA256
 
 from buspass.errors import ConfigError
 from buspass.identity.domain import DomainKey
+from buspass.identity.jwk import jose_signature, public_jwk
 from buspass.ports.signer import Signer
 from buspass_onprem.keyfiles import read_or_make
 
-_SIZE: Final = 32
-"""Bytes of a P-256 coordinate, and of each half of a signature."""
 _OPERATOR: Final = re.compile(r"bpo_[A-Za-z0-9_-]{43}")
 
 
@@ -38,11 +33,10 @@ class FileSigner:
 
     def __init__(self, key: ec.EllipticCurvePrivateKey) -> None:
         self._key = key
-        self.jwk: Mapping[str, str] = _public_jwk(key.public_key())
+        self.jwk: Mapping[str, str] = public_jwk(key.public_key())
 
     async def sign(self, data: bytes) -> bytes:
-        r, s = decode_dss_signature(self._key.sign(data, ec.ECDSA(SHA256())))
-        return r.to_bytes(_SIZE) + s.to_bytes(_SIZE)
+        return jose_signature(self._key.sign(data, ec.ECDSA(SHA256())))
 
 
 async def open(url: str, *, data: Path, create: bool) -> Signer:  # noqa: A001  (the adapters' common entry)
@@ -93,24 +87,6 @@ def _path(url: str, data: Path) -> Path:
     if not url.startswith("file:///") or "?" in url or "#" in url:
         raise ConfigError([f"signer {url}: allowed are file:////PATH (absolute) and file: (BUSPASS_DATA/keys)"])
     return data / url.removeprefix("file:///")
-
-
-def _public_jwk(public: ec.EllipticCurvePublicKey) -> dict[str, str]:
-    numbers = public.public_numbers()
-    required = {
-        "crv": "P-256",
-        "kty": "EC",
-        "x": _base64url(numbers.x.to_bytes(_SIZE)),
-        "y": _base64url(numbers.y.to_bytes(_SIZE)),
-    }
-    # RFC 7638 §3: the required members alone, in lexicographic order, without white space.
-    canonical = json.dumps(required, separators=(",", ":"), sort_keys=True).encode()
-    kid = _base64url(hashlib.sha256(canonical).digest())
-    return {**required, "kid": kid, "alg": "ES256", "use": "sig"}
-
-
-def _base64url(data: bytes) -> str:
-    return base64.urlsafe_b64encode(data).rstrip(b"=").decode()
 
 
 def _new_pem() -> bytes:

@@ -1,47 +1,23 @@
 """The signer port and the keys of a data directory, on files."""
 
-import base64
-import hashlib
-import json
 import subprocess
 import sys
 
-import jwt
 import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
-from jwt.api_jws import PyJWS
 
 import buspass_onprem.signer as signers
 from buspass.errors import ConfigError
 from buspass.ports.secrets import SecretMissing
+from buspass.testing.signer_contract import SignerContract
 from buspass_onprem.secrets import HostSecrets
 
 
-class TestSigner:
-    async def test_a_signature_is_the_jose_form_that_the_published_key_verifies(self, tmp_path):
-        signer = await signers.open("file:", data=tmp_path, create=True)
-        key = jwt.PyJWK(dict(signer.jwk), algorithm=signer.algorithm)
-        for turn in range(20):
-            signature = await signer.sign(b"data %d" % turn)
-            assert key.Algorithm.verify(b"data %d" % turn, key.key, signature)
-            assert not key.Algorithm.verify(b"other data", key.key, signature)
-        # R or S is shorter than 32 bytes once in 128 signatures, and padded then.
-        assert {len(await signer.sign(b"data")) for _ in range(2000)} == {64}
-
-    async def test_pyjwt_reads_what_it_signs(self, tmp_path):
-        signer = await signers.open("file:", data=tmp_path, create=True)
-        signing = ".".join(base64.urlsafe_b64encode(part).rstrip(b"=").decode() for part in (b'{"alg":"ES256"}', b"{}"))
-        signature = base64.urlsafe_b64encode(await signer.sign(signing.encode())).rstrip(b"=").decode()
-        key = jwt.PyJWK(dict(signer.jwk))
-        assert PyJWS().decode(f"{signing}.{signature}", key, algorithms=["ES256"]) == b"{}"
-
-    async def test_the_kid_is_the_thumbprint_and_nothing_private_is_shown(self, tmp_path):
-        jwk = (await signers.open("file:", data=tmp_path, create=True)).jwk
-        required = {name: jwk[name] for name in ("crv", "kty", "x", "y")}
-        digest = hashlib.sha256(json.dumps(required, separators=(",", ":")).encode()).digest()
-        assert jwk["kid"] == base64.urlsafe_b64encode(digest).rstrip(b"=").decode()
-        assert set(jwk) == {"crv", "kty", "x", "y", "kid", "alg", "use"}
+class TestSigner(SignerContract):
+    @pytest.fixture
+    async def signer(self, tmp_path):
+        return await signers.open("file:", data=tmp_path, create=True)
 
     async def test_a_key_is_made_once_for_the_owner_alone_and_found_again(self, tmp_path):
         first = await signers.open("file:", data=tmp_path, create=True)

@@ -9,7 +9,10 @@ from buspass.cli import main
 from buspass.config import compiled
 from buspass.config.build import load
 from buspass.errors import ConfigError
+from buspass.http import start
+from buspass.model import Limits
 
+LIMITS = Limits(request_bytes=6_000_000, response_bytes=6_000_000, first_byte=60, total=60)
 ROOT = Path(__file__).parents[2]
 FILES = [ROOT / "examples" / "returns" / "buspass.yaml", *sorted((ROOT / "tests" / "data" / "domain").glob("*.yaml"))]
 
@@ -88,3 +91,29 @@ def test_check_compiles_what_it_accepts_and_nothing_else(tmp_path, capsys, monke
     assert main(["check", str(wrong), "--compile", str(tmp_path / "never.json")]) == 2
     assert not (tmp_path / "never.json").exists()
     assert main(["check", str(FILES[0]), "--compile", str(tmp_path / "no" / "folder.json")]) == 2
+
+
+REACHABLE = """\
+version: 1
+issuer: https://gateway.example.com
+domain_key: {secret: A_DOMAIN_KEY}
+hosts: {aws: {url: 'https://gateway.example.com', cloud: aws, region: eu-central-1}}
+workflows: {w: {models: [openai/gpt-5-mini], budget: {cost: 1}}}
+identity: [{name: all, issuer: 'https://login.example.com', audience: 'api://buspass', claims: {agent: azp}}]
+"""
+
+
+async def test_what_was_compiled_for_others_to_reach_makes_no_keys_wherever_it_listens(tmp_path, monkeypatch):
+    """Lambda and Functions hand their requests over on no socket: the bind they are started with says nothing."""
+    file, out, data = tmp_path / "buspass.yaml", tmp_path / "buspass.json", tmp_path / "data"
+    file.write_text(REACHABLE)
+    monkeypatch.setenv("BUSPASS_DATA", str(data))
+    assert main(["check", str(file), "--bind", "0.0.0.0", "--compile", str(out)]) == 0
+    environ = {"BUSPASS_CONFIG": str(out), "BUSPASS_DATA": str(data), "A_DOMAIN_KEY": "5a" * 32}
+    with pytest.raises(ConfigError, match="there is no such file; off loopback it is never made by itself"):
+        await start(environ, LIMITS, bind="127.0.0.1")
+    assert not data.exists()
+    assert main(["check", str(file), "--compile", str(out)]) == 0
+    application = await start(environ, LIMITS, bind="127.0.0.1")
+    await application.close()
+    assert (data / "operator.key").exists()

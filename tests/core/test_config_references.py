@@ -234,8 +234,8 @@ ALONE = [
         "f:3:22 providers.p.api: not available yet: this wire format; allowed: openai, anthropic",
     ),
     (
-        "signer: kms://alias/x",
-        "f:3:9 signer: not available yet: signers in a cloud's key service; allowed: file://",
+        "signer: keyvault://vault/x",
+        "f:3:9 signer: not available yet: signers in a cloud's key service; allowed: file://, kms://",
     ),
     (
         "tools: {t: {mcp: https://m}}",

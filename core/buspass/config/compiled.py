@@ -52,6 +52,11 @@ def is_compiled(source: bytes) -> bool:
     return source.startswith(MAGIC)
 
 
+def for_loopback(source: bytes) -> bool:
+    """Say whether a sound document was judged for a loopback bind, where much may be left out."""
+    return bool(json.loads(source)["loopback"])
+
+
 def read(source: bytes, path: Path, environ: Mapping[str, str], bind: str) -> Settings:
     """Give the settings of a document that lies at `path`. Raises ConfigError where it may not be served here."""
     whole = _whole(source, path)

@@ -11,6 +11,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Final
 
 from buspass.errors import ConfigError
+from buspass.ports.secrets import Secrets
 
 ADAPTERS: Final[Mapping[tuple[str, str], str]] = {
     ("state", "sqlite"): "buspass_onprem.sqlite:open",
@@ -22,9 +23,12 @@ ADAPTERS: Final[Mapping[tuple[str, str], str]] = {
     ("blobs", "file"): "buspass_onprem.files:open",
     ("blobs", "azblob"): "buspass_azure.blobs:open",
     ("signer", "file"): "buspass_onprem.signer:open",
+    ("signer", "kms"): "buspass_aws.kms:open",
     ("keys", "domain"): "buspass_onprem.signer:domain_key",
     ("keys", "operator"): "buspass_onprem.signer:operator_key",
     ("secrets", "host"): "buspass_onprem.secrets:HostSecrets",
+    ("secrets", "secretsmanager"): "buspass_aws.secrets:open",
+    ("secrets", "ssm"): "buspass_aws.secrets:open",
 }
 
 
@@ -48,3 +52,13 @@ async def opened(port: str, url: str) -> Any:
         return await way_in(url)
     except ValueError as error:
         raise ConfigError([f"{port}: {error}"]) from error
+
+
+def secrets_of(environ: Mapping[str, str]) -> Secrets:
+    """Give the host's own store of secrets, that BUSPASS_SECRETS names: a URL, or a directory. Raises ConfigError."""
+    scheme, mark, _ = environ.get("BUSPASS_SECRETS", "").partition("://")
+    try:
+        found: Secrets = adapter("secrets", scheme if mark else "host")(environ)
+    except ValueError as error:
+        raise ConfigError([f"BUSPASS_SECRETS: {error}"]) from error
+    return found

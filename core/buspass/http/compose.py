@@ -20,7 +20,7 @@ from buspass.calls.house import House
 from buspass.config import compiled
 from buspass.config.settings import Host, Settings
 from buspass.errors import ConfigError
-from buspass.http.adapters import adapter, opened
+from buspass.http.adapters import adapter, opened, secrets_of
 from buspass.http.app import routed
 from buspass.http.stores import Build, Open, Stores
 from buspass.identity.domain import DomainKey
@@ -131,10 +131,10 @@ async def composed(
     opening: Open | None = None,
 ) -> Application:
     """Do what `start` does, with parts handed in. `opening` opens the stores of other hosts of the domain."""
-    settings = _settings(environ, bind, port)
-    host, data, local = _host(settings, environ), _data(environ), _loopback(bind)
+    settings, local = _settings(environ, bind, port)
+    host, data = _host(settings, environ), _data(environ)
     clock, discovery = clock or SystemClock(), outbound or HttpxOutbound()
-    secrets: Secrets = adapter("secrets", "host")(environ)
+    secrets = secrets_of(environ)
     domain_key = await _domain_key(settings, secrets, data, create=local)
     signer: Signer = await adapter("signer", host.signer.partition(":")[0])(host.signer, data=data, create=local)
     operator: str | None = await adapter("keys", "operator")(data, create=True) if local else None
@@ -170,16 +170,21 @@ async def composed(
         return application
 
 
-def _settings(environ: Mapping[str, str], bind: str, port: int) -> Settings:
+def _settings(environ: Mapping[str, str], bind: str, port: int) -> tuple[Settings, bool]:
+    """Give the settings, and whether this host is its user's alone, so that it may make its own keys.
+
+    What was compiled for a bind that others can reach is not, wherever it listens: on Lambda and Functions the gateway
+    itself listens nowhere, and the whole world is before it.
+    """
     named = environ.get("BUSPASS_CONFIG")
     if not named:
         raise ConfigError(["BUSPASS_CONFIG is not set: it names the host's buspass.yaml"])
     path = Path(named)
     if path.is_file() and compiled.is_compiled(source := path.read_bytes()):
-        return compiled.read(source, path, environ, bind)
+        return compiled.read(source, path, environ, bind), _loopback(bind) and compiled.for_loopback(source)
     from buspass.config.build import load  # noqa: PLC0415 - YAML and pydantic stay off hosts with a compiled bundle
 
-    return load(path, environ=environ, bind=bind, port=port)
+    return load(path, environ=environ, bind=bind, port=port), _loopback(bind)
 
 
 def _data(environ: Mapping[str, str]) -> Path:
