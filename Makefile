@@ -42,7 +42,7 @@ demo: .venv  ## set everything up and run the return exceptions on three hosts (
 .PHONY: test
 test: lint  ## lint, then every test that is not marked verify, with core's lines covered to 95 % or more
 	@rm -rf .cache/coverage && mkdir -p .cache/coverage
-	COVERAGE_FILE=$(CURDIR)/.cache/coverage/data $(BIN)/coverage run -m pytest -n 2 --dist loadfile -m "not verify"
+	COVERAGE_FILE=$(CURDIR)/.cache/coverage/data $(BIN)/coverage run -m pytest -n 3 --dist loadfile -m "not verify"
 	@COVERAGE_FILE=$(CURDIR)/.cache/coverage/data $(BIN)/coverage combine -q
 	@COVERAGE_FILE=$(CURDIR)/.cache/coverage/data $(BIN)/coverage report \
 		--include='core/buspass/*' --omit='core/buspass/testing/*' --fail-under=95

@@ -273,8 +273,9 @@ async def test_a_bound_argument_is_the_subjects_or_denied(identified: Domain, is
     assert (await call("pay", order="x", amount=1)).status_code == 200
 
 
-async def test_the_refund_rule_under_pressure(domain: Domain, service: Any) -> None:
-    """Six hundred tries over two hosts: nothing is paid without a finished yes for that very order."""
+@pytest.mark.parametrize("batches", [5, pytest.param(30, marks=pytest.mark.verify)])
+async def test_the_refund_rule_under_pressure(domain: Domain, service: Any, batches: int) -> None:
+    """Twenty tries a batch over two hosts: nothing is paid without a finished yes for that very order."""
     random = Random(3)
     finished: dict[str, bool] = {}
     wrong: list[str] = []
@@ -314,15 +315,16 @@ async def test_the_refund_rule_under_pressure(domain: Domain, service: Any) -> N
         return early
 
     outcomes: set[str] = set()
-    for batch in range(30):
+    for batch in range(batches):
         answers = await asyncio.gather(*(attempt(20 * batch + n) for n in range(20)))
         outcomes |= {"paid" if answer.status_code == 200 else code(answer) for answer in answers}
     assert not wrong
     assert outcomes == {"paid", "prerequisite_missing", "prerequisite_in_flight"}, "each way was met"
 
 
+@pytest.mark.parametrize("batches", [6, pytest.param(20, marks=pytest.mark.verify)])
 async def test_a_second_check_races_the_payment_that_the_first_one_allowed(
-    domain: Domain, service: Any, monkeypatch: pytest.MonkeyPatch
+    domain: Domain, service: Any, monkeypatch: pytest.MonkeyPatch, batches: int
 ) -> None:
     """A payment's hold commits only while no check runs and the newest word on its order is yes."""
     random = Random(5)
@@ -359,7 +361,7 @@ async def test_a_second_check_races_the_payment_that_the_first_one_allowed(
         assert (await there.call("check", order)).status_code == 200
         await asyncio.gather(later(there.call("check", order)), later(agent.call("pay", {**order, "amount": 1})))
 
-    for batch in range(20):
+    for batch in range(batches):
         await asyncio.gather(*(attempt(15 * batch + n) for n in range(15)))
     assert set(judged) == {(0, True)}
-    assert len(judged) == len(service.got("/pay")) > 50
+    assert len(judged) == len(service.got("/pay")) > 2 * batches

@@ -65,7 +65,7 @@ def test_a_stream_gives_what_the_whole_text_gives(text, actions, restore, data):
     assert counts == {finding.class_: finding.count for finding in findings}
 
 
-@EXAMPLES
+@settings(EXAMPLES, max_examples=15)
 @given(TEXTS)
 def test_a_stream_of_single_characters_gives_what_the_whole_text_gives(text):
     plan = Plan(actions=dict.fromkeys(CLASSES, "mask"), regions=("DE",))

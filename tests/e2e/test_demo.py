@@ -50,6 +50,7 @@ def test_every_request_of_the_example_ends_as_it_must_and_nothing_goes_around_th
     assert said["seconds"] < 60
 
 
+@pytest.mark.verify
 def test_two_hundred_requests_in_words_nobody_has_seen_end_as_they_must(tmp_path: Path) -> None:
     requests = wording.generate(world.build(), 200, seed=2026)
     known = {json.loads(line)["text"] for line in (ROOT / "examples/returns/requests.jsonl").read_text().splitlines()}
@@ -65,10 +66,8 @@ def test_two_hundred_requests_in_words_nobody_has_seen_end_as_they_must(tmp_path
     assert all(row["paid"] == 0 for row in said["requests"] if row["outcome"] != "refunded")
 
 
-STORES = ["sqlite,sqlite", pytest.param("sqlite,redis", marks=pytest.mark.verify)]
-
-
-@pytest.mark.parametrize("stores", [*STORES, pytest.param("redis,sqlite", marks=pytest.mark.verify)])
+@pytest.mark.verify
+@pytest.mark.parametrize("stores", ["sqlite,sqlite", "sqlite,redis", "redis,sqlite"])
 def test_cases_are_handed_over_between_two_stores_and_what_they_leave_comes_back(tmp_path: Path, stores: str) -> None:
     file = tmp_path / "requests.jsonl"
     lines = (ROOT / "examples/returns/requests.jsonl").read_text().splitlines()

@@ -226,6 +226,7 @@ async def test_when_money_runs_out_it_is_said_once_none_can_come_back_and_the_li
     await gateways.whole(task, headers)
 
 
+@pytest.mark.verify
 async def test_a_process_killed_at_any_moment_leaves_books_that_the_sweep_makes_right(gateways):
     size = await gateways.hold_size()
     limit = size * CALLS * 2

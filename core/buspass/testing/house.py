@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, Self
 
@@ -29,6 +30,12 @@ from buspass.testing.state_memory import MemoryState
 LIMITS = Limits(request_bytes=6_000_000, response_bytes=6_000_000, first_byte=60, total=60)
 PROVIDER_KEY = "provider-key"
 DOMAIN_KEY = "00" * 32
+
+
+@cache
+def _urls(text: str) -> dict[str, str]:
+    """Give each host's store in a configuration, "" for the domain's own; read once, for many domains share a file."""
+    return {name: str(shape.get("state", "")) for name, shape in yaml.safe_load(text)["hosts"].items()}
 
 
 @dataclass(kw_only=True)
@@ -119,8 +126,7 @@ class Domain:
 
     def _url(self, host: str) -> str:
         """Give the store's URL that the file says for this host, "" for the domain's own."""
-        shape = yaml.safe_load(self._path.read_text("utf-8"))["hosts"][host]
-        return str(shape.get("state", ""))
+        return _urls(self._path.read_text("utf-8"))[host]
 
     async def _opening(self, url: str) -> State:
         return Borrowed(self.states.get(url, self.state))
