@@ -6,7 +6,7 @@ Found by regopy's compiler and by the modules' text; never by asking a question.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from itertools import pairwise
 from typing import Final
@@ -71,7 +71,7 @@ def _undefined(modules: Mapping[str, str]) -> Iterator[str]:
             yield f"{first}:1: package buspass.{asked} gives no reason; write: deny contains REASON if {{ … }}"
 
 
-def _adds_reasons(words: list[Token]) -> bool:
+def _adds_reasons(words: Sequence[Token]) -> bool:
     return any(rule[0].text == "deny" and rule[1:2] and rule[1].text == "contains" for rule in statements(words))
 
 
@@ -114,7 +114,7 @@ def _built_in(name: str) -> bool:
     return name == "set" or bool(Interpreter().is_builtin(name))
 
 
-def _formats_input(words: list[Token], at: int) -> bool:
+def _formats_input(words: Sequence[Token], at: int) -> bool:
     """Whether a call's arguments hold a reference into the input that is not guarded by object.get."""
     depth, guarded = 0, 0
     for position, word in enumerate(words[at + 1 :], at + 1):
@@ -131,11 +131,11 @@ def _formats_input(words: list[Token], at: int) -> bool:
     return False
 
 
-def _dotted(words: list[Token], at: int) -> str:
+def _dotted(words: Sequence[Token], at: int) -> str:
     return "".join(word.text for word in words[max(0, at - 3) : at])
 
 
-def _defined(modules: Mapping[str, str], source: str, words: list[Token]) -> set[str]:
+def _defined(modules: Mapping[str, str], source: str, words: Sequence[Token]) -> set[str]:
     """The functions that a module may call by name: its package's own, and those of packages it imports."""
     own = scan.package(source)
     defined: set[str] = set()
@@ -148,19 +148,19 @@ def _defined(modules: Mapping[str, str], source: str, words: list[Token]) -> set
     return defined
 
 
-def _aliases(words: list[Token], name: str) -> Iterator[str]:
+def _aliases(words: Sequence[Token], name: str) -> Iterator[str]:
     for rule in statements(words):
         texts = [word.text for word in rule]
         if texts[0] == "import" and "".join(texts[1:]).removeprefix("data.").split("as")[0] == name:
             yield texts[-1]
 
 
-def _heads(words: list[Token]) -> set[str]:
+def _heads(words: Sequence[Token]) -> set[str]:
     """Names defined as functions."""
     return {rule[0].text for rule in statements(words) if rule[1:2] and rule[1].text == "("}
 
 
-def statements(words: list[Token]) -> Iterator[list[Token]]:
+def statements(words: Sequence[Token]) -> Iterator[list[Token]]:
     """The module cut where a line begins with a name outside of all brackets and nothing is left open before it."""
     rule: list[Token] = []
     depth = 0

@@ -7,8 +7,9 @@ and what a rule means.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Final
 
 type Path = tuple[str, ...]
@@ -35,8 +36,9 @@ class Token:
     first: bool
 
 
-def tokens(source: str) -> list[Token]:
-    """The module without its comments and white space."""
+@lru_cache(maxsize=64)
+def tokens(source: str) -> tuple[Token, ...]:
+    """The module without its comments and white space; kept, for a check asks dozens of times for the same text."""
     found = []
     line, end = 1, 0
     last = 0
@@ -46,7 +48,7 @@ def tokens(source: str) -> list[Token]:
         if match.lastgroup != "comment":
             found.append(Token(match.lastgroup or "", match[0], line, line != last))
             last = line + match[0].count("\n")
-    return found
+    return tuple(found)
 
 
 def package(source: str) -> str:
@@ -90,7 +92,7 @@ def volatile(paths: Iterable[Path]) -> bool:
     return any(path[: len(part)] == part[: len(path)] for path in paths for part in _VOLATILE)
 
 
-def calls(words: list[Token]) -> Iterator[tuple[str, int]]:
+def calls(words: Sequence[Token]) -> Iterator[tuple[str, int]]:
     """Every `name(` or `a.b.name(` with its dotted name and the index of its first word."""
     for at, word in enumerate(words):
         if word.text != "(" or at == 0 or words[at - 1].kind != "name" or not _touch(words, at):
@@ -101,12 +103,12 @@ def calls(words: list[Token]) -> Iterator[tuple[str, int]]:
         yield "".join(part.text for part in words[start:at]), start
 
 
-def _touch(words: list[Token], at: int) -> bool:
+def _touch(words: Sequence[Token], at: int) -> bool:
     """Whether a bracket may belong to the word before it."""
     return words[at - 1].text not in KEYWORDS
 
 
-def _leaves(words: list[Token]) -> bool:
+def _leaves(words: Sequence[Token]) -> bool:
     """Whether a module may read another question's rules, or the data document as a whole."""
     for at, word in enumerate(words):
         if word.text == "data" and (at == 0 or words[at - 1].text != "."):
@@ -116,7 +118,7 @@ def _leaves(words: list[Token]) -> bool:
     return False
 
 
-def _paths(words: list[Token]) -> Iterator[Path]:
+def _paths(words: Sequence[Token]) -> Iterator[Path]:
     for at, word in enumerate(words):
         if word.text.startswith("$"):  # a template string: what it holds is not tokenised
             yield from _EVERYTHING
@@ -124,7 +126,7 @@ def _paths(words: list[Token]) -> Iterator[Path]:
             yield _path(words, at + 1)
 
 
-def _path(words: list[Token], at: int) -> Path:
+def _path(words: Sequence[Token], at: int) -> Path:
     """The constant part of a reference: `.name` and `["name"]`, up to the first thing that is neither."""
     path: list[str] = []
     while at + 1 < len(words):
@@ -140,7 +142,7 @@ def _path(words: list[Token], at: int) -> Path:
     return tuple(path)
 
 
-def _closes(words: list[Token], at: int) -> bool:
+def _closes(words: Sequence[Token], at: int) -> bool:
     return at < len(words) and words[at].text == "]"
 
 
