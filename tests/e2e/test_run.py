@@ -93,6 +93,7 @@ except openai.PermissionDeniedError as error:
 """
 
 
+@pytest.mark.verify
 def test_anthropics_sdk_runs_unchanged_under_a_dated_name(home):
     simulated = AnthropicProvider(CLAUDE_KEY, models=("claude-haiku-4-5-20251001",))
     with served(simulated) as url:
@@ -102,6 +103,7 @@ def test_anthropics_sdk_runs_unchanged_under_a_dated_name(home):
     assert billed(done)[:3] == (0, 1, 0)
 
 
+@pytest.mark.verify
 def test_azures_client_runs_unchanged_and_a_refusal_is_shown_and_billed(home):
     done = run(home, "--", sys.executable, "-c", AZURE)
     assert done.stdout == "Send it back; you get 900 dollars.\nmodel_not_granted\n", done.stderr
@@ -118,6 +120,7 @@ def test_a_call_that_does_not_fit_the_budget_is_told_with_what_gives_more(home):
     assert "budget_exhausted" in done.stderr
 
 
+@pytest.mark.verify
 def test_a_model_that_is_not_served_is_told_without_a_page_of_names(home):
     done = run(home, "--", sys.executable, "-c", AZURE.replace("gpt-5-mini", "gpt-none"))
     assert "PermissionDeniedError" in done.stderr
@@ -134,7 +137,7 @@ def test_the_agents_exit_code_is_ours_and_kills_the_task(home, reader):
     assert (trace["task"]["status"], trace["records"][-1]["reason"]) == ("killed", "exit 7")
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.verify)])
 def test_a_signal_reaches_the_agent_and_the_task_ends(home, reader, number):
     folder, environ = home
     program = "import signal, sys, time\nfor n in (2, 15): signal.signal(n, lambda n, f: sys.exit(40 + n))\n"

@@ -1,0 +1,7 @@
+"""What holds for every test: coverage is measured in the processes that run tests, not in those that tests start."""
+
+import os
+
+# A worker is measured by now. What it starts itself (hosts, agents, gateways) would pay for each line with time of its
+# own, and time-outs with it, for lines that tests in the process reach anyway.
+os.environ.pop("COVERAGE_PROCESS_CONFIG", None)
