@@ -4,4 +4,5 @@ import os
 
 # A worker is measured by now. What it starts itself (hosts, agents, gateways) would pay for each line with time of its
 # own, and time-outs with it, for lines that tests in the process reach anyway.
-os.environ.pop("COVERAGE_PROCESS_CONFIG", None)
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.pop("COVERAGE_PROCESS_CONFIG", None)
