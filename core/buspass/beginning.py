@@ -17,7 +17,7 @@ from typing import Any, Final, Literal
 from buspass.calls.call import policy_task
 from buspass.calls.enforcement import Enforcing
 from buspass.calls.house import House
-from buspass.closing import lifecycle_record
+from buspass.closing import LIVING, lifecycle_record
 from buspass.config.settings import Workflow
 from buspass.errors import Problem
 from buspass.ledger import new_head
@@ -25,6 +25,7 @@ from buspass.model import Principal
 from buspass.policy import document
 from buspass.policy.decide import Decision
 from buspass.ports.state import Value
+from buspass.stopping import kill, names
 from buspass.tasks import Task, View, segment
 from buspass.terms import Terms, mapping
 
@@ -146,8 +147,12 @@ def check_first(view: View) -> None:
 
 
 async def tokened(house: House, view: View, principal: Principal, host: str = "") -> Started:
-    """Mint a token for the workload that acts from now on: after a resume not the one that started the task."""
+    """Mint a token for the workload that acts from now on: after a resume not the one that started the task.
+
+    Raises Problem stopped. It is asked here, after the task was put: so what began while a stop came finds it.
+    """
     task = view.task
+    await _unstopped(house, view, principal)
     minted = await house.tokens.mint(
         task=task.id,
         workflow=task.workflow,
@@ -161,3 +166,13 @@ async def tokened(house: House, view: View, principal: Principal, host: str = ""
     url = (house.settings.hosts[host] if host else house.host).url
     base = url.rstrip("/") + "/v1"
     return Started(view=view, token=minted.token, expires_in=minted.expires_in, base_url=base)
+
+
+async def _unstopped(house: House, view: View, principal: Principal) -> None:
+    task, mine = view.task, names(view.task)
+    try:
+        await house.stops.ask(task.workflow, (principal.name, *mine))
+    except Problem:
+        if (found := house.stops.against(task.workflow, mine)) is not None and view.head["status"] in LIVING:
+            await kill(house, view, found)
+        raise

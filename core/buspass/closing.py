@@ -21,6 +21,7 @@ from buspass.ledger.statement import closed, stated
 from buspass.model import ACCOUNTS
 from buspass.ports.state import Item, OutcomeUnknown, Put, Unavailable, Value
 from buspass.tasks import View
+from buspass.tasks.lifecycle import SEALING, Verb
 
 LIVING: Final = frozenset({"open", "suspended"})
 LEASE: Final = 300_000
@@ -73,6 +74,20 @@ async def expire(house: House, view: View) -> bool:
             raise
     await house.sealer.seal(task)
     return True
+
+
+async def end(house: House, task: str, verb: Verb, record: Mapping[str, Value], fence: int | None = None) -> Item:
+    """Change a task's status with all that follows: what is below a killed one is killed, an ended one gives back.
+
+    Gives the head. `fence`: only for the holder of that fence. Raises Problem.
+    """
+    head = await house.tasks.change(task, verb, record, fence)
+    if verb == "kill":
+        head = await end_children(house, task, head)
+    if verb in SEALING:
+        await house.sealer.seal(task)
+    await give_back_now(house, task, head)
+    return head
 
 
 # ── what is left goes back ──────────────────────────────────────────────────────────────────────────────────────────

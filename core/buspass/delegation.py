@@ -35,6 +35,7 @@ from buspass.ledger.accounts import amounts
 from buspass.ledger.delegations import CAPS
 from buspass.model import Principal, Subject
 from buspass.ports.state import Item, Value
+from buspass.stopping import names
 from buspass.tasks import Grant, Task, View, segment
 from buspass.terms import Terms, mapping, narrowed, only, terms_of
 
@@ -67,6 +68,7 @@ async def begin_child(house: House, who: Caller, parent: str, body: Mapping[str,
     workflow = workflow_named(house, body.get("workflow", view.task.workflow))
     principal = _acting(house, view.task, who.claims)
     check_agent(workflow, principal)
+    await house.stops.ask(workflow.name, (principal.name, *names(view.task)))
     wish = _Wish(workflow=workflow, terms=_terms(workflow, view, body), host=_host(house, body), caps={})
     draft = _draft(house, view, wish, principal, labels(body.get("metadata")), key)
     enforced = enforcement(workflow)

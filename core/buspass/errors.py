@@ -33,6 +33,7 @@ CODES: Final[Mapping[str, Code]] = {
     "tool_not_granted": Code(403, "The tool is not in the task's grant"),
     "thought_required": Code(403, "No model of this task asked for this action"),
     "call_limit": Code(403, "The tool's max_calls is used up"),
+    "stopped": Code(403, "An operator has stopped this"),
     "task_killed": Code(403, "The task was killed"),
     "task_expired": Code(403, "The task's time is over"),
     "task_not_open": Code(403, "The task is not open"),

@@ -24,7 +24,7 @@ from buspass.beginning import (
 from buspass.callers import Caller, OperatorCaller, TaskCaller, fence_of, visible
 from buspass.calls.enforcement import Enforcing, enforcement
 from buspass.calls.house import House
-from buspass.closing import end_children, expire, give_back_now, lifecycle_record, settle_overdue
+from buspass.closing import end, expire, lifecycle_record, settle_overdue
 from buspass.config.settings import Workflow
 from buspass.errors import Problem
 from buspass.guard import check_standing
@@ -32,9 +32,10 @@ from buspass.identity.keys import PREFIX
 from buspass.model import Principal, Subject
 from buspass.ports.state import Item, Value
 from buspass.standing import stop
+from buspass.stopping import names
 from buspass.tasks import Task, View
 from buspass.tasks.keys import IDENTITY as KEY
-from buspass.tasks.lifecycle import SEALING, Verb
+from buspass.tasks.lifecycle import Verb
 from buspass.terms import Terms, mapping, narrowed, only, terms_of
 
 NAME_CHARACTERS: Final = 256
@@ -56,6 +57,7 @@ class Lifecycle:
         only(body, START_FIELDS)
         workflow = workflow_named(house, body.get("workflow"))
         check_agent(workflow, principal)
+        await house.stops.ask(workflow.name, (principal.name,))
         subject = await self._subject(workflow, body.get("on_behalf_of"))
         metadata = labels(body.get("metadata"))
         terms = terms_of(workflow, mapping(body.get("budget"), "budget"))
@@ -165,6 +167,7 @@ class Lifecycle:
             check_agent(workflow, principal)
         except Problem as refusal:
             raise hidden from refusal
+        await house.stops.ask(workflow.name, (principal.name, *names(view.task)))
         view = await self.settle_overdue(view)
         enforced = enforcement(workflow)
         decision = await ask(house, "resume", view.task, str(view.head["status"]), enforced)
@@ -198,13 +201,7 @@ class Lifecycle:
         if verb == "kill" and view.task.principal.identity == KEY and not ended:  # first: else other sessions go on
             await stop(house, str(view.task.principal.claims["key"]), task)
         record = self._record(verb, status=verb, reason=reason, by=_name(who))
-        head = await house.tasks.change(task, verb, record, fence_of(who))
-        if verb == "kill":
-            head = await end_children(house, task, head)
-        if verb in SEALING:
-            await house.sealer.seal(task)
-        await give_back_now(house, task, head)
-        return head
+        return await end(house, task, verb, record, fence_of(who))
 
     async def settle_overdue(self, view: View) -> View:
         """The lazy sweep, at a read: end holds that nobody will settle, and a task whose time is over."""

@@ -5,7 +5,8 @@ so two hosts that begin it at once begin the same one. Refuses to know who made 
 
     open, suspended      the session's calls run in it (a suspended one refuses them)
     completed, expired   what is left goes back to the pool, the next generation begins
-    killed               the key is stopped: `task_killed` for all its sessions, until an operator rotates it
+    killed               the key is stopped: `task_killed` for all its sessions, until an operator rotates it;
+                         by a stop of an operator: the next generation begins when that is lifted
 """
 
 from __future__ import annotations
@@ -29,8 +30,10 @@ from buspass.ledger import new_head
 from buspass.model import Principal
 from buspass.policy import document
 from buspass.policy.decide import Decision
+from buspass.ports.state import Unavailable
 from buspass.tasks import Task, View, segment
 from buspass.tasks.keys import IDENTITY, Key, Standing
+from buspass.tasks.store import unavailable
 from buspass.terms import Terms, narrowed, terms_of
 
 FENCE: Final = 1
@@ -95,11 +98,21 @@ async def _current(house: House, key: Key, session: str) -> View:
             if view.head["status"] in LIVING:
                 house.keys.stands(key.id, session, Standing(task=task, generation=generation))
                 return view
-            if view.head["status"] == "killed" and view.task.created_at >= key.cleared:
+            killed = view.head["status"] == "killed" and view.task.created_at >= key.cleared
+            if killed and not await _by_stop(house, view):
                 await stop(house, key.id, task)
                 raise _killed(key, task)
         await house.keys.advance(key.id, session, generation)
     raise Problem("conflict", "the key's standing task ends faster than a call can begin; retry", retry_after=1)
+
+
+async def _by_stop(house: House, view: View) -> bool:
+    """Say whether it was a stop that ended this task: that is lifted by itself, and says nothing against the key."""
+    try:
+        record = await house.state.read(view.task.id, str(view.head["written"]))
+    except Unavailable as error:
+        raise unavailable(error) from error
+    return bool(record and record.get("stop"))
 
 
 async def stop(house: House, key: str, task: str) -> None:
@@ -112,6 +125,7 @@ async def _begin(house: House, key: Key, session: str, generation: int) -> View 
     workflow = house.workflow(key.workflow)
     if workflow.subject is not None:
         raise Problem("denied", f"workflow {workflow.name!r} acts for a subject; a key has none", reasons=["subject"])
+    await house.stops.ask(workflow.name, (f"{IDENTITY}:{key.name}",))
     enforced = enforcement(workflow)
     task, terms = await _drafted(house, key, session, generation, enforced)
     if (cost := terms.limits.get("cost")) is None:

@@ -22,6 +22,7 @@ from buspass.ledger.holds import HEAD, entries
 from buspass.ledger.ledger import SKEW
 from buspass.model import DUE_INDEX, DUE_SHARDS, LOOK, due_shard
 from buspass.ports.state import Equals, Item, OutcomeUnknown, Unavailable, Update
+from buspass.stopping import finish
 from buspass.tasks import View
 
 _log = logging.getLogger(__name__)
@@ -40,6 +41,8 @@ _POOL: Final = "pool:"
 async def tick(house: House, *, limit: int = LIMIT, seconds: float = SECONDS) -> int:
     """Look after what is due, `limit` of it at most; say how much that was. Raises Problem state_unavailable."""
     until, done = house.clock.monotonic() + seconds, 0
+    with suppress(Problem):  # as of what is due: the next tick takes it up
+        await finish(house)
     first = house.clock.random(1)[0]  # so that hosts don't all begin at the same place
     for step in range(DUE_SHARDS):
         shard = f"due:{(first + step) % DUE_SHARDS}"

@@ -125,8 +125,9 @@ class Action:
         )
 
     def guard(self, view: View) -> int | None:
-        """Status, fence, grant, bound arguments, caps and prerequisites."""
+        """Stops, status, fence, grant, bound arguments, caps and prerequisites."""
         now = self._house.clock.now()
+        self._house.stops.check(*self._whose(view.task))
         check_standing(view.head, self._claims.fence, now)
         if self.name not in view.task.grant.named:
             detail = f"tool {self.name!r} is not in this task's grant"
@@ -137,6 +138,10 @@ class Action:
         judged = check_route(view.head, self._step, self.arguments, view.task.subject, now, refuse)
         judged = judged or self._house.policy.volatile("call")
         return int(str(view.head["version"])) if judged and self.enforcement.on else None
+
+    def _whose(self, task: Task) -> tuple[str, tuple[str, str], str]:
+        """Give what a stop may know the call by: workflow, agents, tool."""
+        return task.workflow, (self._claims.act, task.principal.name), self.name
 
     def plan(self, view: View) -> None:  # noqa: ARG002 - the stations' common signature
         """Nothing to choose: one connector, one call. Its path must be sendable before anything is held."""
@@ -187,7 +192,8 @@ class Action:
         )
 
     async def survey(self) -> None:
-        """Nothing to choose from: `ready` says whether the one service works."""
+        """Look what is stopped. Nothing to choose from: `ready` says whether the one service works."""
+        await self._house.stops.look()
 
     async def ready(self, seconds: float) -> None:
         """Ask the breakers of the service, and of this task there. Raises Problem circuit_open."""
@@ -232,7 +238,7 @@ class Action:
     async def _send(self, view: View, held: Held) -> Ending:
         try:
             request = await self._request(view, held)
-        except Problem as problem:  # no secret, no signature, no time: surely nothing was sent
+        except Problem as problem:  # stopped, no secret, no signature, no time: surely nothing was sent
             return self._ended(Outcome(use={}, sent=False, last="failed"), problem=problem)
         try:
             response = await self._house.outbound.send(request)
@@ -278,6 +284,7 @@ class Action:
     async def _request(self, view: View, held: Held) -> Request:
         house, tool = self._house, self._tool
         await self._screening.keep()
+        await house.stops.ask(*self._whose(view.task))
         headers = auth.headers(
             tool.auth,
             secret=await house.secret(tool.auth.secret) if tool.auth.secret else None,

@@ -1,7 +1,7 @@
 """A stream between the provider's first event and the settle.
 
-Owns what ends it: the provider, the deadline, a kill, a provider that stands still. The bytes that end a stream for
-the agent are held back: they follow the settle. Refuses to know money.
+Owns what ends it: the provider, the deadline, a kill, a stop, a provider that stands still. The bytes that end a stream
+for the agent are held back: they follow the settle. Refuses to know money.
 """
 
 from __future__ import annotations
@@ -159,10 +159,12 @@ class Flow:
         return clock.monotonic() + min(LOOK_AGAIN, max(0.0, left))
 
     async def _look(self) -> None:
-        """Cut the stream where its time is over, or its task is not this caller's any more."""
+        """Cut the stream where its time is over, where it is stopped, or its task is not this caller's any more."""
         now = self._house.clock.now()
         if now >= self._held.deadline:
             raise Problem("deadline_exceeded", "the call's deadline passed in the middle of its stream")
+        task, models = self._view.task, (self._endings.ask.model, f"{self._target.provider}/{self._target.model}")
+        await self._house.stops.ask(task.workflow, (self._claims.act, task.principal.name), models=models)
         check_standing((await self._house.tasks.look(self._claims.task)).head, self._claims.fence, now)
 
     async def _problem(self, failure: Failure) -> Problem:

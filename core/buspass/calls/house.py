@@ -25,6 +25,7 @@ from buspass.ports.state import State
 from buspass.rates import Rates
 from buspass.reports import Rollups
 from buspass.routing.retries import Retries
+from buspass.stops import Stops
 from buspass.tasks import Licences, Task, Tasks
 from buspass.tasks.keys import Keys
 
@@ -57,6 +58,7 @@ class House:
     delegations: Delegations
     pools: Pools
     breakers: Breakers
+    stops: Stops
     retries: Retries
     rates: Rates
     journal: Journal

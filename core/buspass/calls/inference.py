@@ -31,9 +31,10 @@ from buspass.ports.state import Value
 from buspass.providers import bounds, failures
 from buspass.providers.wires import WIRES, Wire
 from buspass.routing import targets
+from buspass.stops import Stop, refusal
 from buspass.surfaces import anthropic_messages, openai_chat
 from buspass.surfaces.wrap_up import with_system
-from buspass.tasks import View, keyed, keyless, segment
+from buspass.tasks import Task, View, keyed, keyless, segment
 from buspass.tools.schema import parse_json
 
 MARGIN: Final = 1.0
@@ -80,7 +81,8 @@ class Inference:
         """Nothing to find: a keyed inference's id is its key's digest."""
 
     def guard(self, view: View) -> int | None:
-        """Status, fence, and the grant: the alias, and the functions that are offered to it."""
+        """Stops, status, fence, and the grant: the alias, and the functions that are offered to it."""
+        self._house.stops.check(*self._whose(view.task), models=(self.ask.model,))
         check_standing(view.head, self._claims.fence, self._house.clock.now())
         workflow = self._house.workflow(view.task.workflow)
         self._hint = workflow.wrap_up if self._wraps_up(workflow, view) else ""
@@ -96,6 +98,10 @@ class Inference:
             self.enforcement.refuse(Problem("tool_not_granted", detail, errors=[row], wanted=name))
         judged = self._house.policy.volatile("call") and self.enforcement.on
         return int(str(view.head["version"])) if judged else None
+
+    def _whose(self, task: Task) -> tuple[str, tuple[str, str]]:
+        """Give what a stop may know the call by: workflow, and agents."""
+        return task.workflow, (self._claims.act, task.principal.name)
 
     def _wraps_up(self, workflow: Workflow, view: View) -> bool:
         """Whether the model is told that most of the budget is spent."""
@@ -131,15 +137,22 @@ class Inference:
         if self._draw is None and model.strategy == "weighted":
             self._draw = int.from_bytes(self._house.clock.random(DRAW))
         away = {key.name: until for key, until in self._away.items()}
+        stopped = {name: stop for name in map(targets.name, model.targets) if (stop := self._stopped(name)) is not None}
         try:
-            return targets.candidates(model, self._permitted, away.keys(), draw=self._draw or 0)
+            return targets.candidates(model, self._permitted, {*away, *stopped}, draw=self._draw or 0)
         except Problem as problem:
             if problem.code != "no_target_available":
                 raise
+            if stopped:
+                raise refusal(next(iter(stopped.values()))) from None
             raise upstreams.none_left(model.alias, list(away.items()), self._house.clock.now()) from None
 
+    def _stopped(self, target: str) -> Stop | None:
+        return self._house.stops.against(self._claims.workflow, (self._claims.act,), models=(target,))
+
     async def survey(self) -> None:
-        """Look which targets work: the breakers know."""
+        """Look what is stopped, and which targets work: the breakers know."""
+        await self._house.stops.look()
         model = self._house.settings.models.get(self.ask.model)
         if model is not None:
             self._away = await self._house.breakers.unavailable([breaker_of(target) for target in model.targets])
@@ -262,17 +275,18 @@ class Inference:
             model=model,
             held=held,
             endings=self._made(view, held),
-            request=lambda target, since: self._request(target, held, since),
+            request=lambda target, since: self._request(view, target, held, since),
             untried=list(self._targets),
             paced=self._paced,
             patient=model.first_token if self.ask.stream else model.total,
         )
         return await sending.run(attempt)
 
-    async def _request(self, target: Target, held: Held, since: int) -> Request:
-        """Make one attempt's request. Raises Problem: no secret, too late for any target, not sayable there."""
+    async def _request(self, view: View, target: Target, held: Held, since: int) -> Request:
+        """Make one attempt's request. Raises Problem: stopped, no secret, too late, not sayable there."""
         await self._screening.keep()
         house = self._house
+        await house.stops.ask(*self._whose(view.task), models=(self.ask.model, targets.name(target)))
         provider = house.settings.providers[target.provider]
         secret = await house.secret(provider.auth.secret) if provider.auth.secret else None
         seconds = in_time(held, house.clock.now(), since)

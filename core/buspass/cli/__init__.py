@@ -13,17 +13,17 @@ import traceback
 from collections.abc import Sequence
 from typing import Final
 
-from buspass.cli import check, demo, init, key, models, observed, run, spend, task, trace, up
+from buspass.cli import check, demo, init, key, models, observed, run, spend, stops, task, trace, up
 from buspass.cli.printable import printable
 from buspass.cli.stop import FAILED, INTERRUPTED, OK, USAGE, Stop
 from buspass.errors import ConfigError
 
 __all__ = ["main"]
 
-VERBS: Final = (up, run, init, check, demo, key, models, observed, task, trace, spend)
+VERBS: Final = (up, run, init, check, demo, key, models, observed, stops, task, trace, spend)
 LATER: Final = (
     *("action", "doctor", "import", "login"),
-    *("policy", "stop", "top"),
+    *("policy", "top"),
 )
 """Verbs that are planned: refused by name, never as a typing error."""
 
@@ -35,13 +35,14 @@ examples:
   buspass check buspass.yaml        say everything that is wrong with a configuration
   buspass demo returns              the return-exception agent over three hosts
   buspass task list --status open   who is at work, and what they may still spend
+  buspass stop --workflow W --reason R   end all its tasks now, and let none begin
   buspass trace t_abc               what a task thought and did, and what it cost
 
 environment:
   BUSPASS_CONFIG   the configuration of `up`
   BUSPASS_DATA     keys and stores (default ~/.local/share/buspass)
   BUSPASS_HOST     which of the configuration's hosts this one is
-  BUSPASS_URL      the gateway that run, key, observed, task and trace ask (default http://127.0.0.1:8700)
+  BUSPASS_URL      the gateway that run, key, observed, stop, task and trace ask (default http://127.0.0.1:8700)
   BUSPASS_TOKEN    an operator's token for it, instead of BUSPASS_DATA/operator.key
   BUSPASS_DEBUG=1  shows the stack trace of a failure
 

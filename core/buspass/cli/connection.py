@@ -68,6 +68,10 @@ class Connection:
         """Send a document. Raises Stop."""
         return self._ask("POST", path, document=document)
 
+    def delete(self, path: str, query: Mapping[str, str | int]) -> Any:
+        """End what stands there. Raises Stop."""
+        return self._ask("DELETE", path, query=query)
+
     def _ask(
         self,
         method: str,

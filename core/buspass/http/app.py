@@ -20,6 +20,7 @@ from buspass.http.exchange import Envelope, Handler, answer, guarded, refusal
 from buspass.http.keys import KeyRoutes
 from buspass.http.operation import UNSERVED, OperationRoutes
 from buspass.http.reports import ReportRoutes
+from buspass.http.stops import StopRoutes
 from buspass.http.tasks import TaskRoutes
 from buspass.lifecycle import Lifecycle
 from buspass.reading import Reading
@@ -34,7 +35,7 @@ class Endpoint:
     method: str
     path: str
     handler: str
-    section: Literal["Tasks", "Models", "Tools", "Keys", "Reports", "Operation"]
+    section: Literal["Tasks", "Models", "Tools", "Keys", "Stops", "Reports", "Operation"]
     who: Who
     summary: str
     sends: str = ""
@@ -158,6 +159,9 @@ ROUTES: Final[tuple[Endpoint, ...]] = (
         answers="MadeKey",
     ),
     _row("POST", "/v1/keys/{id}/revoke", "revoke", "Keys", "operator", "End a key", answers="Key"),
+    _row("POST", "/v1/stops", "order", "Stops", "operator", "Stop", sends="NewStop", answers="Stopped", status=201),
+    _row("GET", "/v1/stops", "stops", "Stops", "operator", "List the stops", answers="StopPage"),
+    _row("DELETE", "/v1/stops/{id}", "lift", "Stops", "operator", "Lift a stop", answers="Stop"),
     _row("GET", "/v1/spend", "spend", "Reports", "operator", "What was spent, grouped", answers="Report"),
     _row("GET", "/v1/latency", "latency", "Reports", "operator", "How long calls took, grouped", answers="Report"),
     _row(
@@ -235,6 +239,7 @@ def routed(house: House) -> ASGIApp:
         "Models": CallRoutes(house, gateway, reading),
         "Tools": CallRoutes(house, gateway, reading),
         "Keys": KeyRoutes(house),
+        "Stops": StopRoutes(house),
         "Reports": ReportRoutes(house),
         "Operation": operation,
     }

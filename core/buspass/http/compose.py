@@ -47,6 +47,7 @@ from buspass.rates import Rates
 from buspass.reporting import Folding
 from buspass.reports import TAIL, Rollups, tail
 from buspass.routing.retries import Retries
+from buspass.stops import Stops
 from buspass.tasks import Licences, Tasks
 from buspass.tasks.keys import Keys
 from buspass.timer import keep, tick
@@ -270,6 +271,7 @@ def _builder(parts: Parts) -> Build:
             delegations=Delegations(state, clock, journal.stamp),
             pools=Pools(state, clock),
             breakers=Breakers(state, clock),
+            stops=Stops(state, clock, journal.stamp, journal.genuine),
             retries=retries,
             rates=Rates(state, clock),
             journal=journal,

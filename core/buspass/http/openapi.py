@@ -77,6 +77,18 @@ KEY: Final = {
     **dict.fromkeys(("expires_at", "rotated_at", "revoked_at"), SOMETIME),
     "killed_task": {"type": ["string", "null"]},
 }
+STOPPED: Final = {"workflow": STRING, "agent": STRING, "tool": STRING, "model": STRING, "all": {"const": True}}
+STOP: Final = {
+    "id": STRING,
+    "reason": STRING,
+    "by": STRING,
+    "at": MOMENT,
+    "host": STRING,
+    "tasks": WHOLE,
+    "complete": {"type": "boolean"},
+    **dict.fromkeys(("done_at", "lifted_at"), SOMETIME),
+}
+DRAIN: Final = {"in_flight": WHOLE, "cut": WHOLE, "drained_by": MOMENT, "unreached": {"type": "array", "items": STRING}}
 SCHEMAS: Final[Mapping[str, Any]] = {
     "Any": {},
     "Accounts": {
@@ -166,6 +178,13 @@ SCHEMAS: Final[Mapping[str, Any]] = {
     "Key": _object(KEY, required=("id", "name", "workflow", "pool", "status", "created_at")),
     "MadeKey": _object({"key": STRING, **KEY}, required=("key", "id", "name", "workflow", "pool", "status")),
     "KeyPage": _object({"data": _list(_ref("Key")), "next_cursor": {"type": ["string", "null"]}}),
+    "NewStop": {
+        **_object({**STOPPED, "reason": STRING}, required=("reason",), closed=True),
+        "description": "Exactly one of workflow, agent, tool, model, all.",
+    },
+    "Stop": _object({**STOPPED, **STOP, "lifted_by": STRING, "lifted_reason": STRING}, required=STOP),
+    "Stopped": _object({**STOPPED, **STOP, **DRAIN}, required=(*STOP, *DRAIN)),
+    "StopPage": _object({"data": _list(_ref("Stop")), "next_cursor": {"type": "null"}}),
     "Report": _object(
         {
             "from": {"type": "string", "format": "date"},

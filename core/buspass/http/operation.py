@@ -52,8 +52,6 @@ UNSERVED: Final = (
     "/v1/videos/{rest:path}",
     "/v1/actions/{id}/{verb}",
     "/v1/events",
-    "/v1/stops",
-    "/v1/stops/{id}",
     "/v1/policy/try",
     "/v1/config",
     "/v1/config/revisions/{rev}",

@@ -22,6 +22,8 @@ SHOWN: Final = (
     "detail",
     "operation",
     "reason",
+    "by",
+    "stop",
     "tool_call_id",
     "estimated",
     "overrun",

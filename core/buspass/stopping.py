@@ -1,0 +1,216 @@
+"""What a stop does beyond refusing: it is made known in every store of the domain, and ends the tasks that it meets.
+
+Owns how those are found (by the index of tasks whose journal is not folded in yet, where every living one stands) and
+that nothing slips through between two looks: a host may go by a view that is a second old, so the second pass begins
+when that second is over. Refuses to know who ordered it (`operating`). Done once, whoever repeats it: a host that dies
+in the middle leaves a stop that is not `done`, which every host's timer takes up.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from datetime import timedelta
+from typing import Final
+
+from buspass.calls.house import House
+from buspass.closing import LIVING, draining, end, lifecycle_record
+from buspass.errors import Problem
+from buspass.ledger.holds import Entry, entries
+from buspass.ports.state import Item, Unavailable
+from buspass.routing import targets
+from buspass.stops import VIEW, Stop
+from buspass.tasks import Task, View, segment
+from buspass.tasks.store import moment
+
+AT_ONCE: Final = 16
+"""Tasks that are looked at at a time."""
+BEFORE: Final = 7
+"""Days that a task may have begun earlier than the longest time which a workflow gives now."""
+PAGE: Final = 500
+ABANDONED: Final = 30_000
+"""Milliseconds after which a timer takes up a stop that is not done."""
+CALM: Final = 0.25
+"""Seconds between two looks at calls in flight."""
+
+
+@dataclass(slots=True, kw_only=True)
+class Swept:
+    """What a stop came to. `missing`: hosts whose store could not be reached; `failed`: tasks that could not be ended.
+
+    `flying`: tasks that had calls in flight when they were ended, with the house on their store. `calls`: those.
+    """
+
+    tasks: int = 0
+    failed: int = 0
+    calls: set[str] = field(default_factory=set)
+    missing: list[str] = field(default_factory=list)
+    flying: dict[str, House] = field(default_factory=dict)
+
+    @property
+    def whole(self) -> bool:
+        return not (self.failed or self.missing)
+
+
+async def stores(house: House) -> tuple[list[House], list[str]]:
+    """Give the houses on every store of the domain, this one first, and the hosts whose store can't be reached."""
+    found, missing, seen = [house], [], {house.settings.hosts[house.place].state}
+    for name, host in house.settings.hosts.items():
+        if host.state not in seen:
+            seen.add(host.state)
+            try:
+                found.append(await house.beside(name))
+            except Problem:
+                missing.append(name)
+    return found, missing
+
+
+async def spread(house: House, stop: Stop) -> tuple[Stop, list[House], list[str]]:
+    """Let a stop stand in every store; give the one that stands here, and where it does. Raises Problem."""
+    stands = await house.stops.put(stop)
+    places, missing = await stores(house)
+    reached = [house]
+    for there in places[1:]:
+        try:
+            await there.stops.put(replace(stop, done=0))
+        except Problem:
+            missing.append(there.place)
+        else:
+            reached.append(there)
+    return stands, reached, missing
+
+
+async def carry_out(house: House, stop: Stop, patience: float = 0.0) -> tuple[Stop, Swept]:
+    """Do what a stop does, and wait up to `patience` seconds for calls in flight. Raises Problem."""
+    stands, places, missing = await spread(house, stop)
+    ends = house.clock.monotonic() + patience
+    swept = Swept(missing=missing)
+    for there in places:
+        await _pass(there, stands, swept)
+    await house.clock.sleep(VIEW)
+    await _drained(swept, stands, ends)
+    swept.failed = 0
+    for there in places:  # what began on a view from before the stop
+        await _pass(there, stands, swept)
+    done = await house.stops.progress(stands.id, tasks=swept.tasks, done=house.clock.now() if swept.whole else 0)
+    return done or stands, swept
+
+
+async def finish(house: House) -> None:
+    """Take up what a lost host, or a store out of reach, has left of a stop. Raises Problem state_unavailable."""
+    now = house.clock.now()
+    for stop in await house.stops.look():
+        if not stop.done and stop.at and stop.at + ABANDONED <= now:
+            await carry_out(house, stop)
+
+
+async def in_flight(swept: Swept, stop: Stop) -> tuple[int, int]:
+    """Say how many calls that a stop meets are in flight, and when that is over at the latest (ms). Raises Problem."""
+    count = latest = 0
+    for task, there in list(swept.flying.items()):
+        head = (await there.tasks.look(task)).head
+        more, until = await _flying(there, stop, head)
+        if not more:
+            del swept.flying[task]
+        count, latest = count + more, max(latest, until)
+    return count, latest
+
+
+async def _drained(swept: Swept, stop: Stop, ends: float) -> None:
+    while swept.flying:
+        clock = next(iter(swept.flying.values())).clock
+        with suppress(Problem):
+            await in_flight(swept, stop)
+        if not swept.flying or clock.monotonic() >= ends:
+            return
+        await clock.sleep(CALM)
+
+
+async def _flying(house: House, stop: Stop, head: Item) -> tuple[int, int]:
+    if stop.kind not in {"tool", "model"}:
+        return await draining(house, head)
+    calls = _met(house, stop, entries(head))
+    return len(calls), max((call.deadline for call in calls), default=0)
+
+
+def _met(house: House, stop: Stop, calls: Iterable[Entry]) -> list[Entry]:
+    """Give the calls of a tool or a model that is stopped."""
+    if stop.kind == "tool":
+        return [call for call in calls if call.kind == "action" and call.name == segment(stop.name)]
+    models = house.settings.models.values()
+    behind = [model.alias for model in models if any(targets.name(each) == stop.name for each in model.targets)]
+    names = {segment(name) for name in (stop.name, *behind)}
+    return [call for call in calls if call.kind == "inference" and call.name in names]
+
+
+# ── the tasks that it meets ─────────────────────────────────────────────────────────────────────────────────────────
+
+
+async def _pass(house: House, stop: Stop, swept: Swept) -> None:
+    """Look at every living task of this store once, and end it where the stop meets it."""
+    limit = asyncio.Semaphore(AT_ONCE)
+
+    async def one(task: str) -> None:
+        async with limit:
+            try:
+                await _one(house, stop, task, swept)
+            except Problem as problem:
+                swept.failed += problem.code != "not_found"
+
+    try:
+        async for found in living(house):
+            await asyncio.gather(*(one(task) for task in found))
+    except Unavailable:
+        swept.missing.append(house.place)
+
+
+async def _one(house: House, stop: Stop, task: str, swept: Swept) -> None:
+    view = await house.tasks.look(task)
+    if stop.kind in {"tool", "model"}:
+        calls = _met(house, stop, entries(view.head))
+    elif view.head["status"] in LIVING and stop.meets(view.task.workflow, names(view.task)):
+        if not await kill(house, view, stop):
+            return
+        calls = list(entries(view.head))
+        swept.tasks += 1
+    else:
+        return
+    if calls:
+        swept.flying[task] = house
+        swept.calls |= {f"{task} {call.call}" for call in calls}
+
+
+async def kill(house: House, view: View, stop: Stop) -> bool:
+    """End a task and those below it; False where it has ended by itself. Raises Problem state_unavailable, conflict."""
+    record = lifecycle_record(house, "kill", status="killed", reason=stop.reason, by=f"operator {stop.by}")
+    try:
+        await end(house, view.task.id, "kill", record | {"stop": stop.id})
+    except Problem as problem:
+        if problem.code in {"task_expired", "task_not_open", "task_killed"}:
+            return False
+        raise
+    return True
+
+
+def names(task: Task) -> tuple[str, ...]:
+    """Give the names that a stop may know a task's agent by."""
+    return (task.principal.name,)
+
+
+async def living(house: House) -> AsyncIterator[Sequence[str]]:
+    """Give the tasks of a store that may still live, in parts. Raises Unavailable."""
+    workflows = house.settings.workflows.values()
+    days = BEFORE + round(max((workflow.wall for workflow in workflows), default=0) / 86_400) + 1
+    last = moment(house.clock.now()).date() + timedelta(days=1)
+    for back in range(days):
+        day = f"{last - timedelta(days=back)}"
+        found = await house.rollups.tails(day)
+        if found is not None:
+            yield found
+            continue
+        after = ""  # more than the index can tell at once: then the list of the whole day
+        while rows := await house.state.list(f"tasks:{day}", "", after, PAGE):
+            yield [str(item["task"]) for _, item in rows]
+            after = rows[-1][0]
