@@ -113,7 +113,8 @@ def test_every_verb_helps(buspass, verb):
         (["frobnicate"], "frobnicate"),
         (["login", "--", "agent.py"], "not available yet: buspass login"),
         (["doctor"], "not available yet: buspass doctor"),
-        (["demo", "procurement"], "not available yet: demo procurement"),
+        (["demo", "procurement", "--rogue"], "demo procurement has no --rogue"),
+        (["demo", "returns", "--outage", "3"], "demo returns has no --outage"),
         (["demo", "nothing"], "procurement"),
         (["up", "--port", "65536"], "0 to 65535"),
         (["up", "--port", "http"], "0 to 65535"),
@@ -206,6 +207,9 @@ def test_a_demo_is_launched_with_its_options_and_gives_its_exit_code(tmp_path, b
     assert code == 7
     asked = json.loads((tmp_path / "asked").read_text())
     assert asked == ["--ask=--now, please", "--requests=mine.jsonl", "--rogue", "--json"]
+    (tmp_path / "returns").rename(tmp_path / "procurement")
+    assert buspass("demo", "procurement", "--pages", "9", "--outage=3", "--write")[0] == 7
+    assert json.loads((tmp_path / "asked").read_text()) == ["--pages=9", "--outage=3.0", "--write"]
 
 
 def test_without_the_examples_folder_the_way_to_it_is_told(buspass, monkeypatch):
@@ -214,8 +218,9 @@ def test_without_the_examples_folder_the_way_to_it_is_told(buspass, monkeypatch)
     assert (code, "BUSPASS_EXAMPLES" in err) == (2, True)
 
 
-def test_the_checkouts_own_demo_is_found():
-    assert (examples() / DEMOS["returns"]).is_file()
+@pytest.mark.parametrize("name", DEMOS)
+def test_the_checkouts_own_demos_are_found(name):
+    assert (examples() / DEMOS[name]).is_file()
 
 
 # ── asking a gateway ────────────────────────────────────────────────────────────────────────────────────────────────

@@ -34,6 +34,7 @@ examples:
   buspass run -- python agent.py    an agent as it is, governed; prints its bill
   buspass check buspass.yaml        say everything that is wrong with a configuration
   buspass demo returns              the return-exception agent over three hosts
+  buspass demo procurement          an agent and a dead vendor, with and without Buspass
   buspass task list --status open   who is at work, and what they may still spend
   buspass stop --workflow W --reason R   end all its tasks now, and let none begin
   buspass trace t_abc               what a task thought and did, and what it cost

@@ -1,4 +1,4 @@
-"""`buspass demo returns`: launches a demo of the examples folder. Refuses to know what it shows."""
+"""`buspass demo NAME`: launches a demo of the examples folder. Refuses to know what it shows."""
 
 from __future__ import annotations
 
@@ -11,8 +11,12 @@ from typing import Final
 
 from buspass.cli.stop import INTERRUPTED, USAGE, Stop
 
-DEMOS: Final = {"returns": "returns/demo.py"}
-LATER: Final = ("procurement",)
+DEMOS: Final = {"returns": "returns/demo.py", "procurement": "procurement/demo.py"}
+OPTIONS: Final = {
+    "returns": ("ask", "customer", "requests", "stores", "rogue"),
+    "procurement": ("pages", "outage", "write"),
+}
+"""Each demo's own options; `--json` is everybody's."""
 
 
 def add(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -24,22 +28,25 @@ def add(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None
         "money unless OPENAI_API_KEY is set.",
         epilog="example: buspass demo returns --ask 'Order O-20017 came broken, I want my money back'",
     )
-    parser.add_argument("name", choices=(*DEMOS, *LATER), help="which one")
-    parser.add_argument("--ask", metavar="TEXT", help="one request in your own words")
-    parser.add_argument("--customer", metavar="ID", help="who asks, with --ask")
-    parser.add_argument("--requests", metavar="FILE", type=Path, help="your own requests, a JSON object a line")
-    parser.add_argument("--rogue", action="store_true", help="let the agent go bad, and see it refused")
-    parser.add_argument(
+    parser.add_argument("name", choices=DEMOS, help="which one")
+    returns = parser.add_argument_group("returns")
+    returns.add_argument("--ask", metavar="TEXT", help="one request in your own words")
+    returns.add_argument("--customer", metavar="ID", help="who asks, with --ask")
+    returns.add_argument("--requests", metavar="FILE", type=Path, help="your own requests, a JSON object a line")
+    returns.add_argument("--rogue", action="store_true", help="let the agent go bad, and see it refused")
+    returns.add_argument(
         "--stores", metavar="A,B", help="two stores, sqlite or redis: cases are handed over between them"
     )
+    procurement = parser.add_argument_group("procurement")
+    procurement.add_argument("--pages", metavar="N", type=int, help="requests that get the vendor's error page")
+    procurement.add_argument("--outage", metavar="SECONDS", type=float, help="how long the vendor is down at most")
+    procurement.add_argument("--write", action="store_true", help="put the run's numbers into docs/procurement.md")
     parser.add_argument("--json", action="store_true", help="answer for machines")
     parser.set_defaults(run=run)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Launch the demo and give its exit code. Raises Stop."""
-    if arguments.name in LATER:
-        raise Stop(f"not available yet: demo {arguments.name}; `buspass demo returns` is", USAGE)
     program = examples() / DEMOS[arguments.name]
     if not program.is_file():
         raise Stop(f"there is no {program}: BUSPASS_EXAMPLES must name the examples folder of the repository", USAGE)
@@ -53,10 +60,14 @@ def examples() -> Path:
 
 
 def _options(arguments: argparse.Namespace) -> list[str]:
-    values = {name: getattr(arguments, name) for name in ("ask", "customer", "requests", "stores")}
+    """Give the options for the demo that was named. Raises Stop for one that is another's."""
+    given = {name: value for name, value in vars(arguments).items() if value not in (None, False)}
+    foreign = {name for names in OPTIONS.values() for name in names} - {*OPTIONS[arguments.name]}
+    if wrong := sorted(foreign & given.keys()):
+        raise Stop(f"demo {arguments.name} has no --{wrong[0]}", USAGE)
+    known = [name for name in (*OPTIONS[arguments.name], "json") if name in given]
     # one word each, as a text may begin with a dash
-    options = [f"--{name}={value}" for name, value in values.items() if value is not None]
-    return options + [f"--{name}" for name in ("rogue", "json") if getattr(arguments, name)]
+    return [f"--{name}" if given[name] is True else f"--{name}={given[name]}" for name in known]
 
 
 def _launched(command: list[str]) -> int:

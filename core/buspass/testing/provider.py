@@ -20,6 +20,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
+from buspass.testing.provider_cache import PromptCache
 from buspass.testing.provider_stream import IN_STREAM, WHOLE, Fault, chunks, frame, paced
 from buspass.testing.provider_wire import Mind, Refused, completion, parse, text_of
 
@@ -49,14 +50,22 @@ SERVER_ERROR: Mapping[str, Any] = {
 class Provider:
     """The provider as an ASGI application (`app`); `faults` are used up one per chat request, in order.
 
-    `models`: what it serves. `requests`: the log, oldest first, without the bearer. `pace`: seconds between the events
-    of a stream.
+    `models`: what it serves. `requests`: the log, oldest first, without the bearer, of the last `kept` requests where
+    that is given. `pace`: seconds between the events of a stream. `caching`: input that it has seen is told as cached.
     """
 
     def __init__(
-        self, key: str, *, models: tuple[str, ...] = ("planner-1",), mind: Mind = echo, pace: float = 0
+        self,
+        key: str,
+        *,
+        models: tuple[str, ...] = ("planner-1",),
+        mind: Mind = echo,
+        pace: float = 0,
+        caching: bool = False,
+        kept: int | None = None,
     ) -> None:
         self.key, self.models, self.mind, self.pace = key, models, mind, pace
+        self.kept, self.cache = kept, PromptCache() if caching else None
         self.faults: deque[Fault] = deque()
         self.requests: list[Exchange] = []
         self.app = Starlette(
@@ -79,6 +88,8 @@ class Provider:
         answer.headers["x-request-id"] = f"req_{secrets.token_hex(16)}"
         headers = {k: v for k, v in request.headers.items() if k != "authorization"}
         self.requests.append(Exchange(at=time.time(), body=body, headers=headers, status=answer.status_code))
+        if self.kept is not None:
+            del self.requests[: -self.kept]
         return answer
 
     async def _answer(self, body: dict[str, Any]) -> Response:
@@ -96,6 +107,9 @@ class Provider:
                 code="model_not_found",
             )
         document, headers = completion(body, self.mind), {"openai-processing-ms": "1"}
+        if self.cache is not None:
+            usage = document["usage"]
+            usage["prompt_tokens_details"]["cached_tokens"] = min(self.cache.hit(body), usage["prompt_tokens"])
         if not body.get("stream"):
             return JSONResponse(document, headers=headers)
         frames = chunks(document, usage=bool((body.get("stream_options") or {}).get("include_usage")))
