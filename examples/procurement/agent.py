@@ -75,7 +75,10 @@ class Agent:
 
     def think(self, messages: list[Any]) -> Any:
         """The model's next message."""
-        answer = self.client.chat.completions.create(model=self.model, messages=messages, tools=self.functions)
+        # as extra_body, for the SDK walks through `messages` part by part with each call, which would take longest of all
+        answer = self.client.chat.completions.create(
+            model=self.model, messages=[], tools=self.functions, extra_body={"messages": messages}
+        )
         usage, said = answer.usage, answer.choices[0].message
         if usage is not None:
             details = usage.prompt_tokens_details
