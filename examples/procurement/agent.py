@@ -75,7 +75,7 @@ class Agent:
 
     def think(self, messages: list[Any]) -> Any:
         """The model's next message."""
-        # as extra_body, for the SDK walks through `messages` part by part with each call, which would take longest of all
+        # as extra_body, for the SDK walks through `messages` part by part with each call, and that takes longest of all
         answer = self.client.chat.completions.create(
             model=self.model, messages=[], tools=self.functions, extra_body={"messages": messages}
         )

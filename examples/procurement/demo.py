@@ -32,7 +32,7 @@ from staging.stack import NotStarted, folder, journal, lines
 GOAL: Final = "Deal with all open supply alerts of today."
 MOST_CALLS: Final = 5
 MOST_DOLLARS: Final = 1.0
-LONGEST: Final = 120
+LONGEST: Final = 600
 """Seconds after the vendor is back in which both must have ended; then they are stopped."""
 
 
