@@ -106,11 +106,16 @@ def erp(company: Company) -> Starlette:
 
 
 class Marketplace:
-    """The vendors' e-mail, at a port of its own. `clock` in seconds."""
+    """The vendors' e-mail, at a port of its own. `clock` and `sleep` in seconds."""
 
-    def __init__(self, company: Company, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        company: Company,
+        clock: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+    ) -> None:
         self.timetable = Timetable()
-        self.clock = clock
+        self.clock, self.sleep = clock, sleep
         self.began: float | None = None
         self.pages = 0
         self.started = asyncio.Event()
@@ -149,7 +154,7 @@ class Marketplace:
 
     async def _until(self, seconds: float) -> None:
         assert self.began is not None
-        await asyncio.sleep(self.began + seconds - self.clock())
+        await self.sleep(self.began + seconds - self.clock())
 
 
 def _held(port: int) -> socket.socket:

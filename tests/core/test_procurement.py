@@ -272,27 +272,43 @@ def _empty(folder: Path) -> Path:
 
 
 async def test_nobody_listens_while_the_vendor_refuses() -> None:
-    market = Marketplace(Company({"k": "me"}, RequestLog()))
+    now, turn = [0.0], asyncio.Event()
+
+    async def sleep(seconds: float) -> None:
+        """Until the test says that so much time is over."""
+        await turn.wait()
+        turn.clear()
+        now[0] += seconds
+
+    market = Marketplace(Company({"k": "me"}, RequestLog()), clock=lambda: now[0], sleep=sleep)
     port = free_port()
     serves = asyncio.create_task(market.serve(port))
-    asked = {"part": "P-2201", "price": 150.0}
-    async with httpx.AsyncClient(headers={"authorization": "Bearer k"}, trust_env=False) as http:
+    async with httpx.AsyncClient(headers={"authorization": "Bearer k"}, trust_env=False, timeout=30) as http:
 
-        async def status() -> int:
-            try:
-                return (await http.post(f"http://127.0.0.1:{port}/messages", json=asked)).status_code
-            except httpx.ConnectError:
-                return 0
-
-        while not await status():
-            await asyncio.sleep(0.01)
-        market.begin(Timetable(refuses=0.0, page=1.0, pages=1))
-        seen = [200]
-        async with asyncio.timeout(20):
-            while seen[-1] != 200 or len(seen) == 1:
-                if (now := await status()) != seen[-1]:
-                    seen.append(now)
+        async def other_than(status: int) -> int:
+            """What it answers once that is something else; 0 where nobody listens."""
+            while True:
+                try:
+                    answer = await http.post(
+                        f"http://127.0.0.1:{port}/messages", json={"part": "P-2201", "price": 150.0}
+                    )
+                except httpx.ConnectError:
+                    found = 0
+                except httpx.TransportError:
+                    continue  # it was there when it closed
+                else:
+                    found = answer.status_code
+                if found != status:
+                    return found
                 await asyncio.sleep(0.01)
+
+        async with asyncio.timeout(60):
+            assert await other_than(0) == 200
+            market.begin(Timetable(refuses=1, page=4, back=90, pages=1))
+            turn.set()
+            assert await other_than(200) == 0
+            turn.set()
+            assert await other_than(0) == 404
+            assert await other_than(404) == 200  # one page was all that the timetable had
     serves.cancel()
     await asyncio.wait([serves])
-    assert seen == [200, 0, 404, 200]
