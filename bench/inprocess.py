@@ -1,6 +1,6 @@
 """What a governed call costs in Python alone: the application in this process, with an upstream that answers at once.
 
-    python bench/inprocess.py [--profile] [--bytecodes] [--state sqlite:///state.db]
+    python bench/inprocess.py [--profile] [--bytecodes 40] [--personal] [--state sqlite:///state.db]
 
 Prints microseconds of CPU a call as the least of many batches, and with `--bytecodes` how many instructions of Python a
 call is, by function: that number does not depend on the machine. No server and no HTTP client take part.
@@ -24,7 +24,7 @@ from types import CodeType
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent))
-from hotpath import CONFIG, answer, chat
+from hotpath import CONFIG, PERSONAL, answer, chat
 
 from buspass.http.compose import Application, composed
 from buspass.model import Limits
@@ -85,7 +85,7 @@ async def call(application: Application, path: str, token: str, document: Any) -
 
 
 async def run(arguments: argparse.Namespace, folder: Path) -> None:
-    text = CONFIG.format(upstream="http://127.0.0.1:9", durability="process", more="")
+    text = CONFIG.format(upstream="http://127.0.0.1:9", durability="process", more=PERSONAL if arguments.personal else "")
     text = text.replace("sqlite:///state.db?durability=process", arguments.state)
     (folder / "buspass.yaml").write_text(text)
     environ = {
@@ -140,6 +140,7 @@ def main() -> None:
     parser.add_argument("--profile", action="store_true")
     parser.add_argument("--bytecodes", type=int, default=0, metavar="ROWS")
     parser.add_argument("--state", default="memory://")
+    parser.add_argument("--personal", action="store_true", help="with rules for personal data, as `make bench` has")
     parser.add_argument("--size", type=int, default=600)
     parser.add_argument("--batches", type=int, default=40)
     os.sched_setaffinity(0, {0})

@@ -279,7 +279,7 @@ async def test_labels_stand_in_records_masked(inspected: Domain) -> None:
 def test_what_grows_is_held_for(text: str) -> None:
     rules = PersonalData(to_models="placeholder", to_tools={}, to_agent=None, block=frozenset())
     screening = Screening(cast("Any", None), rules)
-    screening._placeholders = Placeholders(b"k" * 16)
+    screening._table._placeholders = Placeholders(b"k" * 16)
     ask = openai_chat.parse({"model": "plan", "messages": [{"role": "user", "content": text}]})
     sent = screening.request(ask)
     assert sent.input_bytes >= openai_chat.parse({"model": "plan", **sent.payload}).input_bytes > ask.input_bytes

@@ -43,8 +43,7 @@ class Endings:
     notes: dict[str, Any] = field(default_factory=dict)
 
     def answered(self, answer: Answer, target: Target, tried: int) -> Ending:
-        """Give the ending of a call that was answered whole."""
-        answer = self.screening.answer(answer, streamed=self.ask.stream)
+        """Give the ending of a call that was answered whole; `answer` as the agent may see it."""
         known = answer.usage.known
         use = self._use(target, answer.usage) if known else self._held()
         facts = {**self._facts(answer, target, tried), "status": "succeeded", "estimated": not known}

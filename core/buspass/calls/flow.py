@@ -180,7 +180,8 @@ class Flow:
         """Give how it ended: whole, or cut short by `problem`."""
         answer = self._begun.decoder.answer()
         if problem is None:
-            return self._endings.answered(answer, self._target, self._tried)
+            seen = self._endings.screening.answer(answer, streamed=True)
+            return self._endings.answered(seen, self._target, self._tried)
         return self._endings.cut(answer, self._target, self._tried, problem)
 
     def last(self, ending: Ending, told: Mapping[str, Any]) -> bytes:

@@ -75,6 +75,8 @@ class Inference:
         self._hint = ""
         self._away: Mapping[Key, int] = {}
         self._paced = ""
+        self._view: View | None = None
+        self._reading: asyncio.Future[None] | None = None
         self._endings: Endings | None = None
 
     async def recall(self) -> None:
@@ -162,12 +164,15 @@ class Inference:
 
         Raises Problem rate_limited.
         """
+        await self._look_again()  # policy may have asked for placeholders
         chosen = await pacing.permit(self._house, self._targets, self._bound.tokens, seconds / 2, self._paced)
         self._paced = chosen.provider
         self._targets = (chosen, *(target for target in self._targets if target is not chosen))
 
     async def leave(self) -> None:
-        """Nothing to give back."""
+        """Nothing to give back, but a reading that nobody will wait for."""
+        if self._reading is not None:
+            self._reading.cancel()
 
     def _bounded(self, target: Target, refuse: Refuse) -> bounds.Bound:
         api = self._house.settings.providers[target.provider].api
@@ -176,12 +181,25 @@ class Inference:
 
     async def inspect(self, view: View) -> tuple[Finding, ...]:
         """Look into every text that reaches the model; what may not reach it as it is, is replaced."""
-        await self._screening.load(view.task)
+        self._view = view
+        self._screening.meet(view.task)
+        await self._look(view)
+        await self._look_again()
+        if self.ask.stream and self._reading is None:  # once the stream flows it is too late, and the hold takes time
+            self._reading = asyncio.ensure_future(self._screening.read())
+        return self._screening.findings
+
+    async def _look(self, view: View) -> None:
         if self._screening.ruled and self._said.input_bytes > LONG:
             await asyncio.to_thread(self._screen, view)
         else:
             self._screen(view)
-        return self._screening.findings
+
+    async def _look_again(self) -> None:
+        """Do it with the task's table of placeholders, where that is wanting. Raises Problem as its reading."""
+        if self._screening.wanting and self._view is not None:
+            await self._screening.prepare()
+            await self._look(self._view)
 
     def _screen(self, view: View) -> None:
         before, self.ask = self.ask.input_bytes, self._screening.request(self._said)
@@ -254,7 +272,8 @@ class Inference:
         sent = await self._send(view, held, self._whole)
         if isinstance(sent, Ending):
             return sent
-        ending = self._made(view, held).answered(*sent)
+        answer, target, tried = sent
+        ending = self._made(view, held).answered(await self._screening.seen(answer), target, tried)
         await self._screening.keep()
         return ending
 
@@ -284,6 +303,8 @@ class Inference:
 
     async def _request(self, view: View, target: Target, held: Held, since: int) -> Request:
         """Make one attempt's request. Raises Problem: stopped, no secret, too late, not sayable there."""
+        if self._reading is not None:
+            await self._reading
         await self._screening.keep()
         house = self._house
         await house.stops.ask(*self._whose(view.task), models=(self.ask.model, targets.name(target)))

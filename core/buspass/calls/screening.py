@@ -6,8 +6,6 @@ know how anything is found or replaced: that is `mediation`; and how a stream is
 
 from __future__ import annotations
 
-import hashlib
-import hmac
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -16,14 +14,13 @@ from typing import Any, Final, Literal
 
 from buspass.calls.enforcement import ENFORCED, Enforcing
 from buspass.calls.house import House
+from buspass.calls.placeholder_table import PlaceholderTable
 from buspass.config.settings import PersonalData, Tool
 from buspass.errors import Problem
-from buspass.journal import Erased
 from buspass.mediation.arguments import restore_arguments
 from buspass.mediation.classes import CLASSES, PERSONAL
 from buspass.mediation.inspect import Finding
-from buspass.mediation.placeholders import Placeholders
-from buspass.mediation.rewriting import Action, ContentBlocked, Plan, rewrite, untouched
+from buspass.mediation.rewriting import Action, ContentBlocked, Plan, mentioned, ordered, rewrite, untouched
 from buspass.model import Answer, Ask, Offer
 from buspass.ports.state import Value
 from buspass.tasks import Task
@@ -38,11 +35,12 @@ ANSWERED: Final[dict[str, Action]] = {"secret": "mask"}
 IDS: Final = frozenset({"id", "tool_call_id", "tool_use_id"})
 UNFIT: Final = re.compile(r"[^A-Za-z0-9_-]")
 """What no provider's tool call has in its id."""
+EVERY: Final = tuple(CLASSES)
 REDACTED: Final = Plan(actions=dict.fromkeys(CLASSES, "mask"))
 
 
 class Screening:
-    """One call's. `load` before anything else; `keep` before a placeholder made here leaves the host."""
+    """One call's. `meet` or `load` before anything else; `keep` before a placeholder made here leaves the host."""
 
     def __init__(self, house: House, rules: PersonalData | None, enforcement: Enforcing = ENFORCED) -> None:
         self._house = house
@@ -50,8 +48,7 @@ class Screening:
         self._rules = rules
         self._regions = rules.phone_regions if rules else ()
         self._task: Task | None = None
-        self._placeholders: Placeholders | None = None
-        self._kept: Mapping[str, str] = {}
+        self._table = PlaceholderTable(house, shared=rules is not None)
         self._added: dict[str, Action] = {}
         self.findings: tuple[Finding, ...] = ()
 
@@ -60,26 +57,33 @@ class Screening:
         """Whether the workflow has rules for personal data: without, only secrets are looked for."""
         return self._rules is not None
 
-    async def load(self, task: Task) -> None:
-        """Read the task's placeholders, where the workflow has rules. Raises Problem state_unavailable, internal."""
-        if self._task is not None:
-            return
-        if self._rules is not None:
-            found = await self._house.vault.get(self._key(task), _table(task))
-            self._kept = json.loads(found) if found else {}
-            self._placeholders = Placeholders(self._secret(task), self._kept)
+    def meet(self, task: Task) -> None:
+        """Know whose call it is. Raises Problem task_not_open where placeholders need a key that was erased."""
+        if self.ruled or self._added:
+            self._table.meet(task)
         self._task = task
+
+    @property
+    def wanting(self) -> bool:
+        """Whether the task's placeholders must be read, and what was looked into looked into again."""
+        return self._table.wanting
+
+    async def load(self, task: Task) -> None:
+        """Meet the task and read its placeholders. Raises Problem state_unavailable, internal."""
+        self.meet(task)
+        await self.read()
+
+    async def read(self) -> None:
+        """Read the task's placeholders, where the workflow has rules. Raises Problem state_unavailable, internal."""
+        await self._table.read()
+
+    async def prepare(self) -> None:
+        """Do the same where `wanting` says so, before all is looked into again. Raises Problem as `read`."""
+        await self._table.prepare()
 
     async def keep(self) -> None:
         """Add what was made to the task's table. Raises Problem state_unavailable."""
-        made = self._placeholders.made if self._placeholders else {}
-        if self._rules is None or self._task is None or len(made) == len(self._kept):
-            return
-        data = await self._house.vault.merge(self._key(self._task), _table(self._task), lambda old: _merged(old, made))
-        self._kept = made
-        if len(json.loads(data)) != len(made):  # another call of this task was first: know its placeholders too
-            self._placeholders = Placeholders(self._secret(self._task), json.loads(data))
-            self._kept = self._placeholders.made
+        await self._table.keep()
 
     def oblige(self, obligations: Mapping[str, Any]) -> bool:
         """Take policy's `placeholder` and `mask`. True where they add anything. Raises Problem policy_unavailable."""
@@ -89,8 +93,8 @@ class Screening:
                 if class_ not in CLASSES:
                     raise Problem("policy_unavailable", f"policy names a class that does not exist: {class_[:32]!r}")
                 self._added[class_] = _stricter(action, self._added.get(class_, "allow"))
-        if "placeholder" in self._added.values() and self._placeholders is None and self._task is not None:
-            self._placeholders = Placeholders(self._secret(self._task))
+        if "placeholder" in self._added.values() and self._task is not None:
+            self._table.meet(self._task)
         return self._added != before
 
     # ── towards a model ─────────────────────────────────────────────────────────────────────────────────────────
@@ -101,12 +105,12 @@ class Screening:
         Its size is an upper bound of what was said and of what is sent. Left alone are pictures, and what a provider
         signed or sealed. The id of a tool call in which something stands becomes another, the same wherever it stands.
         """
-        actions = self._strict(self._towards_model())
-        plan = self._plan(actions)
-        if untouched(ask.payload, plan):
+        if untouched(ask.payload, self._classes()):
             self.findings = ()
             return ask
-        plan = replace(plan, opaque=frozenset(_opaque(ask)))
+        self._table.mentioned = mentioned(ask.payload)
+        actions = self._strict(self._towards_model())
+        plan = replace(self._plan(actions), opaque=frozenset(_opaque(ask)))
         payload, self.findings = _rewrite(ask.payload, plan)
         self._observe(self.findings, actions, "to a model")
         if payload == ask.payload:
@@ -117,10 +121,9 @@ class Screening:
 
     def answer(self, answer: Answer, *, streamed: bool = False) -> Answer:
         """The answer as the agent may see it: the licences in it are for what the agent sees."""
-        plan = self.answer_plan()
-        spelled = [offer.arguments_text for offer in answer.offers]  # JSON, whose escapes may hide what it says
-        if not any("\\" in text for text in spelled) and untouched([answer.text, spelled, answer.document], plan):
+        if self._silent(answer):
             return answer
+        plan = self.answer_plan()
         text, found = rewrite(answer.text, plan, "answer.text")
         offers, rows = [], list(found)
         for index, offer in enumerate(answer.offers):
@@ -131,6 +134,25 @@ class Screening:
         self._observe(rows, self._strict(self._from_model()), "to the agent")
         document = answer.document if streamed else self._document(answer.document, plan)
         return replace(answer, text=text, offers=tuple(offers), document=document)
+
+    async def seen(self, answer: Answer) -> Answer:
+        """Do the same for a whole answer, with the task's placeholders if it needs them. Raises Problem as `read`."""
+        if self._silent(answer):
+            return answer
+        if self.ruled and mentioned(_shown(answer)):
+            await self.read()
+        before = self.findings
+        shown = self.answer(answer)
+        if self.wanting:
+            await self.prepare()
+            self.findings = before
+            shown = self.answer(answer)
+        return shown
+
+    def _silent(self, answer: Answer) -> bool:
+        """Whether nothing can stand in it. Arguments are JSON, whose escapes may hide what they say."""
+        hidden = any("\\" in offer.arguments_text for offer in answer.offers)
+        return not hidden and untouched(_shown(answer), self._classes())
 
     def answer_plan(self) -> Plan:
         """Secrets are masked; values behind placeholders come back where the workflow restores them for the agent."""
@@ -191,9 +213,9 @@ class Screening:
 
     def _kept_from(self, tool: Tool, arguments: Mapping[str, Any], actions: Mapping[str, Action]) -> list[Finding]:
         """Give the findings that observing lets pass to a tool which would not have got them."""
-        if self._enforcement.on or self._task is None:
+        scratch = self._table.scratch()
+        if self._enforcement.on or scratch is None:
             return []
-        scratch = Placeholders(self._secret(self._task), self._kept)
         permitted = self._permitted(tool)
         kept: set[str] = set()
         for name in {finding.class_ for finding in self.findings} - {"secret"}:
@@ -205,9 +227,10 @@ class Screening:
 
     def restored(self, tool: Tool, arguments: Mapping[str, Any]) -> dict[str, Any]:
         """The arguments as the tool gets them: values only of classes that workflow and schema both name."""
-        if self._rules is None or self._placeholders is None:
+        placeholders = self._table.placeholders
+        if self._rules is None or placeholders is None:
             return dict(arguments)
-        return dict(restore_arguments(tool.input, dict(arguments), self._placeholders, self._permitted(tool)))
+        return dict(restore_arguments(tool.input, dict(arguments), placeholders, self._permitted(tool)))
 
     def _permitted(self, tool: Tool) -> frozenset[str]:
         rules = self._rules
@@ -243,6 +266,10 @@ class Screening:
 
     # ── plans ───────────────────────────────────────────────────────────────────────────────────────────────────
 
+    def _classes(self) -> tuple[str, ...]:
+        """Every class that a plan of this call looks for."""
+        return EVERY if self._rules is not None else ordered(("secret", *self._added))
+
     def _strict(self, actions: Mapping[str, Action]) -> dict[str, Action]:
         """The workflow's actions under policy's, which only make them stricter."""
         strict = {name: _stricter(action, actions.get(name, "allow")) for name, action in self._added.items()}
@@ -254,7 +281,7 @@ class Screening:
         """What is done: observing, personal data passes as it is, and secrets never do."""
         if not self._enforcement.on:
             actions = {name: action if name == "secret" else "allow" for name, action in actions.items()}
-        return Plan(actions=actions, placeholders=self._placeholders, restore=restore, regions=self._regions)
+        return Plan(actions=actions, placeholders=self._table.placeholders, restore=restore, regions=self._regions)
 
     def _observe(self, found: Iterable[Finding], actions: Mapping[str, Action], towards: str) -> None:
         """Note what would have been blocked or replaced."""
@@ -300,15 +327,6 @@ class Screening:
         hidden = "placeholder" in (rules.to_models, rules.to_agent)
         passing: Action = "mask" if rules.to_models == "block" else "placeholder" if hidden else "allow"
         return {name: "mask" if name in rules.block else passing for name in PERSONAL} | ANSWERED
-
-    def _key(self, task: Task) -> bytes:
-        try:
-            return self._house.task_key(task)
-        except Erased as error:
-            raise Problem("task_not_open", "the task's key was erased, and its placeholders with it") from error
-
-    def _secret(self, task: Task) -> bytes:
-        return hmac.digest(self._key(task), b"placeholder", hashlib.sha256)
 
 
 def redacted(payload: Mapping[str, Any], rules: PersonalData | None = None) -> Any:
@@ -356,6 +374,10 @@ def _opaque(ask: Ask) -> Iterator[str]:
                 yield f"messages[{index}].content[{place}].{sealed}"
 
 
+def _shown(answer: Answer) -> list[Any]:
+    return [answer.text, [offer.arguments_text for offer in answer.offers], answer.document]
+
+
 def _identified(message: Mapping[str, Any]) -> dict[str, Any]:
     """A message whose tool calls' ids hold no sign that providers forbid in them, as placeholders do."""
     content = message.get("content")
@@ -371,12 +393,3 @@ def _marked(value: Mapping[str, Any]) -> dict[str, Any]:
 
 def _stricter(one: Literal["placeholder", "mask"] | Action, other: Action) -> Action:
     return max(one, other, key=STRENGTH.index)
-
-
-def _table(task: Task) -> str:
-    return f"{task.id}/placeholders"
-
-
-def _merged(old: bytes | None, made: Mapping[str, str]) -> bytes:
-    """Both tables in one; what stood there first stays: another host may have shown it already."""
-    return json.dumps({**made, **(json.loads(old) if old else {})}, ensure_ascii=False).encode()

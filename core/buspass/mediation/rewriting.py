@@ -10,8 +10,9 @@ from typing import Any, Final, Literal, get_args
 from buspass.mediation.classes import CLASSES, known
 from buspass.mediation.credentials import labelled
 from buspass.mediation.inspect import Finding, counted
+from buspass.mediation.patterns import compiled, encodable
 from buspass.mediation.placeholders import Placeholders
-from buspass.mediation.scanner import Part, parts, silent
+from buspass.mediation.scanner import MENTION, Part, parts, silent
 
 type Action = Literal["placeholder", "mask", "block", "allow"]
 ACTIONS: Final[tuple[str, ...]] = get_args(Action.__value__)
@@ -49,7 +50,7 @@ class Plan:
 
     @property
     def classes(self) -> tuple[str, ...]:
-        return _ordered(tuple(self.actions))
+        return ordered(("secret", *self.actions))
 
     def action(self, class_: str) -> Action:
         return self.actions.get(class_, "block" if class_ == "secret" else "allow")
@@ -83,13 +84,19 @@ def _check(actions: tuple[tuple[str, Action], ...]) -> None:
 
 
 @lru_cache(maxsize=256)
-def _ordered(names: tuple[str, ...]) -> tuple[str, ...]:
-    return known(("secret", *names))
+def ordered(names: tuple[str, ...]) -> tuple[str, ...]:
+    """The named classes in order of priority, as `known` gives them; remembered."""
+    return known(names)
 
 
-def untouched(value: Any, plan: Plan) -> bool:
-    """Whether `rewrite` would surely find nothing in a JSON value: what nearly every call is, seen in one look."""
-    return silent(_texts(value), plan.classes)
+def untouched(value: Any, classes: tuple[str, ...]) -> bool:
+    """Whether `rewrite` would surely find nothing of these classes in a JSON value: nearly always, seen in one look."""
+    return silent(_texts(value), classes)
+
+
+def mentioned(value: Any) -> bool:
+    """Whether a placeholder may stand in a JSON value, its brackets spelled as they may be (JSON's escapes)."""
+    return compiled(MENTION).search(encodable("\n".join(_texts(value)))) is not None
 
 
 def _texts(value: Any) -> list[str]:
@@ -117,7 +124,7 @@ def rewrite(value: Any, plan: Plan, at: str = "") -> tuple[Any, tuple[Finding, .
     one in which something is found is `<name>` in paths. A number of twelve digits or more in which something is found
     becomes a string. `value` is not changed. ContentBlocked if anything is found that the plan blocks.
     """
-    if untouched(value, plan):
+    if untouched(value, plan.classes):
         return value, ()
     findings: list[Finding] = []
     changed = _rewritten(value, plan, at, findings)

@@ -20,7 +20,8 @@ HORIZON: Final = WINDOW // 2
 CONTEXT: Final = 8
 """Characters before a window that tell whether a match at its start stands alone."""
 
-PLACEHOLDER: Final = "<(?:" + "|".join(name.upper() for name in CLASSES) + ")_[0-9]{8}>"
+MENTION: Final = "(?:" + "|".join(name.upper() for name in CLASSES) + ")_[0-9]{8}"
+PLACEHOLDER: Final = f"<{MENTION}>"
 TAIL: Final = r"[A-Za-z0-9+/=_.~%-]+"
 PEM_END: Final = r"-----END [A-Z ]{1,40}-----"
 PEM_KEPT: Final = 64
