@@ -181,15 +181,16 @@ def same(found: object, value: Scalar) -> bool:
 def holds(condition: Condition, item: Item) -> bool:
     """Say whether the condition is true of this item."""
     found: Any = item
+    kind = type(condition)
     for segment in condition.path:
         if (type(found) is not dict and not isinstance(found, Mapping)) or segment not in found:
-            return isinstance(condition, Absent)
+            return kind is Absent
         found = found[segment]
+    if kind is Absent:
+        return False
     if isinstance(condition, AtLeast):
         return type(found) is int and found >= condition.value
-    if isinstance(condition, Equals):
-        return type(found) is type(condition.value) and bool(found == condition.value)
-    return isinstance(condition, Present)
+    return not isinstance(condition, Equals) or same(found, condition.value)
 
 
 def accepts(operation: Operation, item: Item | None) -> bool:
@@ -198,29 +199,37 @@ def accepts(operation: Operation, item: Item | None) -> bool:
         return item is None
     if item is None:
         return False
-    return all(holds(condition, item) for condition in operation.require)
+    for condition in operation.require:  # noqa: SIM110 - a generator would cost as much as the look
+        if not holds(condition, item):
+            return False
+    return True
 
 
 def changed(update: Update, item: Item, index: int = 0) -> dict[str, Value]:
     """Give the item as the update makes it; `item` stays as it was. Raises Misfit(index)."""
     new: dict[str, Any] = dict(item)
     fresh: dict[str, dict[str, Any]] = {}
-    for path in (*update.add, *update.set, *update.remove):
-        if len(path) == 2 and path[0] not in fresh:
-            parent = new.get(path[0])
-            if type(parent) is not dict and not isinstance(parent, Mapping):
-                raise Misfit(index, f"{update.key!r}: {path} has no map to lie in")
-            fresh[path[0]] = new[path[0]] = dict(parent)
+
+    def holder(path: Path) -> dict[str, Any]:
+        """Give what the path's last name lies in: a map of the item is copied before its first change."""
+        if len(path) == 1:
+            return new
+        parent = new.get(path[0])
+        if type(parent) is not dict and not isinstance(parent, Mapping):
+            raise Misfit(index, f"{update.key!r}: {path} has no map to lie in")
+        found = fresh[path[0]] = new[path[0]] = dict(parent)
+        return found
+
     for path, value in update.set.items():
-        (new if len(path) == 1 else fresh[path[0]])[path[-1]] = value
+        (fresh.get(path[0]) or holder(path))[path[-1]] = value
     for path, amount in update.add.items():
-        holder = new if len(path) == 1 else fresh[path[0]]
-        total = holder.get(path[-1], 0)
+        holding = fresh.get(path[0]) or holder(path)
+        total = holding.get(path[-1], 0)
         if type(total) is not int or not -WHOLE <= total + amount <= WHOLE:
             raise Misfit(index, f"{update.key!r}: {amount} can't be added to {total!r} at {path}")
-        holder[path[-1]] = total + amount
+        holding[path[-1]] = total + amount
     for path in update.remove:
-        del (new if len(path) == 1 else fresh[path[0]])[path[-1]]
+        del (fresh.get(path[0]) or holder(path))[path[-1]]
     if not new:
         raise Misfit(index, f"{update.key!r}: nothing would be left of the item")
     return new
