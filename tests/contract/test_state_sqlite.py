@@ -12,7 +12,19 @@ from pathlib import Path
 
 import pytest
 
-from buspass.ports.state import Absent, Applied, Delete, Equals, OutcomeUnknown, Put, Refused, Unavailable, Update, at
+from buspass.ports.state import (
+    Absent,
+    Applied,
+    Delete,
+    Equals,
+    OutcomeUnknown,
+    Present,
+    Put,
+    Refused,
+    Unavailable,
+    Update,
+    at,
+)
 from buspass.testing.state_contract import StateContract
 from buspass_onprem import sqlite, sqlite_commit
 from buspass_onprem.sqlite_file import parse
@@ -161,6 +173,57 @@ async def test_what_waits_together_is_committed_together(tmp_path, opened):
     assert all(isinstance(answer, Applied) for answer in answers)
     assert statements.count("COMMIT") <= 2  # the first may have been taken alone
     connection.close()
+
+
+async def test_what_is_remembered_is_read_again_once_another_has_written(tmp_path, opened):
+    def step(n):
+        return [Update("head", (Equals(at("n"), n),), {at("n"): 1})]
+
+    other = await sqlite.open(url(tmp_path))
+    statements = []
+    await opened.apply("t", [Put("head", {"n": 0})])
+    assert await opened.apply("t", step(0)) == Applied({"n": 1})
+    opened._committer._connection.set_trace_callback(statements.append)
+    assert await opened.apply("t", step(1)) == Applied({"n": 2})
+    assert not [each for each in statements if each.startswith("SELECT")]
+    assert await other.apply("t", step(2)) == Applied({"n": 3})
+    assert await opened.apply("t", step(2)) == Refused(0, {"n": 3})
+    assert await opened.apply("t", step(3)) == Applied({"n": 4})
+    assert await other.apply("t", [Delete("head", (Present(at("n")),))]) == Applied(None)
+    assert await opened.apply("t", step(4)) == Refused(0, None)
+    await other.close()
+
+
+async def test_nothing_is_remembered_of_a_commit_that_failed(opened):
+    await opened.apply("t", [Put("k", {"n": 1})])
+    update = [Update("k", (Equals(at("n"), 1),), {at("n"): 1})]
+    committer = opened._committer
+    connection, committer._connection = committer._connection, Failing(committer._connection, "COMMIT")
+    with pytest.raises(OutcomeUnknown, match="disk I/O"):
+        await opened.apply("t", update)
+    committer._connection = connection
+    assert await opened.apply("t", update) == Applied({"n": 2})
+
+
+async def test_a_record_that_is_there_refuses_its_own_apply_alone(opened):
+    await opened.apply("t", [Put("head", {"n": 0}), Put("rec:1", {"n": 1})])
+
+    def step(n):
+        return [Put(f"rec:{n}", {"n": n}), Update("head", (Absent(at(f"x{n}")),), {at("n"): 1}, {at(f"x{n}"): 1})]
+
+    answers = await asyncio.gather(*(opened.apply("t", step(n)) for n in range(3)))
+    assert [type(answer) for answer in answers] == [Applied, Refused, Applied]
+    assert answers[1] == Refused(0, {"n": 1})
+    assert await opened.read("t", "head") == {"n": 2, "x0": 1, "x2": 1}
+
+
+async def test_a_put_and_a_delete_together_meet_the_record_that_is_there(opened):
+    await opened.apply("t", [Put("k", {"n": 1})])
+    batch = [("t", [Put("k", {"n": 2})]), ("t", [Delete("k", (Equals(at("n"), 1),))])]
+    assert list(opened._committer.commit(batch)) == [Refused(0, {"n": 1}), Applied(None)]
+    batch = [("t", [Put("k", {"n": 1})]), ("t", [Put("l", {"n": 1}), Update("k", (Equals(at("n"), 2),), {at("n"): 1})])]
+    assert list(opened._committer.commit(batch)) == [Applied({"n": 1}), Refused(1, {"n": 1})]
+    assert await opened.read("t", "l") is None
 
 
 async def test_a_refusal_does_not_undo_its_neighbours(opened):
