@@ -85,7 +85,9 @@ async def call(application: Application, path: str, token: str, document: Any) -
 
 
 async def run(arguments: argparse.Namespace, folder: Path) -> None:
-    text = CONFIG.format(upstream="http://127.0.0.1:9", durability="process", more=PERSONAL if arguments.personal else "")
+    text = CONFIG.format(
+        upstream="http://127.0.0.1:9", durability="process", more=PERSONAL if arguments.personal else ""
+    )
     text = text.replace("sqlite:///state.db?durability=process", arguments.state)
     (folder / "buspass.yaml").write_text(text)
     environ = {
