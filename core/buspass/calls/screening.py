@@ -375,7 +375,13 @@ def _opaque(ask: Ask) -> Iterator[str]:
 
 
 def _shown(answer: Answer) -> list[Any]:
-    return [answer.text, [offer.arguments_text for offer in answer.offers], answer.document]
+    """All of an answer that a plan is applied to: not its id and counts, whose digits might be anything."""
+    document = answer.document
+    shown: list[Any] = [answer.text, *(offer.arguments_text for offer in answer.offers)]
+    if "choices" in document:
+        messages = [choice["message"] for choice in document["choices"]]
+        return shown + [message.get(name) for message in messages for name in ("content", "refusal")]
+    return shown + [block.get(name) for block in document.get("content", ()) for name in ("text", "input")]
 
 
 def _identified(message: Mapping[str, Any]) -> dict[str, Any]:
