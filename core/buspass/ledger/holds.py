@@ -7,13 +7,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Final, Literal
+from operator import itemgetter
+from typing import Any, Final, Literal
 
 from buspass.ledger.accounts import amounts, table, text, whole
 from buspass.model import SLOTS, UNLIMITED, Amounts
 from buspass.ports.state import Absent, AtLeast, Condition, Equals, Item, Path, Put, Update, Value
 
 HEAD: Final = "head"
+_DEADLINE: Final = itemgetter("deadline")
 KEPT: Final = 16
 """Results of one tool whose kept facts are remembered; the seventeenth takes the first one's place."""
 OBSERVED: Final = 512
@@ -229,8 +231,7 @@ def needs(claim: Claim) -> frozenset[str]:
 
 def expired(head: Item, now: int, skew: int) -> list[Entry]:
     """Give the holds that nobody will settle: `skew` (ms) is twice what clocks may differ."""
-    return [
-        entry_of(call, item)
-        for call, item in table(head, "open").items()
-        if isinstance(item, Mapping) and now > whole(item["deadline"]) + skew  # read first: nearly always none is
-    ]
+    flying: Mapping[str, Any] = table(head, "open")
+    if not flying or now <= min(map(_DEADLINE, flying.values())) + skew:  # nearly always, however many fly
+        return []
+    return [entry for entry in entries(head) if now > entry.deadline + skew]
