@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Callable, Mapping
+from collections.abc import AsyncGenerator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Final, Literal, Protocol
+from typing import Any, Final, Literal, Protocol, Self
 
 from buspass.calls.enforcement import Enforcing
 from buspass.calls.house import House
@@ -141,36 +141,29 @@ class Call(Protocol):
 
 
 class Stopwatch:
-    """Time spent at each station, for `Server-Timing`. Each `watch(STATION)` is a block of its own."""
+    """Time spent at each station, for `Server-Timing`. `with watch(STATION):`, one block after the other."""
 
-    __slots__ = ("_now", "_spent")
+    __slots__ = ("_begun", "_now", "_spent", "_station")
 
     def __init__(self, clock: Clock) -> None:
         self._now = clock.monotonic
         self._spent: dict[str, float] = {}
+        self._station, self._begun = "", 0.0
 
-    def __call__(self, station: str) -> _Lap:
-        return _Lap(self._spent, station, self._now)
-
-    def header(self) -> str:
-        """Give the header's value; durations in milliseconds (W3C Server Timing)."""
-        return ", ".join([f"{name};dur={seconds * 1000:.2f}" for name, seconds in self._spent.items()])
-
-
-class _Lap:
-    """One block at one station."""
-
-    __slots__ = ("_begun", "_now", "_spent", "_station")
-
-    def __init__(self, spent: dict[str, float], station: str, now: Callable[[], float]) -> None:
-        self._spent, self._station, self._now = spent, station, now
+    def __call__(self, station: str) -> Self:
+        self._station = station
+        return self
 
     def __enter__(self) -> None:
         self._begun = self._now()
 
     def __exit__(self, *_: object) -> None:
-        spent = self._now() - self._begun
-        self._spent[self._station] = self._spent.get(self._station, 0.0) + spent
+        station = self._station
+        self._spent[station] = self._spent.get(station, 0.0) + self._now() - self._begun
+
+    def header(self) -> str:
+        """Give the header's value; durations in milliseconds (W3C Server Timing)."""
+        return ", ".join([f"{name};dur={seconds * 1000:.2f}" for name, seconds in self._spent.items()])
 
 
 def in_time(held: Held, now: int, since: int | None = None) -> float:

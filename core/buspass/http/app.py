@@ -16,7 +16,7 @@ from buspass.errors import Problem
 from buspass.gateway import Gateway
 from buspass.http import openapi
 from buspass.http.calls import CallRoutes
-from buspass.http.exchange import Envelope, Handler, answer, guarded, refusal
+from buspass.http.exchange import Asked, Envelope, Handler, answer, guarded, refusal
 from buspass.http.keys import KeyRoutes
 from buspass.http.operation import UNSERVED, OperationRoutes
 from buspass.http.reports import ReportRoutes
@@ -319,7 +319,7 @@ class _Any:
         self._handler = handler
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        response = await self._handler(Request(scope, receive))
+        response = await self._handler(Asked(scope, receive))
         await response(scope, receive, send)
 
 

@@ -11,6 +11,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import suppress
 from typing import Any, Final, Literal, cast
 
+from starlette.datastructures import Headers
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
@@ -29,6 +30,39 @@ KEY_CHARACTERS: Final = 255
 SESSION_CHARACTERS: Final = 128
 LEVELS: Final = ("none", "metadata", "redacted", "full")
 log = logging.getLogger("buspass")
+
+
+class _Named(Headers):
+    """Headers that are looked up in a map: a call asks for eight, and each time the list would be walked."""
+
+    def __init__(self, raw: list[tuple[bytes, bytes]]) -> None:
+        super().__init__(raw=raw)
+        self._first = {name.decode("latin-1"): value.decode("latin-1") for name, value in reversed(raw)}
+
+    def __getitem__(self, key: str) -> str:
+        return self._first[key.lower()]
+
+    def get(self, key: str, default: Any = None) -> Any:
+        return self._first.get(key.lower(), default)
+
+
+class Asked(Request):
+    """A request whose headers are found at once."""
+
+    def __init__(self, scope: Scope, receive: Receive) -> None:
+        super().__init__(scope, receive)
+        self._headers = _Named(list(scope["headers"]))
+
+
+class _Told(Response):
+    """A JSON answer, its headers written once."""
+
+    def __init__(self, data: bytes, status: int, headers: Mapping[str, str]) -> None:
+        self.status_code, self.body, self.background = status, data, None
+        written_ones = [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in headers.items()]
+        size = b"%d" % len(data)
+        own = [(b"cache-control", b"no-store"), (b"content-length", size), (b"content-type", b"application/json")]
+        self.raw_headers = written_ones + own
 
 
 def bearer(request: Request) -> str:
@@ -126,9 +160,7 @@ def labels(request: Request) -> Mapping[str, Any]:
 
 def answer(value: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
     """Give a JSON response; nothing of it may be cached on the way."""
-    data = written(value)
-    sent = {**(headers or {}), "cache-control": "no-store"}
-    return Response(data, status_code=status, media_type="application/json", headers=sent)
+    return _Told(written(value), status, headers or {})
 
 
 ENVELOPES: Final[Mapping[Envelope, Callable[[Problem], tuple[int, dict[str, str], dict[str, Any]]]]] = {

@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from typing import Any, NoReturn
+from typing import Any, Final, NoReturn
 
 from buspass.config.settings import Provider
 from buspass.jsontext import read, written
+
+MOST: Final = 2**40
+"""Above every count there is, and small enough for an account."""
 
 
 def loads(text: str) -> dict[str, Any]:
@@ -65,8 +68,7 @@ def optional(holder: Mapping[str, Any], name: str) -> str:
 def count(holder: Any, name: str) -> int | None:
     """A count, or None where there is none that an account could hold."""
     found = holder.get(name) if isinstance(holder, dict) else None
-    good = isinstance(found, int) and not isinstance(found, bool) and 0 <= found < 2**40
-    return found if good else None
+    return found if type(found) is int and 0 <= found < MOST else None
 
 
 def dumps(body: Mapping[str, Any]) -> bytes:
