@@ -113,7 +113,8 @@ def _members(members: Mapping[str, Any], depth: int) -> bool:
         return False
     if {*map(type, members.values())} <= _SCALARS:
         return True
-    return all(_value(part, depth) for part in members.values() if type(part) not in _SCALARS)
+    deep = [part for part in members.values() if type(part) not in _SCALARS]
+    return all(_value(part, depth) for part in deep)
 
 
 def _writable(value: Any) -> bool:
