@@ -11,46 +11,63 @@ from collections.abc import Callable, Sequence
 from queue import Empty, SimpleQueue
 
 type Answers[A] = Sequence[A | Exception]
+type Asked[J, A] = list[tuple[J, asyncio.Future[A]]]
 
 
 class Batches[J, A]:
-    """Jobs in, answers out: `work` gets all jobs that wait (at most `most`), and answers each in its place."""
+    """Jobs in, answers out: `work` gets all jobs that wait (at most `most`), and answers each in its place.
+
+    What is asked in one turn of an event loop is handed over at its end: the thread is woken once for all of it, and
+    not while the loop still needs the interpreter.
+    """
 
     def __init__(self, name: str, work: Callable[[list[J]], Answers[A]], most: int = 256) -> None:
         self._work, self._most = work, most
-        self._queue: SimpleQueue[tuple[J, asyncio.Future[A]] | None] = SimpleQueue()
+        self._asked: dict[asyncio.AbstractEventLoop, Asked[J, A]] = {}
+        self._queue: SimpleQueue[Asked[J, A] | None] = SimpleQueue()
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
         self._thread.start()
 
     async def ask(self, job: J) -> A:
         """Give the job's answer, or raise it where it is an exception."""
-        future: asyncio.Future[A] = asyncio.get_running_loop().create_future()
-        self._queue.put((job, future))
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[A] = loop.create_future()
+        if (asked := self._asked.get(loop)) is None:
+            asked = self._asked[loop] = []
+            loop.call_soon(self._hand_over, loop)
+        asked.append((job, future))
         return await future
 
     async def close(self) -> None:
         """Let the thread work off what was asked before, and end. What is asked later is never answered."""
+        for loop in [*self._asked]:
+            self._hand_over(loop)
         self._queue.put(None)
         await asyncio.to_thread(self._thread.join)
+
+    def _hand_over(self, loop: asyncio.AbstractEventLoop) -> None:
+        asked = self._asked.pop(loop, None)
+        if asked is not None:  # else it was done at the end already
+            self._queue.put(asked)
 
     def _run(self) -> None:
         ending = False
         while not ending:
-            batch: list[tuple[J, asyncio.Future[A]]] = []
             waiting = self._queue.get()
+            batch: Asked[J, A] = []
             while waiting is not None:
-                batch.append(waiting)
-                if len(batch) == self._most:
+                batch += waiting
+                if len(batch) >= self._most:
                     break
                 try:
                     waiting = self._queue.get_nowait()
                 except Empty:
                     break
             ending = waiting is None
-            if batch:
-                self._answer(batch)
+            for start in range(0, len(batch), self._most):
+                self._answer(batch[start : start + self._most])
 
-    def _answer(self, batch: list[tuple[J, asyncio.Future[A]]]) -> None:
+    def _answer(self, batch: Asked[J, A]) -> None:
         try:
             answers = self._work([job for job, _ in batch])
         except Exception as error:  # noqa: BLE001  (a caller who never gets an answer would hang: it gets the error)
