@@ -20,7 +20,11 @@ from sides import KEY, PRICE, Side, free_port, healthy, started
 
 CACHE = Path(__file__).parents[1] / ".cache" / "bench"
 LITELLM = "litellm[proxy]==1.108.7"
-PORTKEY = "@portkey-ai/gateway@1.15.2"
+PORTKEY = {
+    "dependencies": {"@portkey-ai/gateway": "1.15.2"},
+    # It takes any 1.x of this one from 1.3.3 on; with 1.19.19 its streams are answered 500 (TypeError: immutable).
+    "overrides": {"@hono/node-server": "1.13.8"},
+}
 CONFIG = """\
 model_list:
   - model_name: chat
@@ -91,12 +95,12 @@ def _litellm() -> str:
 
 def _portkey() -> str:
     folder = CACHE / "portkey"
-    package = folder / "node_modules" / "@portkey-ai" / "gateway" / "package.json"
-    if not package.exists():
-        folder.mkdir(parents=True, exist_ok=True)
-        subprocess.run(
-            ["npm", "install", "--prefix", folder, "--no-audit", "--no-fund", "--silent", PORTKEY], check=True
-        )
+    package, wanted = folder / "node_modules" / "@portkey-ai" / "gateway" / "package.json", folder / "package.json"
+    if not package.exists() or json.loads(wanted.read_text()) != PORTKEY:
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        wanted.write_text(json.dumps(PORTKEY))
+        subprocess.run(["npm", "install", "--prefix", folder, "--no-audit", "--no-fund", "--silent"], check=True)
     return str(json.loads(package.read_text())["version"])
 
 
