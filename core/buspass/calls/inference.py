@@ -173,6 +173,7 @@ class Inference:
         """Nothing to give back, but a reading that nobody will wait for."""
         if self._reading is not None:
             self._reading.cancel()
+            await asyncio.gather(self._reading, return_exceptions=True)
 
     def _bounded(self, target: Target, refuse: Refuse) -> bounds.Bound:
         api = self._house.settings.providers[target.provider].api
@@ -185,7 +186,8 @@ class Inference:
         self._screening.meet(view.task)
         await self._look(view)
         await self._look_again()
-        if self.ask.stream and self._reading is None:  # once the stream flows it is too late, and the hold takes time
+        if self.ask.stream and self._screening.ruled and self._reading is None:
+            # once the stream flows it is too late, and the hold takes time meanwhile
             self._reading = asyncio.ensure_future(self._screening.read())
         return self._screening.findings
 

@@ -58,7 +58,7 @@ class Screening:
         return self._rules is not None
 
     def meet(self, task: Task) -> None:
-        """Know whose call it is. Raises Problem task_not_open where placeholders need a key that was erased."""
+        """Know whose call it is. Raises Problem task_not_open where the key that placeholders need was erased."""
         if self.ruled or self._added:
             self._table.meet(task)
         self._task = task
@@ -78,7 +78,7 @@ class Screening:
         await self._table.read()
 
     async def prepare(self) -> None:
-        """Do the same where `wanting` says so, before all is looked into again. Raises Problem as `read`."""
+        """Do so where `wanting` says it, before all is looked into again."""
         await self._table.prepare()
 
     async def keep(self) -> None:
@@ -141,8 +141,7 @@ class Screening:
             return answer
         if self.ruled and mentioned(_shown(answer)):
             await self.read()
-        before = self.findings
-        shown = self.answer(answer)
+        before, shown = self.findings, self.answer(answer)
         if self.wanting:
             await self.prepare()
             self.findings = before
