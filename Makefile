@@ -48,7 +48,7 @@ test: lint  ## lint, then every test that is not marked verify, with core's line
 		--include='core/buspass/*' --omit='core/buspass/testing/*' --fail-under=95
 
 .PHONY: verify
-verify: .venv .venv312 services  ## the slow and heavy rest: marked tests, Python 3.12, the wheel in a clean environment, the whole demo
+verify: .venv .venv312 .venv-frameworks services  ## the slow and heavy rest: marked tests, Python 3.12, the wheel in a clean environment, the whole demo
 	UV=$(abspath $(UV)) $(BIN)/python -m pytest -n 2 --dist loadfile -m verify
 	$(BIN312)/python -m compileall -q $(SOURCES)
 	$(BIN312)/mypy --cache-dir .mypy_cache/312
