@@ -87,6 +87,9 @@ async def end(house: House, task: str, verb: Verb, record: Mapping[str, Value], 
     if verb in SEALING:
         await house.sealer.seal(task)
     await give_back_now(house, task, head)
+    if verb == "kill" and not record.get("stop"):  # of a stop it is told once, not for each task
+        told = {name: record.get(name) for name in ("reason", "by", "host")}
+        await house.alerts.tell("killed", task, {"task": task, **told})
     return head
 
 

@@ -95,7 +95,11 @@ async def carry_out(house: House, stop: Stop, patience: float = 0.0) -> tuple[St
     for there in places:  # what began on a view from before the stop
         await _pass(there, stands, swept)
     done = await house.stops.progress(stands.id, tasks=swept.tasks, done=house.clock.now() if swept.whole else 0)
-    return done or stands, swept
+    stands = done or stands
+    if stands.done and (swept.tasks or stands.tasks):
+        told = {"stop": stands.id, "stopped": stands.what, "tasks": stands.tasks}
+        await house.alerts.tell("killed", f"{stands.id} {stands.at}", told | {"reason": stands.reason, "by": stands.by})
+    return stands, swept
 
 
 async def finish(house: House) -> None:

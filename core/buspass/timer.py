@@ -12,6 +12,8 @@ from collections.abc import Mapping
 from contextlib import suppress
 from typing import Final
 
+from buspass.alerting import deliver, watch
+from buspass.alerts.alerts import PREFIX
 from buspass.allocation import SWEPT, tend
 from buspass.calls.house import House
 from buspass.closing import LEASE, LIVING, settle_overdue
@@ -41,8 +43,10 @@ _POOL: Final = "pool:"
 async def tick(house: House, *, limit: int = LIMIT, seconds: float = SECONDS) -> int:
     """Look after what is due, `limit` of it at most; say how much that was. Raises Problem state_unavailable."""
     until, done = house.clock.monotonic() + seconds, 0
-    with suppress(Problem):  # as of what is due: the next tick takes it up
-        await finish(house)
+    failed: set[str] = set()
+    for work in (finish, watch):
+        with suppress(Problem):  # as of what is due: the next tick takes it up
+            await work(house)
     first = house.clock.random(1)[0]  # so that hosts don't all begin at the same place
     for step in range(DUE_SHARDS):
         shard = f"due:{(first + step) % DUE_SHARDS}"
@@ -52,7 +56,7 @@ async def tick(house: House, *, limit: int = LIMIT, seconds: float = SECONDS) ->
                 return done
             done += 1
             with suppress(Problem):  # what could not be done now stays due
-                await _look(house, partition)
+                await _look(house, partition, failed)
     return done
 
 
@@ -76,7 +80,10 @@ async def _due(house: House, shard: str, limit: int) -> list[str]:
     return [partition for partition, _ in found]
 
 
-async def _look(house: House, partition: str) -> None:
+async def _look(house: House, partition: str, failed: set[str]) -> None:
+    if partition.startswith(PREFIX):
+        await deliver(house, partition, failed)
+        return
     if partition.startswith(_POOL):
         await tend(house, partition.removeprefix(_POOL), SWEPT)
         return

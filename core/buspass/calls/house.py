@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
+from buspass.alerts import Alerts
 from buspass.breakers import Breakers
 from buspass.config.settings import Host, Settings, Workflow
 from buspass.errors import Problem
@@ -59,6 +60,7 @@ class House:
     pools: Pools
     breakers: Breakers
     stops: Stops
+    alerts: Alerts
     retries: Retries
     rates: Rates
     journal: Journal

@@ -10,13 +10,14 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field, replace
 from typing import Final
+from urllib.parse import urlsplit
 
 from buspass.breakers import Breaker, Key, Pass, Refusal
 from buspass.calls import pacing, upstreams
 from buspass.calls.call import SEND_WITHIN, Ending
 from buspass.calls.endings import Endings
 from buspass.calls.house import House
-from buspass.config.settings import Model, Target
+from buspass.config.settings import Model, Settings, Target
 from buspass.errors import Problem
 from buspass.ledger import Held, Outcome
 from buspass.model import Failure
@@ -34,6 +35,13 @@ CHARGED: Final = ("tokens", "cost")
 def breaker_of(target: Target) -> Key:
     """Give the breaker of a target."""
     return Key("model", targets.name(target))
+
+
+def watched(settings: Settings) -> list[Key]:
+    """Give the breakers of everything that the configuration names: targets, and services behind tools."""
+    models = [breaker_of(target) for model in settings.models.values() for target in model.targets]
+    services = [Key("tool", urlsplit(tool.url).netloc) for tool in settings.tools.values()]
+    return list(dict.fromkeys([*models, *services]))
 
 
 @dataclass(slots=True, kw_only=True)

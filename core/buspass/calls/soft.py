@@ -54,6 +54,8 @@ async def warn(house: House, task: Task, head: Item) -> None:
         }
         with suppress(Problem):  # the next settled call finds it missing
             await house.ledger.mark(task.id, "soft", name, record)
+            told = {"task": task.id, "workflow": task.workflow, "account": name, "spent_percent": share}
+            await house.alerts.tell("soft_limit", f"{task.id} {name}", told)
 
 
 def _soft(house: House, task: Task) -> float:

@@ -69,6 +69,7 @@ def compile(document: Document, around: Surroundings) -> Settings:  # noqa: A001
         policy=policy,
         operators=compose.operators(file),
         pools=compose.pools(file),
+        webhooks=compose.webhooks(file),
         plain_http=places.plain_http(file, domain),
     )
 

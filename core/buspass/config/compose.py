@@ -265,6 +265,14 @@ def pools(file: Configuration) -> dict[str, settings.Pool]:
     }
 
 
+def webhooks(file: Configuration) -> dict[str, settings.Webhook]:
+    """Where messages go."""
+    return {
+        name: settings.Webhook(name=name, url=shape.url, on=tuple(dict.fromkeys(shape.on)), secret=shape.secret.secret)
+        for name, shape in file.webhooks.items()
+    }
+
+
 def operators(file: Configuration) -> tuple[settings.OperatorRule, ...]:
     """Who may operate."""
     return tuple(settings.OperatorRule(identity=each.identity, group=each.group) for each in file.operators)

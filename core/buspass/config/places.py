@@ -118,4 +118,5 @@ def _urls(file: Configuration, domain: Domain) -> Iterator[str]:
     yield from (host.url for host in domain.hosts.values())
     yield from (entry.issuer for entry in file.identity)
     yield from (provider.base_url for provider in file.providers.values() if provider.base_url)
+    yield from (webhook.url for webhook in file.webhooks.values())
     yield from (tool.http.url for tool in file.tools.values() if tool.http)

@@ -251,6 +251,16 @@ class Pool:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Webhook:
+    """Where messages of `on` (soft_limit, killed, breaker) are sent, signed with the secret of that name."""
+
+    name: str
+    url: str
+    on: tuple[str, ...]
+    secret: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class OperatorRule:
     """Whose OIDC token makes an operator: of `identity`, with `group` among the mapped claim `groups`."""
 
@@ -277,3 +287,4 @@ class Settings:
     plain_http: frozenset[str]
     """`host:port` pairs outside loopback that the file itself names with http://."""
     pools: Mapping[str, Pool] = field(default_factory=dict)
+    webhooks: Mapping[str, Webhook] = field(default_factory=dict)

@@ -51,7 +51,7 @@ TABLE: Final = (
     Row("workflows.*.hosted_tools", "tools that a provider runs itself"),
     Row("workflows.*.data_residency", "data residency"),
     Row("inspectors", "inspectors"),
-    Row("webhooks", "webhooks"),
+    Row("webhooks.*.on.*", "messages of approvals", ("soft_limit", "killed", "breaker")),
     Row("telemetry", "telemetry"),
     Row("peers", "peers"),
     Row("policy.engine", "this policy engine", ("embedded",)),

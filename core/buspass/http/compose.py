@@ -15,6 +15,7 @@ from pathlib import Path
 
 from starlette.types import Receive, Scope, Send
 
+from buspass.alerts import Alerts
 from buspass.breakers import Breakers
 from buspass.calls.house import House
 from buspass.config import compiled
@@ -271,6 +272,7 @@ def _builder(parts: Parts) -> Build:
             delegations=Delegations(state, clock, journal.stamp),
             pools=Pools(state, clock),
             breakers=Breakers(state, clock),
+            alerts=Alerts(state, clock, settings.webhooks),
             stops=Stops(state, clock, journal.stamp, journal.genuine),
             retries=retries,
             rates=Rates(state, clock),

@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import re
 from typing import Any, Final
-from urllib.parse import urlsplit
 
 from starlette.requests import Request
 from starlette.responses import Response
 
-from buspass.breakers import Breaker, Key, listing
+from buspass.alerting import shown
+from buspass.breakers import listing
 from buspass.callers import OperatorCaller, caller
 from buspass.calls.house import House
-from buspass.calls.sending import breaker_of
+from buspass.calls.sending import watched
 from buspass.errors import Problem
 from buspass.http.exchange import answer, bearer
-from buspass.journal.timeline import moment
 from buspass.observed import observed
 
 UNSERVED: Final = (
@@ -117,12 +116,8 @@ class OperationRoutes:
         """Give the breakers of the configuration's targets and services, and those of tasks that are not closed."""
         if not isinstance(await caller(self._house, bearer(request)), OperatorCaller):
             raise Problem("denied", "only operators look at breakers", reasons=["caller"])
-        settings = self._house.settings
-        targets = [target for model in settings.models.values() for target in model.targets]
-        hosts = [Key("tool", urlsplit(tool.url).netloc) for tool in settings.tools.values()]
-        keys = dict.fromkeys([*(breaker_of(target) for target in targets), *hosts])
-        rows = await listing(self._house.state, keys)
-        return answer({"data": [_shown(key, breaker) for key, breaker in rows], "next_cursor": None})
+        rows = await listing(self._house.state, watched(self._house.settings))
+        return answer({"data": [shown(key, breaker) for key, breaker in rows], "next_cursor": None})
 
     async def jwks(self, request: Request) -> Response:  # noqa: ARG002
         """Give the keys of all hosts of the domain."""
@@ -171,18 +166,3 @@ class OperationRoutes:
     async def unknown(self, request: Request) -> Response:
         """Refuse every other path."""
         raise Problem("not_found", f"{request.url.path[:200]} is nothing here; see /openapi.json for what is")
-
-
-def _shown(key: Key, breaker: Breaker) -> dict[str, Any]:
-    row: dict[str, Any] = {"breaker": key.kind, "name": key.name}
-    if key.task:
-        row["task"] = key.task
-    row["state"] = breaker.state
-    if breaker.since:
-        row["since"] = moment(breaker.since)
-    if breaker.state in {"open", "half_open"}:
-        row["retry_at"] = moment(breaker.until)
-    row |= {"failures": breaker.strikes, "opened": breaker.level}
-    if breaker.kind:
-        row["upstream"] = ({"status": breaker.status} if breaker.status else {}) | {"kind": breaker.kind}
-    return row

@@ -33,6 +33,8 @@ from buspass.config.schema.workflows import Workflow
 
 __all__ = ["Configuration", "Pool"]
 
+WEBHOOK_SECRET = "BUSPASS_WEBHOOK_SECRET"  # noqa: S105 - the name of one
+
 
 class Host(Shape):
     """A host of this trust domain, with what it has of its own."""
@@ -98,9 +100,10 @@ class Inspector(Shape):
 
 
 class Webhook(Shape):
-    """Where events are sent."""
+    """Where events are sent, signed with `secret`."""
 
     url: HttpUrl
+    secret: Secret = Secret(secret=WEBHOOK_SECRET)
     on: Annotated[list[Literal["soft_limit", "killed", "breaker", "approval"]], Field(min_length=1)]
 
 
