@@ -132,7 +132,7 @@ NOT_YET = """6:88 hosts.azure.signer: signers in a cloud's key service; allowed:
 60:19 workflows.return-exception.hosted_tools: tools that a provider runs itself
 61:21 workflows.return-exception.data_residency: data residency
 65:13 inspectors: inspectors
-66:78 webhooks.alerts.on[3]: messages of approvals; allowed: soft_limit, killed, breaker
+66:84 webhooks.alerts.on[3]: messages of approvals; allowed: soft_limit, killed, breaker
 67:12 telemetry: telemetry
 68:11 peers: peers
 69:37 policy.engine: this policy engine; allowed: embedded

@@ -39,11 +39,14 @@ SECONDS = 60
 
 
 class Upstream(threading.Thread):
-    """A model and a service. `seen` counts what reached them, by order; `strikes` (when, process) is killed once."""
+    """A model and a service. `seen` counts what reached them, by order; `strikes` (when, process) is killed once.
+
+    `failing`: the service answers that it fails.
+    """
 
     def __init__(self):
         super().__init__(daemon=True)
-        self.seen, self.strikes, self.url = Counter(), None, ""
+        self.seen, self.strikes, self.url, self.failing = Counter(), None, "", False
         self.ready, self._loop, self._over = threading.Event(), None, None
         self.app = Starlette(
             routes=[
@@ -82,6 +85,9 @@ class Upstream(threading.Thread):
 
     async def pay(self, request):
         order = (await request.json())["order"]
+        if self.failing:
+            self.seen[order] += 1
+            return JSONResponse({}, 503)
         return await self._answer(order, {"paid": order})
 
     async def _answer(self, order, document):

@@ -162,7 +162,8 @@ class Stops:
 
         Raises Problem conflict where too many do, state_unavailable.
         """
-        if len(await self.now()) >= MOST // 2:
+        standing = {each.id for each in await self.now()}
+        if stop.id not in standing and len(standing) >= MOST // 2:
             raise Problem("conflict", "there are too many stops; lift some, or stop everything: --all")
         answer = await self._apply([Put(stop.id, self._item(stop.id, stop))])
         await self.now()
