@@ -9,7 +9,7 @@ in the middle leaves a stop that is not `done`, which every host's timer takes u
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
@@ -19,7 +19,7 @@ from buspass.calls.house import House
 from buspass.closing import LIVING, draining, end, lifecycle_record
 from buspass.errors import Problem
 from buspass.ledger.holds import Entry, entries
-from buspass.ports.state import Item, Unavailable
+from buspass.ports.state import Item, Unavailable, Value
 from buspass.routing import targets
 from buspass.stops import VIEW, Stop
 from buspass.tasks import Task, View, segment
@@ -153,49 +153,80 @@ def _met(house: House, stop: Stop, calls: Iterable[Entry]) -> list[Entry]:
 
 
 async def _pass(house: House, stop: Stop, swept: Swept) -> None:
-    """Look at every living task of this store once, and end it where the stop meets it."""
+    """Look at every living task of this store once, and end it where the stop meets it.
+
+    First all are killed, which is one write each; what follows from that, below them and in their journals, comes then.
+    """
     limit = asyncio.Semaphore(AT_ONCE)
 
-    async def one(task: str) -> None:
-        async with limit:
-            try:
-                await _one(house, stop, task, swept)
-            except Problem as problem:
-                swept.failed += problem.code != "not_found"
+    async def each[T](work: Callable[[T], Awaitable[None]], what: Iterable[T]) -> None:
+        async def one(thing: T) -> None:
+            async with limit:
+                try:
+                    await work(thing)
+                except Problem as problem:
+                    swept.failed += problem.code != "not_found"
+
+        await asyncio.gather(*(one(thing) for thing in what))
+
+    met: list[View] = []
+    killed: list[View] = []
+
+    async def look(task: str) -> None:
+        view = await house.tasks.look(task)
+        if _meets(house, stop, view, swept):
+            met.append(view)
+
+    async def end_one(view: View) -> None:
+        if await _change(house, view, stop):
+            killed.append(view)
 
     try:
         async for found in living(house):
-            await asyncio.gather(*(one(task) for task in found))
+            await each(look, found)
     except Unavailable:
         swept.missing.append(house.place)
+    await each(end_one, met)
+    swept.tasks += len(killed)
+    await each(lambda view: _end(house, view, stop), killed)
 
 
-async def _one(house: House, stop: Stop, task: str, swept: Swept) -> None:
-    view = await house.tasks.look(task)
-    if stop.kind in {"tool", "model"}:
-        calls = _met(house, stop, entries(view.head))
-    elif view.head["status"] in LIVING and stop.meets(view.task.workflow, names(view.task)):
-        if not await kill(house, view, stop):
-            return
-        calls = list(entries(view.head))
-        swept.tasks += 1
-    else:
-        return
+def _meets(house: House, stop: Stop, view: View, swept: Swept) -> bool:
+    """Take note of the calls in flight that a stop meets; say whether it ends their task."""
+    task, ends = view.task.id, stop.kind not in {"tool", "model"}
+    if ends and not (view.head["status"] in LIVING and stop.meets(view.task.workflow, names(view.task))):
+        return False
+    calls = list(entries(view.head)) if ends else _met(house, stop, entries(view.head))
     if calls:
         swept.flying[task] = house
         swept.calls |= {f"{task} {call.call}" for call in calls}
+    return ends
 
 
-async def kill(house: House, view: View, stop: Stop) -> bool:
-    """End a task and those below it; False where it has ended by itself. Raises Problem state_unavailable, conflict."""
+def _record(house: House, stop: Stop) -> dict[str, Value]:
     record = lifecycle_record(house, "kill", status="killed", reason=stop.reason, by=f"operator {stop.by}")
+    return record | {"stop": stop.id}
+
+
+async def _change(house: House, view: View, stop: Stop) -> bool:
+    """Kill a task; False where it has ended by itself. Raises Problem state_unavailable, conflict."""
     try:
-        await end(house, view.task.id, "kill", record | {"stop": stop.id})
+        await house.tasks.change(view.task.id, "kill", _record(house, stop))
     except Problem as problem:
         if problem.code in {"task_expired", "task_not_open", "task_killed"}:
             return False
         raise
     return True
+
+
+async def _end(house: House, view: View, stop: Stop) -> None:
+    await end(house, view.task.id, "kill", _record(house, stop))
+
+
+async def kill(house: House, view: View, stop: Stop) -> None:
+    """End a task that a stop meets, and those below it. Raises Problem state_unavailable, conflict."""
+    if await _change(house, view, stop):
+        await _end(house, view, stop)
 
 
 def names(task: Task) -> tuple[str, ...]:

@@ -75,7 +75,7 @@ def test_it_prints_how_many_and_when_done(gateway: Gateway, capsys: pytest.Captu
     gateway.answers = [DONE, DONE]
     assert cli.main(["stop", "--workflow", "returns", "--reason", "why"]) == 0
     out = capsys.readouterr().out
-    assert "100 tasks killed, 200 of their calls ended, none in flight" in out
+    assert "100 tasks killed, 200 calls cut or ended, none in flight" in out
     assert "done at 2026-11-20T12:40:04.812Z" in out
     assert "buspass stop --lift s_1f3870be274f6c49" in out
     assert cli.main(["stop", "--workflow", "returns", "--reason", "why", "--json"]) == 0

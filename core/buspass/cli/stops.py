@@ -72,7 +72,7 @@ def _stop(arguments: argparse.Namespace) -> int:
 def said(stop: Mapping[str, Any]) -> list[str]:
     """Give what came of a stop as lines."""
     flying = f"{stop['in_flight']} in flight, over by {stop['drained_by']}" if stop["in_flight"] else "none in flight"
-    ended = f"{stop['tasks']} tasks killed, {stop['cut']} of their calls ended, {flying}"
+    ended = f"{stop['tasks']} tasks killed, {stop['cut']} calls cut or ended, {flying}"
     lines = [f"stopped {what(stop)}: {ended}"]
     if stop["complete"]:
         lines.append(f"done at {stop['done_at']}; it stands until: buspass stop --lift {stop['id']} --reason R")
