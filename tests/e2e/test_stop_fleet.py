@@ -60,7 +60,7 @@ async def cut(domain, streams, *words):
     limits = httpx.Limits(max_connections=None, max_keepalive_connections=0)
     async with httpx.AsyncClient(timeout=120, limits=limits) as client:
         running = [asyncio.create_task(stream.run(client)) for stream in streams]
-        await asyncio.wait_for(asyncio.gather(*(stream.began.wait() for stream in streams)), 60)
+        await asyncio.wait_for(asyncio.gather(*(stream.began.wait() for stream in streams)), 90)
         assert not any(task.done() for task in running), "they last longer than a stop takes"
         done = await asyncio.to_thread(operate, domain, *words, "--json")
         await asyncio.gather(*running)
@@ -94,7 +94,7 @@ def domain(tmp_path_factory):
         patch.setitem(hosts.COMMANDS, "aws", command)
         patch.setattr(hosts, "READY", 240)  # ten processes at once
         with hosts.Domain(tmp_path_factory.mktemp("fleet")) as domain:
-            domain.around.provider.pace = 1.0
+            domain.around.provider.pace = 1.25
             yield domain
 
 
