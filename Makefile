@@ -12,12 +12,14 @@ UV := $(or $(shell command -v uv 2>/dev/null),.cache/uv/bin/uv)
 BIN := .venv/bin
 BIN312 := .venv312/bin
 FRAMEWORKS := .venv-frameworks/bin
+INFRA := .venv-infra/bin
 BIND ?= 0.0.0.0
 SOURCES := core aws azure onprem infra examples tests
 
 # The lock holds names, versions and hashes and no addresses: any mirror serves it.
 LOCK := requirements.lock
 FRAMEWORKS_LOCK := requirements-frameworks.lock
+INFRA_LOCK := requirements-infra.lock
 BUNDLE_LOCKS := infra/bundle/locks
 BUNDLE_LOCK = $(UV) pip compile -q --universal --python-version 3.13 --generate-hashes --no-header --no-annotate --constraints $(LOCK)
 
@@ -99,6 +101,8 @@ lock: $(UV)  ## resolve the dependencies anew
 		tests/contract/ministack.in -o tests/contract/ministack.lock
 	$(UV) pip compile -q --universal --python-version 3.13 --generate-hashes --no-header --no-annotate \
 		--constraints $(LOCK) --group frameworks -o $(FRAMEWORKS_LOCK)
+	$(UV) pip compile -q --universal --python-version 3.13 --generate-hashes --no-header --no-annotate \
+		--group infra -o $(INFRA_LOCK)
 	@# What each host's bundle carries, and what stores add to it: parts of the lock above.
 	for host in lambda azure onprem; do \
 		$(BUNDLE_LOCK) pyproject.toml $(BUNDLE_LOCKS)/$$host.in -o $(BUNDLE_LOCKS)/$$host.lock \
@@ -108,14 +112,15 @@ lock: $(UV)  ## resolve the dependencies anew
 
 .PHONY: clean
 clean:  ## remove everything that was made
-	rm -rf .venv .venv312 .venv-frameworks .cache .demo .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache \
+	rm -rf .venv .venv312 .venv-frameworks .venv-infra .cache .demo .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache \
 		.coverage .coverage.* dist build
 	find $(SOURCES) bench -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # An environment that is there is brought up to date, not built anew: somebody may be working in it.
-.PHONY: .venv .venv312 .venv-frameworks
+.PHONY: .venv .venv312 .venv-frameworks .venv-infra
 .venv: .venv/ready
 .venv-frameworks: .venv-frameworks/ready
+.venv-infra: .venv-infra/ready
 .venv312: .venv312/ready
 
 .venv/ready: pyproject.toml $(LOCK) | $(UV)
@@ -135,6 +140,11 @@ clean:  ## remove everything that was made
 .venv-frameworks/ready: $(FRAMEWORKS_LOCK) | $(UV)
 	@test -x $(FRAMEWORKS)/python || $(UV) venv -q --python 3.13 .venv-frameworks || $(call no-python,3.13)
 	$(UV) pip install -q --python $(FRAMEWORKS)/python --require-hashes -r $(FRAMEWORKS_LOCK)
+	@touch $@
+
+.venv-infra/ready: $(INFRA_LOCK) | $(UV)
+	@test -x $(INFRA)/python || $(UV) venv -q --python 3.13 .venv-infra || $(call no-python,3.13)
+	$(UV) pip install -q --python $(INFRA)/python --require-hashes -r $(INFRA_LOCK)
 	@touch $@
 
 .cache/uv/bin/uv:

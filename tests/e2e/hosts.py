@@ -256,18 +256,25 @@ class Domain:
     def _data(self, host):
         return self.folder / f"data-{host}"
 
-    def _spawn(self, host):
-        settings = {
+    def settings(self, host):
+        """The variables that a host is started with."""
+        return {
             "BUSPASS_HOST": host,
             "BUSPASS_CONFIG": str(self.config),
             "BUSPASS_DATA": str(self._data(host)),
             **SECRETS,
         }
-        command = [sys.executable, *self.commands[host], "--port", self.urls[host].rpartition(":")[2]]
+
+    def interpreter(self, host):
+        return sys.executable
+
+    def _spawn(self, host):
+        settings = self.settings(host)
+        command = [self.interpreter(host), *self.commands[host], "--port", self.urls[host].rpartition(":")[2]]
         if host.startswith("aws"):  # a function sees the variables that it was given, and no other
             command += [part for name in settings for part in ("--env", name)]
         if host == "onprem":
-            command += ["--config", str(self.config)]
+            command += ["--config", settings["BUSPASS_CONFIG"]]
         environ = {name: value for name, value in os.environ.items() if not name.startswith("BUSPASS_")} | settings
         with (self.folder / f"{host}.log").open("wb") as log:
             self.processes[host] = subprocess.Popen(

@@ -22,7 +22,12 @@ if sys.version_info < (3, 13):
 
 
 def recorded_events():
-    return [pytest.param(json.loads(path.read_text("utf-8")), id=path.stem) for path in sorted(EVENTS.glob("*.json"))]
+    """What `sam local invoke --event events/NAME.json` sends, each with what the application is to make of it."""
+    found = []
+    for path in sorted(EVENTS.glob("*.json")):
+        event = json.loads((HERE.parents[1] / "events" / path.name).read_text("utf-8"))
+        found.append(pytest.param({"event": event, **json.loads(path.read_text("utf-8"))}, id=path.stem))
+    return found
 
 
 class Front:

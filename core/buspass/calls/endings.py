@@ -6,6 +6,7 @@ Owns the rule that what is not known is charged as it was held. Refuses to know 
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -24,6 +25,8 @@ from buspass.surfaces.registry import SURFACES
 from buspass.tasks import View
 from buspass.tools.call import fingerprint
 from buspass.tools.schema import parse_json
+
+log = logging.getLogger("buspass")
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,8 +123,11 @@ class Endings:
         return dict(self.held.claim.amounts)
 
     def _over(self, use: Mapping[str, int]) -> bool:
-        """Whether a provider counted more than was held."""
-        return any(amount > self.held.claim.amounts[name] for name, amount in use.items())
+        """Whether a provider counted more than was held; then a bound was wrong, and an operator is to know."""
+        over = [name for name, amount in use.items() if amount > self.held.claim.amounts[name]]
+        if over:
+            log.warning("overrun of %s in task %s: more was billed than was held", " ".join(over), self.view.task.id)
+        return bool(over)
 
     def _use(self, target: Target, used: Usage) -> dict[str, int]:
         cost = bounds.cost(target.price, used)

@@ -48,7 +48,8 @@ class InitError(Exception):
 class Function:
     """What is run, and how. `timeout` in seconds, `memory` in MB, which is told, not enforced.
 
-    `streaming`: by `buspass_aws.runtime`, for which the handler is an application's start, in place of `awslambdaric`.
+    `streaming`: by `buspass_aws.runtime`, for which the handler is an application's start, in place of `awslambdaric`;
+    the `bootstrap` of a bundle starts it where there is one, as Lambda's AWS_LAMBDA_EXEC_WRAPPER does.
     """
 
     handler: str = "buspass_aws.handler.handler"
@@ -59,6 +60,7 @@ class Function:
     region: str = "eu-central-1"
     memory: int = 512
     timeout: float = 60.0
+    python: str = sys.executable
 
     @property
     def arn(self) -> str:
@@ -67,8 +69,10 @@ class Function:
     @property
     def command(self) -> list[str]:
         """What an instance executes."""
-        runtime = ["buspass_aws.runtime"] if self.streaming else ["awslambdaric", self.handler]
-        return [sys.executable, "-m", *runtime]
+        if not self.streaming:
+            return [self.python, "-m", "awslambdaric", self.handler]
+        bootstrap = self.task_root / "bootstrap"
+        return [str(bootstrap), self.python] if bootstrap.is_file() else [self.python, "-m", "buspass_aws.runtime"]
 
     def environment(self, runtime_api: str) -> dict[str, str]:
         """The variables of an instance: the service's own over the function's over a few of this process."""
@@ -337,6 +341,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--streaming", action="store_true", help="answers as they come: InvokeMode RESPONSE_STREAM")
     parser.add_argument("--handler", help="by default the gateway's, for either mode")
     parser.add_argument("--task-root", type=Path, default=defaults.task_root)
+    parser.add_argument("--python", default=defaults.python, help="the interpreter that an instance runs")
     parser.add_argument("--timeout", type=float, default=defaults.timeout, help="seconds")
     parser.add_argument("--env", type=_variable, action="append", default=[], metavar="NAME[=VALUE]")
     options = parser.parse_args(arguments)
@@ -346,6 +351,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         task_root=options.task_root.resolve(),
         environ=dict(options.env),
         timeout=options.timeout,
+        python=options.python,
     )
     try:
         asyncio.run(run(function, port=options.port, instances=options.instances))
