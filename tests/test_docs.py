@@ -19,7 +19,11 @@ from buspass.config.walk import documented_fields
 
 ROOT = Path(__file__).parent.parent
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / "examples").rglob("*.md")])
-TARGETS = set(re.findall(r"^([a-z]\w*):", (ROOT / "Makefile").read_text("utf-8"), re.MULTILINE))
+TARGETS = set(
+    re.findall(
+        r"[a-z][\w-]*", " ".join(re.findall(r"^([a-z][\w -]*):", (ROOT / "Makefile").read_text("utf-8"), re.MULTILINE))
+    )
+)
 BLOCK = re.compile(r"^```([^\n`]*)\n(.*?)^```\s*$", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"(?<!!)\[[^\]]+\]\(([^)\s]+)\)")
 KEYS = {path.rpartition(".")[2] for path, _ in documented_fields()}
@@ -122,7 +126,7 @@ def test_commands_of_ours_are_understood(code):
 @pytest.mark.parametrize("code", blocks("sh", "sh run"))
 def test_shell_parses_and_names_what_exists(code):
     subprocess.run(["bash", "-n"], input=code, text=True, check=True)
-    assert set(re.findall(r"(?:^|[;&|] *)make ([a-z]\w*)", code, re.MULTILINE)) <= TARGETS
+    assert set(re.findall(r"(?:^|[;&|] *)make ([a-z][\w-]*)", code, re.MULTILINE)) <= TARGETS
 
 
 @pytest.mark.parametrize("code", blocks("sh run"))
