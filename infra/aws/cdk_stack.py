@@ -84,13 +84,7 @@ class GatewayStack(Stack):
         reserved: int | None = None,
     ) -> tuple[functions.Function, iam.Role, logs.LogGroup]:
         values = self._values
-        log = logs.LogGroup(
-            self,
-            f"{name}Log",
-            log_group_name=f"/aws/lambda/{self.stack_name}-{name.lower()}",
-            retention=_days(values["LogDays"]),
-            removal_policy=RemovalPolicy.DESTROY,
-        )
+        log = self._log(name)
         role = self._role(name, log, may)
         arm = values["Architecture"] == "arm64"
         function = functions.Function(
@@ -123,6 +117,15 @@ class GatewayStack(Stack):
             )
         )
         return function, role, log
+
+    def _log(self, name: str) -> logs.LogGroup:
+        return logs.LogGroup(
+            self,
+            f"{name}Log",
+            log_group_name=f"/aws/lambda/{self.stack_name}-{name.lower()}",
+            retention=_days(self._values["LogDays"]),
+            removal_policy=RemovalPolicy.DESTROY,
+        )
 
     def _role(self, name: str, log: logs.LogGroup, may: Sequence[iam.PolicyStatement]) -> iam.Role:
         statements = [
