@@ -147,9 +147,13 @@ class Endings:
                 "reasoning": used.reasoning,
             },
             "offers": [self._offer(offer) for offer in answer.offers],
-            "labels": json.dumps(self.screening.labels({**self.ask.metadata, **self.incoming.labels})),
+            "labels": self._labels(),
             **self._always(),
         }
+
+    def _labels(self) -> str:
+        labels = {**self.ask.metadata, **self.incoming.labels}
+        return json.dumps(self.screening.labels(labels)) if labels else "{}"
 
     def _always(self) -> dict[str, Value]:
         """Findings; and where the workflow has no tools, the functions that the agent brings itself."""
