@@ -30,7 +30,7 @@ from buspass.config.settings import Workflow
 from buspass.errors import Problem
 from buspass.guard import check_standing
 from buspass.identity.tokens import TaskClaims
-from buspass.ledger import Delegation, Stale
+from buspass.ledger import Delegation, Stale, delegations
 from buspass.ledger.accounts import amounts
 from buspass.ledger.delegations import CAPS
 from buspass.model import Principal, Subject
@@ -70,6 +70,8 @@ async def begin_child(house: House, who: Caller, parent: str, body: Mapping[str,
     check_agent(workflow, principal)
     await house.stops.ask(workflow.name, (principal.name, *names(view.task)))
     wish = _Wish(workflow=workflow, terms=_terms(workflow, view, body), host=_host(house, body), caps={})
+    if key is not None:
+        _check_key(house, view, key, wish.host)
     draft = _draft(house, view, wish, principal, labels(body.get("metadata")), key)
     enforced = enforcement(workflow)
     terms = narrowed(wish.terms, await ask(house, "start", draft, "open", enforced))
@@ -124,7 +126,7 @@ async def _standing(there: House, task: Task) -> View | None:
             raise
         return None
     if view.task.fingerprint != task.fingerprint:
-        raise Problem("idempotency_mismatch", "this Idempotency-Key started another child; use a new one")
+        raise _mismatch()
     check_first(view)
     return view
 
@@ -201,13 +203,36 @@ def _host(house: House, body: Mapping[str, Any]) -> str:
     return name
 
 
+def _owner(house: House, parent: str, host: str) -> str:
+    """Say whose key an Idempotency-Key is: the parent's, at one store.
+
+    Were a child's id the same in two stores, it could be born in both and live twice on one entry of its parent.
+    """
+    hosts = house.settings.hosts
+    there = hosts[host].state
+    return parent if there == hosts[house.place].state else f"{parent}@{there}"
+
+
+def _check_key(house: House, parent: View, key: str, host: str) -> None:
+    """Raise Problem idempotency_mismatch where this key began a child in another store that has not ended."""
+    mine = _owner(house, parent.task.id, host)
+    others = {_owner(house, parent.task.id, name) for name in house.settings.hosts} - {mine}
+    elsewhere = {new_id(house, owner, key) for owner in others}
+    if any(entry.task in elsewhere for entry in delegations(parent.head)):
+        raise _mismatch()
+
+
+def _mismatch() -> Problem:
+    return Problem("idempotency_mismatch", "this Idempotency-Key started another child; use a new one")
+
+
 def _draft(
     house: House, parent: View, wish: _Wish, principal: Principal, metadata: Mapping[str, Any], key: str | None
 ) -> Task:
     workflow, above = wish.workflow, parent.task
     now = house.clock.now()
     return Task(
-        id=new_id(house, above.id, key),
+        id=new_id(house, _owner(house, above.id, wish.host), key),
         workflow=workflow.name,
         revision=house.settings.revision,
         host=wish.host,

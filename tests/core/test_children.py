@@ -237,6 +237,21 @@ async def test_a_repeated_key_gives_the_same_child_paid_once(family: Family) -> 
     assert (await family.delegate(parent, key="k", models=["draft"])).json()["code"] == "idempotency_mismatch"
 
 
+async def test_a_key_that_began_a_child_in_one_store_begins_no_twin_of_it_in_another(family: Family) -> None:
+    """Both would live on the one entry of their parent: twice the money."""
+    parent = await family.domain.agent()
+    first = await family.child(parent, key="k", host="azure")
+    elsewhere = await family.delegate(parent, key="k")
+    assert (elsewhere.status_code, elsewhere.json()["code"]) == (422, "idempotency_mismatch")
+    family.conserved()
+    assert (await first.chat()).status_code == 200
+    await first.post("complete")
+    later = await family.delegate(parent, key="k")  # nobody remembers the key any more: another child, paid for
+    assert later.status_code == 201
+    assert later.json()["task"]["id"] != first.task
+    family.conserved()
+
+
 async def test_only_the_tasks_own_agent_hands_parts_of_it_on(family: Family) -> None:
     parent = await family.domain.agent()
     client = await family.domain.host()

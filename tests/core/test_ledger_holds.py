@@ -7,8 +7,8 @@ import pytest
 from buspass.errors import Problem
 from buspass.ledger import Claim, Finished, Held, Ledger, Outcome, Stale, balance, new_head
 from buspass.ledger.accounts import amounts, table, text, whole
-from buspass.model import ACCOUNTS, UNLIMITED
-from buspass.ports.state import OutcomeUnknown, Put
+from buspass.model import ACCOUNTS, UNLIMITED, due_shard
+from buspass.ports.state import OutcomeUnknown, Put, Update
 from buspass.testing.clock import FakeClock
 from buspass.testing.state_memory import Crash, Dies, Down, Late, Lost, MemoryState
 
@@ -422,3 +422,62 @@ async def test_a_sweep_of_others_that_fails_does_not_spoil_a_settled_calls_answe
     books.state.read = away
     head = await books.settled(late, tokens=1)
     assert list(head["open"]) == ["a"]
+
+
+# ── hosts that were frozen between two steps ──
+
+
+async def test_a_frozen_sweeper_writes_no_record_for_a_hold_that_was_given_back(books):
+    """Where a store applies one operation at a time, that record would stand, and nothing in the head with it."""
+    held, look = await books.held(), books.head
+    await books.ledger.give_back(held)
+    books.clock.advance(OVERDUE)
+    assert await books.ledger.sweep("t", look) == 0
+    assert books.record("rec:a") is None
+    assert not any(books.right().spent.values())
+
+
+async def test_a_hold_that_a_sweep_ends_is_not_given_back(books):
+    held, apply = await books.held(), books.state.apply
+    books.clock.advance(OVERDUE)
+
+    async def meanwhile(partition, operations):
+        answer = await apply(partition, operations)
+        if isinstance(operations[0], Update):
+            books.state.apply = apply
+            await books.ledger.give_back(held)
+        return answer
+
+    books.state.apply = meanwhile
+    assert await books.ledger.sweep("t") == 1
+    assert books.record("rec:a")["state"] == "expired"
+    assert books.right().spent["tokens"] == 100
+
+
+async def test_a_hold_whose_answer_was_lost_and_that_was_swept_is_not_taken_again(books):
+    """The sweep's record is this call's: a second hold would be sent, and its use never be charged."""
+    books.state.meet(Lost())
+    read = books.state.read
+
+    async def slowly(partition, key):
+        item = await read(partition, key)
+        books.state.read = read
+        books.clock.advance(OVERDUE)
+        await books.ledger.sweep("t")
+        return item
+
+    books.state.read = slowly
+    with pytest.raises(Problem, match="state_unavailable"):
+        await books.ledger.hold(books.claim(), 0)
+    assert not books.head["open"]
+    assert books.right().spent["tokens"] == 100
+
+
+async def test_a_timer_is_told_of_a_correction(books):
+    """Its task may have ended, and given back by the old sum; who corrects may die before that is told above."""
+    held = await books.held()
+    books.clock.advance(OVERDUE)
+    await books.ledger.sweep("t")
+    await books.settled(held, tokens=10, cost=50, calls=1)
+    soon = f"{books.clock.now() + 60_000:016d}"
+    assert await books.state.find("due", due_shard("t"), soon, 10) == [("t", "head")]

@@ -73,7 +73,7 @@ class Upstream:
         if "chat" in request.url:
             world.billed[acting.get()] += used[0] + 10 * used[1]
         # a function that its host froze wakes a minute later
-        frozen = not world.calm and random.random() < 0.05 and world.meets("frozen")
+        frozen = not world.calm and random.random() < 0.1 and world.meets("frozen")
         await world.pause(60.0 if frozen else random.choice((0.0, 0.01, 0.4, 3.0)))
         if self._process.dead:
             raise Crash
@@ -153,6 +153,7 @@ class World(laws.World):
         "throttle": (0.0, 0.01, 0.04),
         "mortality": (0.0, 0.002, 0.006),
         "slow": (0.0, 0.01, 0.03),
+        "arrival": (0.3, 0.03, 0.003),
     }
 
     def __init__(self, settings, signers, seed, size, **less):
@@ -163,7 +164,7 @@ class World(laws.World):
         self.blobs = MemoryBlobs()
         self.calm, self.cuts, self.delays = True, set(), (0.0, 0.0, 0.001, 0.02)
         self.paid, self.billed = Counter(), Counter()
-        self.killed = {}
+        self.killed, self.posted = {}, set()
         self.roots = set()
         self.home = {}
 
@@ -202,7 +203,7 @@ class World(laws.World):
 
         async def kill(process):
             head = await process.lifecycle.change(OperatorCaller(name="o"), task, "kill", "enough")
-            self.killed.setdefault(task, set(self._head(task)["open"]))
+            self._acknowledged(task)
             return head
 
         await self._on(self._process(self.home[task]), kill)
@@ -271,6 +272,7 @@ class World(laws.World):
         return None
 
     async def _agent(self, started, host, depth):
+        """Work on a task: think, pay, hand parts of it on, and end it, or be restarted and begin again."""
         task, token = started.view.task.id, started.token
         acting.set(task)
         hosts = HOSTS[:2] if host in HOSTS[:2] else (host,)
@@ -279,34 +281,63 @@ class World(laws.World):
             return self._process(self.random.choice(hosts))
 
         below = []
-        for step in range(self.random.randint(1, 5)):
-            kind = self.random.random()
-            if kind < 0.45:
-                await self._until(where, lambda process, step=step: self._think(process, token, step), 2)
-            elif kind < 0.65:
-                await self._until(where, lambda process, step=step: self._pay(process, token, step), 3)
-            elif kind < 0.75:
-                at_once = [self._on(where(), lambda process: self._think(process, token, None)) for _ in range(3)]
-                await asyncio.gather(*at_once)
-            elif depth:
-                there = self.random.choice(HOSTS)
-                child = await self._until(
-                    where, lambda process, s=step, t=there: self._child(process, task, token, s, t)
-                )
+        while True:
+            for step in range(self.random.randint(1, 6)):
+                await self._step(task, token, where, depth, step, below)
+                await self.pause(self.random.choice((0.0, 0.2, 5.0, 60.0)))
+            if below and self.random.random() < 0.6:
+                await asyncio.wait(below)
+            if await self._end(task, token, where, depth, below) != "suspend" or self.random.random() < 0.5:
+                break
+            resumed = await self._until(where, lambda process: self._resume(process, task))
+            if resumed is None:
+                break
+            token = resumed.token
+        while below:
+            each = below.pop()
+            await asyncio.wait([each])
+            if each.exception() is not None:
+                raise each.exception()
+
+    async def _step(self, task, token, where, depth, step, below):
+        kind = self.random.random()
+        if kind < 0.3:
+            await self._until(where, lambda process: self._think(process, token, step), 2)
+        elif kind < 0.42:
+            await self._until(where, lambda process: self._pay(process, token, step), 3)
+        elif kind < 0.5:
+            at_once = [self._on(where(), lambda process: self._think(process, token, None)) for _ in range(3)]
+            await asyncio.gather(*at_once)
+        elif kind < 0.6:  # it does not wait for the answer
+            self._beside(below, self._on(where(), lambda process: self._think(process, token, None)))
+        elif depth and kind < 0.85:  # one after the other: the next one takes its place
+            for number in range(self.random.choice((1, 1, 3))):
+                child = await self._born(task, token, where, f"child-{step}-{number}")
                 if child is not None:
-                    self.home[child.view.task.id] = there
-                    work = self._agent(child, there, depth - 1)
-                    context = contextvars.copy_context()
-                    below.append(asyncio.get_running_loop().create_task(work, context=context))
-            await self.pause(self.random.choice((0.0, 0.2, 5.0, 60.0)))
-        if below and self.random.random() < 0.8:
-            await asyncio.wait(below)
-        await self._end(task, where)
-        if below:
-            await asyncio.wait(below)
-            for each in below:
-                if each.exception() is not None:
-                    raise each.exception()
+                    work = self._beside(below, self._agent(*child, depth - 1))
+                    if self.random.random() < 0.7:
+                        await asyncio.wait([work])
+        elif depth:  # more than there is, and calls as well
+            for _ in range(2):
+                self._beside(below, self._on(where(), lambda process: self._think(process, token, None)))
+            names = [f"child-{step}-{number}" for number in range(3)]
+            born = await asyncio.gather(*(self._born(task, token, where, name, few=False) for name in names))
+            for child in born:
+                if child is not None:
+                    self._beside(below, self._agent(*child, depth - 1))
+
+    def _beside(self, below, work):
+        below.append(asyncio.get_running_loop().create_task(work, context=contextvars.copy_context()))
+        return below[-1]
+
+    async def _born(self, task, token, where, name, *, few=True):
+        """Begin a child at some host; give it with its host."""
+        there = self.random.choice(HOSTS)
+        child = await self._until(where, lambda process: self._child(process, task, token, name, there, few=few))
+        if child is None:
+            return None
+        self.home[child.view.task.id] = there
+        return child, there
 
     def _incoming(self, token, body, **more):
         return Incoming(token=token, body=json.dumps(body).encode(), seconds=20, flowing=20, **more)
@@ -325,26 +356,46 @@ class World(laws.World):
         self.seen["paid"] += 1
         return reply
 
-    async def _child(self, process, parent, token, step, host):
+    async def _child(self, process, parent, token, name, host, *, few):
         claims = await process.house.tokens.verify(token)
-        body = {"workflow": "help", "budget": {"tokens": 3000, "cost": 0.0015, "calls": 3}, "host": host}
-        child = await begin_child(process.house, TaskCaller(claims=claims), parent, body, f"child-{step}")
+        budget = {"tokens": 3000, "cost": 0.0015, "calls": 3} if few else {}  # three times all of it is too much
+        body = {"workflow": "help", "budget": budget, "host": host}
+        child = await begin_child(process.house, TaskCaller(claims=claims), parent, body, name)
         self.seen["child"] += 1
         return child
 
-    async def _end(self, task, where):
+    async def _resume(self, process, task):
+        started = await process.lifecycle.resume(await self._workload(process), task, "")
+        self.seen["resumed"] += 1
+        return started
+
+    async def _end(self, task, token, where, depth, below):
+        """End it, now and then while a child is being born; give the verb where it was done."""
         verb = self.random.choice(("complete", "complete", "kill", "suspend", None))
+        if depth and self.random.random() < 0.2:
+            self._beside(below, self._born(task, token, where, "child-last"))
+            await self.pause(self.random.choice((0.0, 0.01, 0.05)))
         if verb is None:
-            return  # forgotten: its time ends it
+            return None  # forgotten: its time ends it
 
         async def change(process):
             head = await process.lifecycle.change(OperatorCaller(name="o"), task, verb, "over")
             if verb == "kill":
-                self.killed.setdefault(task, set(self._head(task)["open"]))
+                self._acknowledged(task)
             return head
 
-        if await self._until(where, change) is not None:
-            self.seen[verb] += 1
+        if await self._until(where, change) is None:
+            return None
+        self.seen[verb] += 1
+        return verb
+
+    def _acknowledged(self, task):
+        """A kill was answered: from now on nothing of it may commit, nor of those below it in its store."""
+        if (head := self._head(task)) is not None:
+            self.killed.setdefault(task, set(head["open"]))
+            for entry in head["children"].values():
+                if not entry["host"]:
+                    self._acknowledged(entry["task"])
 
     def _head(self, task):
         for store in self.stores.values():
@@ -389,11 +440,25 @@ class World(laws.World):
                 if "pool" in head:
                     spent_by_roots += money.spent["cost"]
                 if not head.get("tombstone"):
+                    if "parent" in head:
+                        self._handed_back(task, head, money)
                     journal = await read_all(host.house.state, task)
                     found = await verify(host.house.journal, task, head, money.spent, journal, host.house.keyring.check)
                     self.law(not found.problems, f"{task}: {found.problems}")
         self._pools(spent_by_roots)
         self.law(all(times == 1 for times in self.paid.values()), f"paid twice: {self.paid.most_common(1)}")
+
+    def _handed_back(self, task, head, money):
+        """What a child spent is what its parent's journal says it did."""
+        link = head["parent"]
+        items = self.stores[self.settings.hosts[link["host"]].state]._items[link["task"]]
+        above = Counter()
+        for key, record in items.items():
+            if key == f"rec:{task}" or key.startswith(f"credit:{task}."):
+                above.update(record["use"])
+        spent = {name: amount for name, amount in money.spent.items() if amount}
+        said = {name: amount for name, amount in above.items() if amount}
+        self.law(spent == said, f"{task} spent {spent}, its parent's journal says {said}")
 
     def _pools(self, spent_by_roots):
         spent, accounts = Counter(), self.stores["memory://"]._items
@@ -426,13 +491,16 @@ class World(laws.World):
 
     def _check_task(self, task, items, head):
         money = balance(head)
+        if not head.get("tombstone"):
+            self._check_paid(task, head)
         unclosed = {(call, entry["attempt"]) for call, entry in head["open"].items()}
         unclosed |= {(entry["task"], entry["attempt"]) for entry in head["children"].values()}
+        self.posted.update((task, call) for call in head["late"])  # its marker is dropped one day
         summed, below = Counter(), 0
         for key, record in items.items():
             kind, _, call = key.partition(":")
             if (kind == "rec" and (call, record.get("attempt")) not in unclosed) or (
-                kind == "credit" and call in head["late"]
+                kind == "credit" and (task, call) in self.posted
             ):
                 summed.update(record.get("use", {}))
                 below += record.get("use", {}).get("cost", 0) if record.get("kind") == "child" else 0
@@ -446,6 +514,18 @@ class World(laws.World):
         if task in self.killed:
             self.law(set(head["open"]) <= self.killed[task], f"{task}: a hold after its kill was acknowledged")
             self.killed[task] &= set(head["open"])
+
+    def _check_paid(self, task, head):
+        """Who lives, or has not given back, lives on money that was taken for it."""
+        if (link := head.get("parent")) is not None:
+            above = self.stores[self.settings.hosts[link["host"]].state]._items[link["task"]]
+            mine = (task, link["attempt"])
+            paid = any((entry["task"], entry["attempt"]) == mine for entry in above["head"]["children"].values())
+            self.law(paid or f"rec:{task}" in above, f"{task} lives on credit of its parent")
+        elif (pool := head.get("pool")) is not None and head["status"] in {"open", "suspended"}:
+            account = self.stores["memory://"]._items[f"pool:{pool}"]
+            entry = account["head"]["last"].get(task) or account.get(f"alloc:{task}")
+            self.law(entry is not None and entry["state"] == "open", f"{task} lives on credit of its pool")
 
 
 def run(settings, signers, seed, size=SIZES[-1], **less):

@@ -27,8 +27,11 @@ class World:
         "throttle": (0.0, 0.05, 0.15),
         "mortality": (0.0, 0.005, 0.015, 0.03),
         "slow": (0.0, 0.02, 0.05),
+        "arrival": (0.3, 0.3, 0.03),
     }
-    """Of which each world draws its own: writes that fail, requests refused for now, processes that die, delays."""
+    """Of which each world draws its own: writes that fail, requests refused for now, processes that die, delays, and
+    how soon late writes arrive.
+    """
 
     def __init__(self, seed, size, *, upto=10**9, without=frozenset()):
         self.seed, self.size, self.random = seed, size, Random(seed)
@@ -40,6 +43,7 @@ class World:
         rates = {name: self.random.choice(among) for name, among in self.RATES.items()}
         self.trouble, self.throttle = rates["trouble"], rates["throttle"]
         self.mortality, self.slow = rates["mortality"], rates["slow"]
+        self.arrival = rates["arrival"]
         self.hazard = self.mortality + self.throttle + self.slow
 
     def meets(self, kind):

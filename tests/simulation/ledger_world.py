@@ -96,7 +96,7 @@ class World(laws.World):
         self.pause = asyncio.get_running_loop().pause
         self.journal, self.signer = Journal(b"k" * 32), Signer()
         self.billed = dict.fromkeys(ACCOUNTS, 0)
-        self.executed = Counter()
+        self.executed, self.settled = Counter(), {}
         self.paid = 0
         self.posted = 0
         self.books = Books()
@@ -148,7 +148,14 @@ class World(laws.World):
             self.seen["replayed" if isinstance(held, Finished) else "stale"] += 1
             return
         await self.pause(self.random.choice((0.0, 0.0, 0.01, 6.0)))
-        await host.ledger.settle(held, await self._dispatch(host, held), self._record(held))
+        outcome = await self._dispatch(host, held)
+        try:
+            await host.ledger.settle(held, outcome, self._record(held))
+        except Problem as problem:
+            self.law(problem.code == "state_unavailable", f"a settle was refused: {problem.code}")
+            raise
+        if outcome.sent:
+            self.settled[held.claim.call] = outcome.use
 
     def _claim(self, number):
         random = self.random
@@ -238,6 +245,11 @@ class World(laws.World):
         found = await verify(self.journal, TASK, head, money.spent, await read_all(self.store, TASK), self.signer.check)
         self.law(not found.problems, found.problems)
         self.law(all(self.billed[name] <= money.spent[name] for name in ACCOUNTS), "billed and not charged")
+        items = self.store._items[TASK]
+        for call, use in self.settled.items():
+            charged = Counter(items[f"rec:{call}"]["use"])
+            charged.update(items.get(f"credit:{call}", {}).get("use", {}))
+            self.law(all(charged[name] == use.get(name, 0) for name in charged), f"{call}: settled, charged otherwise")
         self.seen["executed"] += sum(self.executed.values())
         self.seen["credit"] += len(head["late"])
 
@@ -266,7 +278,7 @@ class World(laws.World):
 
     def check_whole(self):
         """Sum everything anew: what was followed step by step must be the same."""
-        books = Books()
+        books = Books(self.books.posted)
         books.follow(self.store._items[TASK], None)
         self.law(books.summed == self.books.summed, "the steps don't add up to the whole")
         self.law(books.unposted == self.books.unposted, "credits that were not followed")
@@ -287,10 +299,10 @@ class Books:
     A record counts unless its attempt is still in `open`, a credit where `late` has it.
     """
 
-    def __init__(self):
+    def __init__(self, posted=()):
         self.summed = dict.fromkeys(ACCOUNTS, 0)
         self.records, self.unposted = {}, 0
-        self._open, self._late = {}, {}
+        self._open, self.posted = {}, set(posted)
 
     def follow(self, items, operations):
         """Take in what these operations changed; None: all there is."""
@@ -304,17 +316,18 @@ class Books:
             touched.update(f"rec:{call}" for call in opened.keys() ^ self._open.keys())
             touched.update(f"rec:{call}" for call, entry in opened.items() if self._open.get(call) is not entry)
             self._open = opened
-        if late is not self._late:
-            touched.update(f"credit:{call}" for call in late.keys() ^ self._late.keys())
-            self._late = late
+        if late is not self.posted:
+            fresh = late.keys() - self.posted
+            touched.update(f"credit:{call}" for call in fresh)
+            self.posted |= fresh  # a marker is dropped one day
         for key in touched:
             if (record := items.get(key)) is not None:
-                self._take(key, record, opened, late)
+                self._take(key, record, opened)
 
-    def _take(self, key, record, opened, late):
+    def _take(self, key, record, opened):
         kind, _, call = key.partition(":")
         if kind == "credit":
-            counts = call in late
+            counts = call in self.posted
             self.unposted += (not counts) - (key in self.records and not self.records[key][1])
         else:
             entry = opened.get(call)

@@ -5,14 +5,20 @@ Owns what is wrong in each. Refuses to know how it is noticed: no law is written
 
 from __future__ import annotations
 
+import sys
+
+import buspass.allocation
 import buspass.closing
-import buspass.ledger.holds
+import buspass.delegation
 import buspass.ledger.ledger
 import buspass.ledger.pools
+import buspass.lifecycle
+from buspass.errors import Problem
 from buspass.ledger import Ledger, Outcome
 from buspass.ledger.accounts import amounts
 from buspass.ledger.delegations import Delegations, returning
-from buspass.ledger.holds import closing, taking
+from buspass.ledger.delegations import taking as delegated
+from buspass.ledger.holds import closing, crediting, taking
 from buspass.ledger.pools import Pools
 from buspass.ports.state import AtLeast, Equals, Present, Put, Update
 
@@ -53,12 +59,38 @@ async def edited(self, task, entry, end, full, found):
     return await self._commit(task, [edit, Update("head", (Equals(("version",), version),), add)])
 
 
+async def fenced(self, held, outcome, record):
+    """Settle only while the task is still mine."""
+    head = await self._head(held.claim.task)
+    if head["fence"] != held.claim.fence:
+        raise Problem("fenced", "another worker has resumed this task")
+    return await LEDGER_SETTLE(self, held, outcome, record)
+
+
+async def dropped(self, task, entry, end, full, found):
+    """Leave it at what the sweep charged."""
+    if found is None or found["attempt"] != entry.attempt or found["state"] != "settled":
+        return None
+    return await self._commit(task, [end])
+
+
+def forgiven(entry, outcome, now, turn=0):
+    """Give a swept call's money back: it may never have been sent."""
+    if outcome.last == "unknown" and outcome.sent:
+        outcome = Outcome(use={}, last="unknown")
+    return closing(entry, outcome, now, turn)
+
+
+LEDGER_SETTLE = Ledger.settle
 LEDGER = {
     "a hold is closed by its key alone": [(buspass.ledger.ledger, "closing", closed_by_key)],
     "a keyed call does not look again": [(Ledger, "_recheck", trusting)],
     "a late settle edits the record": [(Ledger, "_settle_again", edited)],
     "a hold does not ask what is available": [(buspass.ledger.ledger, "taking", unconditional)],
     "a released hold counts a record": [(buspass.ledger.ledger, "releasing", counted_release)],
+    "a settle asks for the fence": [(Ledger, "settle", fenced)],
+    "a late settle is dropped": [(Ledger, "_settle_again", dropped)],
+    "a sweep gives back what was sent": [(buspass.ledger.ledger, "closing", forgiven)],
 }
 
 # ── in a domain ──
@@ -108,6 +140,52 @@ async def settled_without_record(self, parent, entry, closing, host):
     return await self._head(parent)
 
 
+def by_place(entry, used, caps, *, counted=False):
+    """Close whatever child stands in that place of its parent."""
+    update = RETURNING(entry, used, caps, counted=counted)
+    return Update(update.key, (Present(("children", entry.place)),), update.add, remove=update.remove)
+
+
+async def unburied(house, task, stone):
+    """Take a look instead of putting a tombstone."""
+    return await house.state.read(task, "head") is None
+
+
+def on_credit(parent, entry, fence, now):
+    """Trust the look that was taken at the parent's accounts before."""
+    update = TAKING(parent, entry, fence, now)
+    require = tuple(one for one in update.require if not (isinstance(one, AtLeast) and one.path[0] == "available"))
+    return Update(update.key, require, update.add, update.set, index=update.index)
+
+
+async def uncorrected(self, parent, child, used, sealed, host):
+    """Leave it at what the child gave back first."""
+    return False
+
+
+def once_for_all(house, parent, host):
+    """Name a child by its key alone, wherever it is to lie."""
+    return parent
+
+
+def unasked(house, parent, key, host):
+    """Let a key begin what it likes."""
+
+
+def undue(task, call, back, now):
+    """Correct the head, and let who did it see to the rest."""
+    update = crediting(task, call, back, now)
+    return Update(update.key, update.require, update.add, update.set)
+
+
+async def outlived(house, task, head):
+    """Answer a kill before those below are over."""
+    return head
+
+
+RETURNING, TAKING = returning, delegated
+CHILDREN = sys.modules[Delegations.__module__]
+"""The package names a function like this module."""
 DOMAIN = {
     "a hold does not ask for the status": [(buspass.ledger.ledger, "taking", taken_from_the_dead)],
     "a task gives back while calls are in flight": [(buspass.closing, "give_back", given_back_early)],
@@ -115,4 +193,18 @@ DOMAIN = {
     "a pool hands out more than it has": [(buspass.ledger.pools, "_usable", all_there_is)],
     "a pool is repaid each time it is told": [(Pools, "_release", released_as_told)],
     "a child is settled without a record": [(Delegations, "settle", settled_without_record)],
+    "a child is closed by its place": [(CHILDREN, "returning", by_place)],
+    "a child's tombstone is left out": [(buspass.closing, "buried", unburied)],
+    "a task's tombstone is left out": [(buspass.allocation, "buried", unburied)],
+    "a child's budget is taken on credit": [(CHILDREN, "taking", on_credit)],
+    "a late call of a child is never corrected": [(Delegations, "correct", uncorrected)],
+    "a child is the same in every store": [
+        (buspass.delegation, "_owner", once_for_all),
+        (buspass.delegation, "_check_key", unasked),
+    ],
+    "a kill is answered while children go on": [(buspass.lifecycle, "end_children", outlived)],
+    "a correction is left to who makes it": [
+        (buspass.ledger.ledger, "crediting", undue),
+        (CHILDREN, "crediting", undue),
+    ],
 }

@@ -13,6 +13,8 @@ from buspass.testing.state_memory import Crash, Down, MemoryState
 
 LATER = (1.0, 4.0, 12.0, 40.0)
 """Seconds that a message takes which is delayed: less than a call has, and more."""
+FROZEN = 700.0
+"""Seconds until a host goes on that was frozen between two steps: by then it has been given up."""
 
 
 class Store(MemoryState):
@@ -52,7 +54,7 @@ class Store(MemoryState):
         super()._enter(place, entry)
 
     async def _arrive(self):
-        if self.late and self.trouble and self._random.random() < 0.3:
+        if self.late and self.trouble and self._random.random() < self._world.arrival:
             self.deliver()
 
     def _take(self, partition, first, step):
@@ -66,7 +68,8 @@ class Wire:
     """One process's way to one store: it takes time, may be cut, and the process may die on it.
 
     The world has `random`, `trouble` (how often a write fails), `mortality` (how often a process dies on its way),
-    `throttle` and `slow` (how often a request is refused for now, or takes seconds), `transactional`, `calm` (nothing
+    `throttle` and `slow` (how often a request is refused for now, or takes seconds), `arrival` (how soon late writes come),
+    `transactional`, `calm` (nothing
     fails any more), `cuts` ({(host, store)}), `delays` (four, in seconds), `meets(kind)`, which says whether a fault
     happens, and `watch`.
     `driver_retries`: a driver sends again what it got no answer to, which no driver of ours may.
@@ -143,7 +146,8 @@ class Wire:
                 self._process.die()
                 raise Crash
         elif chance < world.mortality + world.slow:
-            if world.meets("delayed"):
-                await self._pause(LATER[int(self._random() * 4)])
+            frozen = self._random() < 0.05
+            if world.meets("frozen" if frozen else "delayed"):
+                await self._pause(FROZEN if frozen else LATER[int(self._random() * 4)])
         elif not back and world.meets("throttled"):
             raise Unavailable(number)

@@ -163,7 +163,7 @@ class Delegations:
             call = key.removeprefix(credit_key(""))
             if key not in old and call not in table(head, "late"):
                 back = {name: -amount for name, amount in amounts(credit, "use").items()}
-                await self._commit(parent, [crediting(call, back, self._clock.now())])
+                await self._commit(parent, [crediting(parent, call, back, self._clock.now())])
                 posted = True
         more = {name: used.get(name, 0) - before.get(name, 0) for name in ACCOUNTS}
         if not any(more.values()):
@@ -182,7 +182,7 @@ class Delegations:
         key = credit_key(call)
         back = {name: -amount for name, amount in more.items()}
         put = Put(key, self._stamp(parent, key, correction))
-        await self._commit(parent, [put, crediting(call, back, now)])
+        await self._commit(parent, [put, crediting(parent, call, back, now)])
         return True
 
     # ── the store ───────────────────────────────────────────────────────────────────────────────────────────────

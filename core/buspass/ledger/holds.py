@@ -11,7 +11,7 @@ from operator import itemgetter
 from typing import Any, Final, Literal
 
 from buspass.ledger.accounts import amounts, table, text, whole
-from buspass.model import SLOTS, UNLIMITED, Amounts
+from buspass.model import DUE_INDEX, SLOTS, UNLIMITED, Amounts, due_shard
 from buspass.ports.state import Absent, AtLeast, Condition, Equals, Item, Path, Put, Update, Value
 
 HEAD: Final = "head"
@@ -22,6 +22,10 @@ OBSERVED: Final = 512
 """Calls in flight of a task that is only observed: what they would have been refused for is noted, but a head must fit
 an item of every store.
 """
+SWEEPING: Final = "sweeping"
+"""The state of a call that was dispatching and whose hold a sweep ends."""
+CORRECTED: Final = 60_000
+"""Milliseconds after which a timer sees to it that a correction has reached the pool or the parent."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -193,20 +197,34 @@ def closing(entry: Entry, outcome: Outcome, now: int, turn: int = 0) -> Update:
 
 
 def releasing(entry: Entry) -> Update:
-    """End a hold that stands for nothing: no record, so no entry either, and no count."""
+    """End a hold that stands for nothing: no record, so no entry either, and no count. Not one that a sweep ends."""
     end = closing(entry, Outcome(use={}, sent=False), 0)
     add = {path: amount for path, amount in end.add.items() if path != ("entries",)}
-    return Update(HEAD, end.require, add, end.set, end.remove)
+    require = (*end.require, Equals(("open", entry.call, "state"), entry.state))
+    return Update(HEAD, require, add, end.set, end.remove)
 
 
-def crediting(call: str, back: Amounts, now: int) -> Update:
+def sweeping(entry: Entry, item: Mapping[str, Value]) -> Update:
+    """Keep a hold from being released: from here on it ends with a record. `item`: how the head shows it.
+
+    Without this a sweeper that was frozen after its look would write a record for a hold that was given back meanwhile:
+    where a store applies one operation at a time, that record would stand.
+    """
+    path = ("open", entry.call)
+    require = (Equals((*path, "attempt"), entry.attempt), Equals((*path, "state"), entry.state))
+    return Update(HEAD, require, {("version",): 1}, {path: {**item, "state": SWEEPING}})
+
+
+def crediting(task: str, call: str, back: Amounts, now: int) -> Update:
     """Correct the head once, after a sweep charged what turned out cheaper (or dearer).
 
-    The marker is the time of it (ms): a seal drops it when no repetition can be under way any more.
+    The marker is the time of it (ms): a seal drops it when no repetition can be under way any more. A timer is to look
+    at the task soon: it may have ended and given back by the old sum, and who corrects that may die on the way.
     """
     add: dict[Path, int] = {("available", name): amount for name, amount in back.items() if amount}
     add |= {("version",): 1, ("entries",): 1}
-    return Update(HEAD, (Absent(("late", call)),), add, {("late", call): now})
+    due = {DUE_INDEX: (due_shard(task), f"{now + CORRECTED:016d}")}
+    return Update(HEAD, (Absent(("late", call)),), add, {("late", call): now}, index=due)
 
 
 def record_key(call: str) -> str:

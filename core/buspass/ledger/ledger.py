@@ -17,6 +17,7 @@ from buspass.ledger import refusals
 from buspass.ledger.accounts import amounts, table, text, whole
 from buspass.ledger.holds import (
     HEAD,
+    SWEEPING,
     Claim,
     Entry,
     Held,
@@ -30,6 +31,7 @@ from buspass.ledger.holds import (
     needs,
     record_key,
     releasing,
+    sweeping,
     taking,
 )
 from buspass.ledger.shortages import Shortage, exhausted, shortage, still_held
@@ -156,8 +158,8 @@ class Ledger:
             mine = table(head, "open").get(claim.call)
             if not isinstance(mine, Mapping) or mine["attempt"] != attempt:
                 raise _unavailable("the hold's answer was lost") from None
-            await self._commit(claim.task, [releasing(entry_of(claim.call, mine))])
-            if not again:
+            gone = await self._commit(claim.task, [releasing(entry_of(claim.call, mine))])
+            if not again or isinstance(gone, Refused):  # refused: a sweep ended it, and its record is this call's
                 raise _unavailable("the hold's answer was lost twice; it was given back") from None
             return await self._take(claim, again=False)
         except Unavailable as error:
@@ -228,7 +230,7 @@ class Ledger:
     async def _credit(self, task: str, call: str, back: Amounts, full: Mapping[str, Value]) -> Applied | Refused:
         key = credit_key(call)
         correction = {**full, "state": "credit", "use": {name: -amount for name, amount in back.items()}}
-        credit = crediting(call, back, self._clock.now())
+        credit = crediting(task, call, back, self._clock.now())
         result = await self._commit(task, [Put(key, self._stamp(task, key, correction)), credit])
         if isinstance(result, Refused) and result.index == 0:
             return await self._commit(task, [credit])
@@ -244,12 +246,12 @@ class Ledger:
         head = head or await self._head(task)
         ended = 0
         for entry in entries(head):
-            ended += await self._sweep_one(task, entry)
+            ended += await self._sweep_one(task, entry, table(table(head, "open"), entry.call))
         if ended:
             self._lines.wake(task)
         return ended
 
-    async def _sweep_one(self, task: str, entry: Entry) -> bool:
+    async def _sweep_one(self, task: str, entry: Entry, item: Mapping[str, Value]) -> bool:
         now = self._clock.now()
         overdue = now > entry.deadline + 2 * SKEW
         key = record_key(entry.call)
@@ -264,7 +266,9 @@ class Ledger:
             return overdue
         if not overdue:
             return False
-        sent = entry.state == "dispatching"
+        sent = entry.state in {"dispatching", SWEEPING}
+        if entry.state == "dispatching" and isinstance(await self._commit(task, [sweeping(entry, item)]), Refused):
+            return False  # it ended, or another sweeps
         outcome = Outcome(use=entry.amounts, last="unknown") if sent else Outcome(use={}, sent=False)
         swept: dict[str, Value] = {
             "kind": entry.kind,
@@ -294,7 +298,7 @@ class Ledger:
                 call = key.removeprefix("credit:")
                 if key not in sealed and call not in table(head, "late"):
                     back = {name: -amount for name, amount in amounts(record, "use").items()}
-                    await self._commit(task, [crediting(call, back, self._clock.now())])
+                    await self._commit(task, [crediting(task, call, back, self._clock.now())])
             after = page[-1][0]
 
     # ── mark ──────────────────────────────────────────────────────────────────────────────────────────────────────────
