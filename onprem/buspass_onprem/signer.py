@@ -38,6 +38,9 @@ class FileSigner:
     async def sign(self, data: bytes) -> bytes:
         return jose_signature(self._key.sign(data, ec.ECDSA(SHA256())))
 
+    async def close(self) -> None:
+        """Nothing is held open."""
+
 
 async def open(url: str, *, data: Path, create: bool) -> Signer:  # noqa: A001  (the adapters' common entry)
     """Open the signer at `file:` (DATA/keys/signer.pem), `file:////ABSOLUTE` or `file:///RELATIVE-TO-DATA`.

@@ -112,8 +112,7 @@ policy:   {path: policies/, engine: {opa: {url: https://opa.internal}}}
 operators: [{identity: entra, group: platform-team}]
 """
 
-NOT_YET = """6:88 hosts.azure.signer: signers in a cloud's key service; allowed: file://, kms://
-9:8 queue: this queue; allowed: sqlite://
+NOT_YET = """9:8 queue: this queue; allowed: sqlite://
 17:18 providers.azure.api: this wire format; allowed: openai, anthropic
 17:84 providers.azure.auth.azure: auth: azure
 19:18 providers.bedrock.api: this wire format; allowed: openai, anthropic

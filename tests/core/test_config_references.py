@@ -234,10 +234,6 @@ ALONE = [
         "f:3:22 providers.p.api: not available yet: this wire format; allowed: openai, anthropic",
     ),
     (
-        "signer: keyvault://vault/x",
-        "f:3:9 signer: not available yet: signers in a cloud's key service; allowed: file://, kms://",
-    ),
-    (
         "tools: {t: {mcp: https://m}}",
         "f:3:18 tools.t.mcp: not available yet: tools of an MCP server",
     ),

@@ -23,9 +23,7 @@ class Row:
 
 
 TABLE: Final = (
-    Row("signer", "signers in a cloud's key service", ("file://", "kms://")),
     Row("queue", "this queue", ("sqlite://",)),
-    Row("hosts.*.signer", "signers in a cloud's key service", ("file://", "kms://")),
     Row("hosts.*.queue", "this queue", ("sqlite://",)),
     Row("providers.*.api", "this wire format", ("openai", "anthropic")),
     Row("providers.*.auth.oauth2", "auth: oauth2"),

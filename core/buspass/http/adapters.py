@@ -24,6 +24,7 @@ ADAPTERS: Final[Mapping[tuple[str, str], str]] = {
     ("blobs", "azblob"): "buspass_azure.blobs:open",
     ("signer", "file"): "buspass_onprem.signer:open",
     ("signer", "kms"): "buspass_aws.kms:open",
+    ("signer", "keyvault"): "buspass_azure.keyvault:open",
     ("keys", "domain"): "buspass_onprem.signer:domain_key",
     ("keys", "operator"): "buspass_onprem.signer:operator_key",
     ("secrets", "host"): "buspass_onprem.secrets:HostSecrets",

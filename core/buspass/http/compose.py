@@ -92,6 +92,7 @@ class Application:
         await self._discovery.close()
         await self._stores.close()
         await self._blobs.close()
+        await self.house.signer.close()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -138,9 +139,10 @@ async def composed(
     clock, discovery = clock or SystemClock(), outbound or HttpxOutbound()
     secrets = secrets_of(environ)
     domain_key = await _domain_key(settings, secrets, data, create=local)
-    signer: Signer = await adapter("signer", host.signer.partition(":")[0])(host.signer, data=data, create=local)
     operator: str | None = await adapter("keys", "operator")(data, create=True) if local else None
+    signer: Signer = await adapter("signer", host.signer.partition(":")[0])(host.signer, data=data, create=local)
     async with AsyncExitStack() as unfinished:  # what was opened here is closed again where the host does not come up
+        unfinished.push_async_callback(signer.close)
         if state is None:
             unfinished.push_async_callback((state := await opened("state", host.state)).close)
         if blobs is None:
@@ -166,8 +168,7 @@ async def composed(
             operator=operator,
             beside=stores.beside,
         )
-        house = stores.begin(host.name, state, keyring, _builder(parts))
-        application = Application(house, blobs, stores, discovery)
+        application = Application(stores.begin(host.name, state, keyring, _builder(parts)), blobs, stores, discovery)
         unfinished.pop_all()
         return application
 

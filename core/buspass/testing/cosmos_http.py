@@ -24,6 +24,7 @@ class Asked:
     path: str
     headers: Mapping[str, str]
     body: bytes
+    query: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +82,8 @@ async def _asked(reader: asyncio.StreamReader) -> Asked | None:
         name, _, value = line.decode().partition(":")
         headers[name.strip().lower()] = value.strip()
     body = await reader.readexactly(int(headers.get("content-length", "0")))
-    return Asked(method, target.partition("?")[0], headers, body)
+    path, _, query = target.partition("?")
+    return Asked(method, path, headers, body, query)
 
 
 def _bytes(answer: Answer) -> bytes:
