@@ -12,6 +12,7 @@ UV := $(or $(shell command -v uv 2>/dev/null),.cache/uv/bin/uv)
 BIN := .venv/bin
 BIN312 := .venv312/bin
 FRAMEWORKS := .venv-frameworks/bin
+SCAN := .venv-scan/bin
 INFRA := .venv-infra/bin
 BIND ?= 0.0.0.0
 SOURCES := core aws azure onprem infra examples tests
@@ -19,6 +20,11 @@ SOURCES := core aws azure onprem infra examples tests
 # The lock holds names, versions and hashes and no addresses: any mirror serves it.
 LOCK := requirements.lock
 FRAMEWORKS_LOCK := requirements-frameworks.lock
+SCAN_LOCK := requirements-scan.lock
+HELM_VERSION := 3.22.0
+KUBECTL_VALIDATE_VERSION := 0.0.4
+HELM := .cache/tools/helm-$(HELM_VERSION)/helm
+KUBECTL_VALIDATE := .cache/tools/kubectl-validate-$(KUBECTL_VALIDATE_VERSION)/kubectl-validate
 INFRA_LOCK := requirements-infra.lock
 BUNDLE_LOCKS := infra/bundle/locks
 BUNDLE_LOCK = $(UV) pip compile -q --universal --python-version 3.13 --generate-hashes --no-header --no-annotate --constraints $(LOCK)
@@ -51,6 +57,7 @@ test: lint  ## lint, then every test that is not marked verify, with core's line
 
 .PHONY: verify
 verify: .venv .venv312 .venv-frameworks services  ## the slow and heavy rest: marked tests, Python 3.12, the wheel in a clean environment, the whole demo
+	@mkdir -p .cache && { $(MAKE) -s tools >.cache/tools.log 2>&1 & }  # minutes of compiling: the test that needs them waits
 	UV=$(abspath $(UV)) $(BIN)/python -m pytest -n 2 --dist loadfile -m verify
 	$(BIN312)/python -m compileall -q $(SOURCES)
 	$(BIN312)/mypy --cache-dir .mypy_cache/312
@@ -65,6 +72,16 @@ services:  ## what make verify starts by itself, from the system's packages: red
 .PHONY: bundle-lambda bundle-azure bundle-onprem
 bundle-lambda bundle-azure bundle-onprem: bundle-%: .venv  ## what is deployed to a host, in build/bundles (CONFIG=buspass.yaml, BIND=0.0.0.0, ARGS="--machine arm64")
 	PYTHONPATH=infra/bundle UV=$(abspath $(UV)) $(BIN)/python -m buspass_bundle $* --config $(or $(CONFIG),infra/$(subst lambda,aws,$*)/buspass.yaml) --bind $(BIND) $(ARGS)
+
+.PHONY: tools
+tools: .venv-scan $(HELM) $(KUBECTL_VALIDATE)  ## what judges infra/: checkov, pycep, hadolint, and (compiled here, with Go) helm and kubectl-validate
+
+# Two makes at once compile once: the second waits, and finds it done.
+$(HELM):
+	@mkdir -p $(@D) && GOBIN=$(CURDIR)/$(@D) flock .cache/tools/lock go install helm.sh/helm/v3/cmd/helm@v$(HELM_VERSION)
+
+$(KUBECTL_VALIDATE):
+	@mkdir -p $(@D) && GOBIN=$(CURDIR)/$(@D) flock .cache/tools/lock go install sigs.k8s.io/kubectl-validate@v$(KUBECTL_VALIDATE_VERSION)
 
 .PHONY: docs
 docs: .venv  ## write the reference's tables from the code, and build the site of docs/ into build/site
@@ -102,6 +119,8 @@ lock: $(UV)  ## resolve the dependencies anew
 	$(UV) pip compile -q --universal --python-version 3.13 --generate-hashes --no-header --no-annotate \
 		--constraints $(LOCK) --group frameworks -o $(FRAMEWORKS_LOCK)
 	$(UV) pip compile -q --universal --python-version 3.13 --generate-hashes --no-header --no-annotate \
+		--group scan -o $(SCAN_LOCK)
+	$(UV) pip compile -q --universal --python-version 3.13 --generate-hashes --no-header --no-annotate \
 		--group infra -o $(INFRA_LOCK)
 	@# What each host's bundle carries, and what stores add to it: parts of the lock above.
 	for host in lambda azure onprem; do \
@@ -112,16 +131,17 @@ lock: $(UV)  ## resolve the dependencies anew
 
 .PHONY: clean
 clean:  ## remove everything that was made
-	rm -rf .venv .venv312 .venv-frameworks .venv-infra .cache .demo .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache \
+	rm -rf .venv .venv312 .venv-frameworks .venv-infra .venv-scan .cache .demo .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache \
 		.coverage .coverage.* dist build
 	find $(SOURCES) bench -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # An environment that is there is brought up to date, not built anew: somebody may be working in it.
-.PHONY: .venv .venv312 .venv-frameworks .venv-infra
+.PHONY: .venv .venv312 .venv-frameworks .venv-infra .venv-scan
 .venv: .venv/ready
 .venv-frameworks: .venv-frameworks/ready
 .venv-infra: .venv-infra/ready
 .venv312: .venv312/ready
+.venv-scan: .venv-scan/ready
 
 .venv/ready: pyproject.toml $(LOCK) | $(UV)
 	@test -x $(BIN)/python || $(UV) venv -q --python 3.13 .venv || $(call no-python,3.13)
@@ -145,6 +165,12 @@ clean:  ## remove everything that was made
 .venv-infra/ready: $(INFRA_LOCK) | $(UV)
 	@test -x $(INFRA)/python || $(UV) venv -q --python 3.13 .venv-infra || $(call no-python,3.13)
 	$(UV) pip install -q --python $(INFRA)/python --require-hashes -r $(INFRA_LOCK)
+	@touch $@
+
+.venv-scan/ready: $(SCAN_LOCK) | $(UV)
+	@mkdir -p .cache/tools
+	@test -x $(SCAN)/python || flock .cache/tools/lock $(UV) venv -q --allow-existing --python 3.13 .venv-scan || $(call no-python,3.13)
+	flock .cache/tools/lock $(UV) pip install -q --python $(SCAN)/python --require-hashes -r $(SCAN_LOCK)
 	@touch $@
 
 .cache/uv/bin/uv:
