@@ -40,9 +40,9 @@ class Contained(hosts.Domain):
         port = self.urls[host].rpartition(":")[2]
         command = images.container(
             self.image,
-            ["up", "--bind", "127.0.0.1", "--port", port, "--config", str(self.config)],
-            binds=[(self.folder, self.folder, True), (self.secrets, "/run/secrets", False)],
-            environ={"BUSPASS_HOST": host, "BUSPASS_DATA": str(self._data(host))},
+            ["up", "--bind", "127.0.0.1", "--port", port, "--config", "/domain/buspass.yaml"],
+            binds=[(self.folder, "/domain", True), (self.secrets, "/run/secrets", False)],
+            environ={"BUSPASS_HOST": host, "BUSPASS_DATA": f"/domain/{self._data(host).name}"},
         )
         with (self.folder / f"{host}.log").open("wb") as log:
             self.processes[host] = subprocess.Popen(
