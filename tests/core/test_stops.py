@@ -64,6 +64,10 @@ async def status(domain: Domain, agent: Agent) -> str:
     return str((await operate(domain, "GET", f"/v1/tasks/{agent.task}")).json()["status"])
 
 
+async def kinds(agent: Agent) -> list[str]:
+    return [row["kind"] for row in (await agent.get("/trace")).json()["records"]]
+
+
 # ── what is stopped, and what goes on ───────────────────────────────────────────────────────────────────────────────
 
 
@@ -111,6 +115,7 @@ async def test_a_tool_is_stopped_and_its_tasks_go_on_without_it(domain: Domain, 
     assert (found["tasks"], found["complete"]) == (0, True)
     assert code(await mine.call("item", {"id": "1"})) == "stopped"
     assert service.requests == []
+    assert "action" not in await kinds(mine), "it was refused before anything was held"
     assert (await mine.call("check", {"order": "1"})).status_code == 200
     assert (await mine.chat()).status_code == 200
 
@@ -119,6 +124,7 @@ async def test_an_alias_is_stopped_and_others_are_not(domain: Domain) -> None:
     mine = await domain.agent()
     await stop(domain, model="plan")
     assert code(await mine.chat()) == "stopped"
+    assert "inference" not in await kinds(mine), "it was refused before anything was held"
     assert (await mine.chat(model="backed")).status_code == 200
 
 
