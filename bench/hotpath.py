@@ -46,6 +46,7 @@ tools:
     input: {{type: object, properties: {{q: {{type: string}}}}, required: [q], additionalProperties: false}}
 workflows:
   bench:
+    loops: off  # a load of one request, again and again, is one
     models: [chat]
     tools: [look]
     budget: {{tokens: 900000000000, cost: 1000000, calls: 9000000}}

@@ -15,7 +15,7 @@ from contextlib import aclosing, suppress
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
-from buspass.calls import soft
+from buspass.calls import repetition, soft
 from buspass.calls.action import Action
 from buspass.calls.call import Call, Ending, Incoming, Reply, Stopwatch, claims_match, log_payload, mark, remaining
 from buspass.calls.enforcement import Enforcing, enforcement
@@ -27,6 +27,7 @@ from buspass.closing import give_back_now
 from buspass.errors import Problem
 from buspass.guard import check_standing
 from buspass.identity.tokens import TaskClaims
+from buspass.interventions import kill, suspend
 from buspass.journal import SEAL_EVERY
 from buspass.ledger import Finished, Held, Stale
 from buspass.ledger.holds import entries, expired
@@ -156,6 +157,7 @@ class Gateway:
                 result = await house.ledger.hold(call.claim(view, judged.version, deadline), wait)
             if isinstance(result, Held):
                 house.tasks.saw(claims.task, result.head)
+                await self._judge_again(call, view, result)
                 call.enforcement.held(result)
                 level = _lower(view.task.payloads, incoming.log, judged.log, call.enforcement.log)
                 return Admitted(view=view, held=result, level=level)
@@ -185,6 +187,14 @@ class Gateway:
         with watch("guard"):
             await call.ready((deadline - self._house.clock.now()) / 1000)
         return Judged(version=version, log=log)
+
+    async def _judge_again(self, call: Call, view: View, held: Held) -> None:
+        """The hold may have met calls of other hosts that the judged copy did not show: the last may close a loop."""
+        try:
+            repetition.recheck(self._house, call, view, held.head)
+        except Problem:
+            await self._house.ledger.give_back(held)
+            raise
 
     async def _decide(self, call: Call, view: View, findings: tuple[Finding, ...]) -> str | None:
         """Ask policy and do what it obliges to; give its `log`. An answer that can't be had or read is a refusal."""
@@ -229,8 +239,11 @@ class Gateway:
         with suppress(Problem):  # the refusal is told, whatever becomes of its record
             # what waiting mends is no sign of a misled agent: it is counted, and suspends nobody
             status = 0 if problem.retryable else problem.status
-            if await house.ledger.refuse(claims.task, problem.code, status, record) and enforced.on:
-                await self._suspend(claims.task, "refusals")
+            marked = repetition.mark_of(call, problem)
+            if await house.ledger.refuse(claims.task, problem.code, status, record, marked) and enforced.on:
+                await suspend(house, claims.task, "refusals")
+            if marked is not None and marked[1] == "ended":
+                await kill(house, claims.task, f"loop_detected: {problem.detail}")
 
     # ── 9-11 dispatch, validate, settle ─────────────────────────────────────────────────────────────────────────
 
@@ -341,7 +354,8 @@ class Gateway:
         if call.keyed:
             with suppress(Problem):
                 await keep(house, call, task, ending)
-        head = await house.ledger.settle(held, ending.outcome, record)
+        outcome = repetition.remembered(house, call, task, held, ending)
+        head = await house.ledger.settle(held, outcome, record)
         house.tasks.saw(task.id, head)
         with suppress(Problem):  # the answer is paid for; what is not sealed now is sealed at the next occasion
             await self._conclude(call, task.id, head, ending)
@@ -351,30 +365,12 @@ class Gateway:
     async def _conclude(self, call: Call, task: str, head: Item, ending: Ending) -> None:
         """Suspend after an overrun; seal when it is time, and what ended after its task did."""
         if ending.facts.get("overrun") and call.enforcement.on:
-            await self._suspend(task, "overrun")
+            await suspend(self._house, task, "overrun")
         elif head["status"] != "open":
             await self._house.sealer.seal(task)
             await give_back_now(self._house, task, head)
         elif int(str(head["entries"])) - int(str(head["sealed"])) >= SEAL_EVERY:
             await self._house.sealer.seal_due(task, head)
-
-    async def _suspend(self, task: str, reason: str) -> None:
-        house = self._house
-        if (await house.tasks.look(task)).head["status"] != "open":
-            return
-        record: dict[str, Value] = {
-            "kind": "lifecycle",
-            "state": "suspended",
-            "operation": "suspend",
-            "reason": reason,
-            "host": house.host.name,
-            "at": house.clock.now(),
-        }
-        try:
-            await house.tasks.change(task, "suspend", record)
-        except Problem:
-            return  # ended meanwhile, which is more than suspended
-        await house.sealer.seal(task)
 
     def _headers(self, call: Call, view: View, ending: Ending, head: Item) -> dict[str, str]:
         return {

@@ -17,6 +17,9 @@ from buspass.model import ACCOUNTS, MICRO
 ROOM: Final = 1.25
 """An agent never does the very same twice: a raised limit leaves it a quarter more."""
 CENT: Final = 10_000
+WINDOW: Final = 12
+"""The most that a threshold of `loops` can be."""
+MOST: Final = {"cycle": 6}
 _AFTER: Final = re.compile(r"after (\S+) \((done|where|within)\)")
 
 
@@ -58,6 +61,7 @@ def allowance(workflow: Workflow, settings: Settings, seen: Iterable[Seen], *, a
     _models(found, workflow, rows)
     _route(found, workflow, settings, rows, acted=acted)
     _budget(found, workflow, rows)
+    _loops(found, rows)
     _personal_data(found, workflow, rows)
     for row in rows:
         match row.code:
@@ -196,6 +200,25 @@ def _budget(found: Allowance, workflow: Workflow, rows: Iterable[Seen]) -> None:
     }
     if raised:
         found.workflow["budget"] = raised
+
+
+def _loops(found: Allowance, rows: Iterable[Seen]) -> None:
+    """Allow what repeated as often as it was seen, as far as a task's head looks back."""
+    needed: dict[str, int] = {}
+    for row in rows:
+        if row.code == "rate_limited":
+            found.note(row, f"{row.name} was polled more often than its min_interval; it would be told to wait")
+        if row.code != "repeated_call" or row.limit is None:
+            continue
+        needed[row.rule] = max(needed.get(row.rule, 0), row.limit + row.below)
+        what = f"{row.name} went in circles ({row.rule})"
+        found.note(row, f"{what}; mend the agent, or declare the tool polling if it must be asked again and again")
+    if not needed:
+        return
+    if all(count <= MOST.get(pattern, WINDOW) for pattern, count in needed.items()):
+        found.workflow["loops"] = needed
+    else:
+        found.workflow["loops"] = "off"
 
 
 def _roomy(account: str, amount: int) -> int | float:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import sys
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from pathlib import Path
@@ -22,6 +23,8 @@ from buspass.testing.provider import echo
 from buspass.testing.provider_anthropic import AnthropicProvider
 from buspass.testing.provider_stream import chunks
 from buspass.testing.provider_wire import Mind, completion
+
+sys.path.insert(0, str(Path(__file__).parent))  # the folder's own support modules
 
 DATA = Path(__file__).parents[1] / "data" / "domain"
 CONFIG = DATA / "buspass.yaml"

@@ -126,8 +126,6 @@ NOT_YET = """9:8 queue: this queue; allowed: sqlite://
 36:27 tools.erp.openapi: tools from an OpenAPI document
 37:23 tools.docs.mcp: tools of an MCP server
 38:23 tools.orders.sql: SQL tools
-39:77 tools.status.polling: polling
-56:12 workflows.return-exception.loops: loop detection
 60:19 workflows.return-exception.hosted_tools: tools that a provider runs itself
 61:21 workflows.return-exception.data_residency: data residency
 65:13 inspectors: inspectors

@@ -119,6 +119,8 @@ RELAXED: list[tuple[str, dict[str, Any], Act, str, str]] = [
         "call_limit",
         "max_calls",
     ),
+    ("repeating", {}, after(*[call("check", order="o")] * 4), "repeated_call", "identical"),
+    ("repeating", {}, after(call("status", id="1"), call("status", id="1")), "rate_limited", "polling"),
     ("thoughtful", {}, call("check", order="o"), "thought_required", "require_thought"),
     ("policed", {}, call("check", order="o"), "denied", "never_on_a_monday"),
     ("untargeted", {}, chat(), "denied", "targets"),

@@ -56,7 +56,7 @@ prices:
   one/{model}: {{input: 1.00, output: 10.00}}
   two/{model}: {{input: 1.00, output: 10.00}}
 workflows:
-  w: {{models: [m], budget: {{cost: 10.00}}}}
+  w: {{loops: off, models: [m], budget: {{cost: 10.00}}}}
 """
 SAID = [{"role": "user", "content": "say these few words again, and then some more of them"}]
 

@@ -28,7 +28,7 @@ models:
   chat: {{targets: [{{provider: sim, model: m}}], max_output: 100}}
 prices: {{sim/m: {{input: 1, output: 1}}}}
 workflows:
-  brief: {{models: [chat], budget: {{cost: 0.50, wall: 5m}}, token_ttl: 2s}}
+  brief: {{loops: off, models: [chat], budget: {{cost: 0.50, wall: 5m}}, token_ttl: 2s}}
 """
 ANSWER = {
     "id": "c", "object": "chat.completion", "created": 1, "model": "m",

@@ -30,7 +30,7 @@ models:
   plan: {{targets: [{{provider: openai, model: gpt-5-mini}}]}}
   gpt-5-mini: {{targets: [{{provider: openai, model: gpt-5-mini}}]}}
 workflows:
-  work: {{models: [plan, gpt-5-mini, openai/gpt-5-mini], budget: {{cost: 1.00}}}}
+  work: {{loops: off, models: [plan, gpt-5-mini, openai/gpt-5-mini], budget: {{cost: 1.00}}}}
 """
 
 

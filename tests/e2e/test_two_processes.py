@@ -39,7 +39,7 @@ providers:
 models:
   plan: {{targets: [{{provider: sim, model: planner-1}}], max_output: 100}}
 workflows:
-  work: {{models: [plan], budget: {{tokens: 10000000, wall: 2h, wait: 20s}}}}
+  work: {{loops: off, models: [plan], budget: {{tokens: 10000000, wall: 2h, wait: 20s}}}}
 """
 
 

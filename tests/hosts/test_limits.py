@@ -30,7 +30,7 @@ tools:
   there: {description: A, hosts: [here], http: {method: GET, url: 'https://t.example/'}, timeout: 230s, input: {type: object}}
   all:   {description: A, http: {method: GET, url: 'https://t.example/'}, timeout: 230s, input: {type: object}}
 workflows:
-  w: {models: [usual, long, late], tools: [there, all], budget: {cost: 1.00}}
+  w: {loops: off, models: [usual, long, late], tools: [there, all], budget: {cost: 1.00}}
 """
 
 

@@ -26,7 +26,7 @@ providers:
 prices: {{sim/planner-1: {{input: 1, output: 1}}}}
 models: {{plan: {{targets: [{{provider: sim, model: planner-1}}]}}}}
 workflows:
-  work: {{models: [plan], budget: {{cost: 1}}}}
+  work: {{loops: off, models: [plan], budget: {{cost: 1}}}}
 """
 
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import secrets
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, Final
 from urllib.parse import urlsplit
 
 from buspass.breakers import Key, Pass, Refusal
-from buspass.calls import pacing, upstreams
+from buspass.calls import pacing, repetition, upstreams
 from buspass.calls.call import Ending, Incoming, in_time, mark, policy_input
 from buspass.calls.enforcement import Enforcing
 from buspass.calls.house import House
@@ -19,6 +20,7 @@ from buspass.errors import Problem
 from buspass.guard import check_route, check_standing
 from buspass.identity.tokens import TaskClaims
 from buspass.ledger import Claim, Held, Outcome
+from buspass.ledger.refusals import Mark
 from buspass.mediation.inspect import Finding
 from buspass.model import Principal
 from buspass.policy import document
@@ -61,6 +63,8 @@ class Action:
         self._passes: tuple[Pass, ...] = ()
         self._breaker = ""
         self._paced = False
+        self.heard = b""
+        self.told: Mark | None = None
 
     def _granted(self) -> Tool:
         """Give the tool, if it is in the route and called at this host. Raises Problem tool_not_granted."""
@@ -136,6 +140,7 @@ class Action:
             self.enforcement.refuse(refusal)
         refuse = self.enforcement.refuse
         judged = check_route(view.head, self._step, self.arguments, view.task.subject, now, refuse)
+        repetition.check(self._house, self, view)
         judged = judged or self._house.policy.volatile("call")
         return int(str(view.head["version"])) if judged and self.enforcement.on else None
 
@@ -308,7 +313,8 @@ class Action:
         await self._tell(response, None, given, Outcome(use=ONE, last=last))
         kept = json.dumps(facts) if facts or self.name in self._workflow.timed else ""
         seen = self._screening.result(result)
-        return self._ended(Outcome(use=ONE, last=last, kept=kept), result=seen, status=response.status)
+        ending = self._ended(Outcome(use=ONE, last=last, kept=kept), result=seen, status=response.status)
+        return replace(ending, answer=response.body)
 
     def _ended(
         self, outcome: Outcome, *, result: Any = None, problem: Problem | None = None, status: int = 0

@@ -16,6 +16,7 @@ from buspass.journal import Erased
 from buspass.jsontext import written
 from buspass.ledger import Claim, Held, Outcome
 from buspass.ledger.accounts import amounts, table
+from buspass.ledger.refusals import Mark
 from buspass.mediation.inspect import Finding
 from buspass.model import MICRO
 from buspass.policy import document
@@ -66,7 +67,8 @@ class Ending:
     """How a dispatched call ended: money, what its record says, and the answer or the problem for the agent.
 
     `payload` is logged only as the workflow says; `said` is what a keyed stream told its client;
-    `also` what attempts before the last one were charged, in micro-dollars.
+    `also` what attempts before the last one were charged, in micro-dollars; `answer` the service's own, where it is a
+    result.
     """
 
     outcome: Outcome
@@ -77,6 +79,7 @@ class Ending:
     headers: Mapping[str, str] = field(default_factory=dict)
     said: bytes = b""
     also: int = 0
+    answer: bytes = b""
 
 
 class Call(Protocol):
@@ -89,6 +92,10 @@ class Call(Protocol):
     enforcement: Enforcing
     asked: str
     """Digest of the request: a key used with another request is a mismatch. Only its `mark` is stored."""
+    heard: bytes
+    """The tool results that a request to a model brings."""
+    told: Mark | None
+    """The loop that it was found to go on with."""
 
     @property
     def kind(self) -> Literal["inference", "action"]:

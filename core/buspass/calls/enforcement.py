@@ -27,6 +27,8 @@ WOULD: Final[Mapping[str, Verdict]] = {
     "call_limit": "would_deny",
     "prerequisite_missing": "would_deny",
     "prerequisite_in_flight": "would_deny",
+    "repeated_call": "would_deny",
+    "rate_limited": "would_hold",  # of a polling tool; what a service can take does not ask
     "budget_exhausted": "would_hold",
     "budget_held": "would_hold",
     "too_many_in_flight": "would_hold",
@@ -98,7 +100,9 @@ class Observing(Enforcing):
     def refuse(self, problem: Problem) -> None:
         if problem.code not in WOULD or (self._judged and not self._fresh):
             raise problem
-        self._note(WOULD[problem.code], problem.code, rule_of(problem), problem.detail)
+        loop = problem.extra.get("loop")
+        more = {"limit": loop["limit"], "below": loop["times"] + 1 - loop["limit"]} if loop else None
+        self._note(WOULD[problem.code], problem.code, rule_of(problem), problem.detail, more)
 
     def changes(self, verdict: Verdict, code: str, rule: str, detail: str) -> bool:
         self._note(verdict, code, rule, detail)
@@ -146,6 +150,10 @@ def rule_of(problem: Problem) -> str:
             return f"after {extra['prerequisite']} ({extra.get('unmet', 'done')})"
         case "call_limit":
             return "max_calls"
+        case "repeated_call":
+            return str(extra["loop"]["pattern"])
+        case "rate_limited":
+            return "polling"
         case "thought_required" | "idempotency_mismatch":
             return "require_thought" if problem.code == "thought_required" else "the model's own tool call"
         case "unpriced":

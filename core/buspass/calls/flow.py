@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 from buspass.calls import upstreams
@@ -45,6 +45,7 @@ class Begun:
     chunks: AsyncGenerator[bytes, None]
     decoder: StreamDecoder
     events: list[dict[str, Any]]
+    headers: Mapping[str, str] = field(default_factory=dict)
 
 
 async def begun(outbound: Outbound, request: Request, wire: Wire, ask: Ask) -> Begun:
@@ -74,9 +75,9 @@ async def _first(streamed: Streamed, wire: Wire, ask: Ask) -> Begun:
     decoder = wire.decoder(ask)
     async for chunk in streamed.chunks:
         if events := decoder.feed(chunk):
-            return Begun(streamed.chunks, decoder, events)
+            return Begun(streamed.chunks, decoder, events, streamed.headers)
     decoder.close()
-    return Begun(streamed.chunks, decoder, [])
+    return Begun(streamed.chunks, decoder, [], streamed.headers)
 
 
 class Flow:

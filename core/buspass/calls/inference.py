@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, Final
 
 from buspass.breakers import Key
-from buspass.calls import pacing, soft, upstreams
+from buspass.calls import pacing, repetition, soft, upstreams
 from buspass.calls.call import Ending, Incoming, in_time, policy_input
 from buspass.calls.endings import Endings
 from buspass.calls.enforcement import Enforcing
@@ -22,6 +22,7 @@ from buspass.guard import check_standing
 from buspass.identity.tokens import TaskClaims
 from buspass.jsontext import canonical
 from buspass.ledger import Claim, Held
+from buspass.ledger.refusals import Mark
 from buspass.mediation.inspect import Finding
 from buspass.model import Answer, Ask
 from buspass.policy import document
@@ -78,6 +79,8 @@ class Inference:
         self._view: View | None = None
         self._reading: asyncio.Future[None] | None = None
         self._endings: Endings | None = None
+        self.heard = repetition.results(self._said.payload.get("messages", ()))
+        self.told: Mark | None = None
 
     async def recall(self) -> None:
         """Nothing to find: a keyed inference's id is its key's digest."""
@@ -98,6 +101,7 @@ class Inference:
             detail = f"tool {name!r} is not granted to this task; take its functions from GET /v1/tools"
             row = {"path": "tools", "message": f"{name} is not granted", "allowed": list(granted.tools)}
             self.enforcement.refuse(Problem("tool_not_granted", detail, errors=[row], wanted=name))
+        repetition.check(self._house, self, view)
         judged = self._house.policy.volatile("call") and self.enforcement.on
         return int(str(view.head["version"])) if judged else None
 
@@ -323,10 +327,17 @@ class Inference:
             response = await self._house.outbound.send(request)
         except (NotSent, Ambiguous) as error:
             raise failures.unsent(error) from error
+        await pacing.heard(self._house, self._house.settings.providers[target.provider], response.headers)
         return self._wire(target).answer(response, self.ask)
 
     async def _opened(self, target: Target, request: Request) -> Begun:
-        return await begun(self._house.outbound, request, self._wire(target), self.ask)
+        found = await begun(self._house.outbound, request, self._wire(target), self.ask)
+        try:
+            await pacing.heard(self._house, self._house.settings.providers[target.provider], found.headers)
+        except BaseException:
+            await found.chunks.aclose()
+            raise
+        return found
 
     def _wire(self, target: Target) -> Wire:
         return WIRES[self._house.settings.providers[target.provider].api]

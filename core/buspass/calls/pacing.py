@@ -5,17 +5,21 @@ Refuses to know how permits are shared between hosts.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Final
 
 from buspass.calls.house import House
 from buspass.config.settings import Provider, Target, Tool
 from buspass.errors import Problem
+from buspass.providers.quotas import quotas
 from buspass.rates import Exhausted, Pace
 from buspass.rates.pace import SECOND, Limit
 
 CALLS: Final = {"calls": 1}
 MINUTE: Final = 60 * SECOND
+LOW: Final = 0.1
+"""The share of a provider's quota below which it is saved."""
 
 
 def of_tool(tool: Tool) -> Pace | None:
@@ -60,6 +64,21 @@ async def take(house: House, target: Target, tokens: int, patience: float) -> No
     """Take a target's permits for one attempt. Raises Exhausted."""
     if (pace := of_provider(house.settings.providers[target.provider])) is not None:
         await house.rates.take(pace, {"requests": 1, "tokens": tokens}, patience)
+
+
+async def heard(house: House, provider: Provider, headers: Mapping[str, str]) -> None:
+    """Slow all hosts down where the provider says that little of our quota is left: others may use it, too.
+
+    Below a tenth the rate goes down with what is left; with nothing left nobody goes before there is a permit again.
+    """
+    if (pace := of_provider(provider)) is None:
+        return
+    for quota in quotas(headers):
+        left = quota.left / quota.whole
+        if left < LOW:
+            seconds = 0.0 if quota.left else quota.seconds / quota.whole
+            with suppress(Problem):  # the answer is there; who asks for a permit next is told that the store is away
+                await house.rates.brake(pace, quota.kind, left / LOW, seconds)
 
 
 def refused(exhausted: Exhausted) -> Problem:

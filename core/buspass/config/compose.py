@@ -14,7 +14,7 @@ from buspass.config import prices, settings
 from buspass.config.schema import Configuration
 from buspass.config.schema.inference import AuthKinds, Model, Target
 from buspass.config.schema.tools import Tool
-from buspass.config.schema.workflows import Budget, PersonalData, StepRule, Workflow
+from buspass.config.schema.workflows import Budget, LoopsRule, PersonalData, StepRule, Workflow
 from buspass.model import ACCOUNTS
 
 LOCAL: Final = "local"
@@ -175,6 +175,7 @@ def _tool(name: str, shape: Tool) -> settings.Tool:
         idempotent=method not in {"POST", "PATCH"} if shape.idempotent is None else shape.idempotent,
         max_bytes=shape.max_bytes,
         rate=shape.rate,
+        polling=shape.polling.min_interval if shape.polling else None,
     )
 
 
@@ -206,10 +207,16 @@ def _workflow(name: str, shape: Workflow, default: tuple[settings.AgentRule, ...
         pool=shape.pool,
         timed=frozenset(after.tool for step in shape.tools for after in step.after if after.within is not None),
         personal_data=None if shape.personal_data is None else _personal_data(shape.personal_data),
+        loops=None if shape.loops is None else _loops(shape.loops),
         observe=shape.enforce == "observe",
         soft=shape.budget.soft,
         wrap_up=shape.budget.wrap_up,
     )
+
+
+def _loops(shape: LoopsRule) -> settings.Loops:
+    counts = shape.model_dump(exclude={"action"})
+    return settings.Loops(**counts, kill=shape.action == "kill")
 
 
 def _personal_data(shape: PersonalData) -> settings.PersonalData:

@@ -137,7 +137,8 @@ class Model:
 class Tool:
     """An HTTP tool. `url` may hold `{argument}` segments in its path; `keep` maps fact names to JSON pointers.
 
-    `max_bytes`: the largest answer that is taken; `rate`: calls a second over all tasks.
+    `max_bytes`: the largest answer that is taken; `rate`: calls a second over all tasks; `polling`: seconds between two
+    equal calls of a task, for a tool that is asked again and again.
     """
 
     name: str
@@ -154,6 +155,7 @@ class Tool:
     idempotent: bool
     max_bytes: int = 1_000_000
     rate: float | None = None
+    polling: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -206,6 +208,18 @@ class PersonalData:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Loops:
+    """How often what repeats goes, by pattern, before it is a loop; `kill`: the third refusal of one ends the task."""
+
+    identical: int = 3
+    signature: int = 5
+    cycle: int = 3
+    no_progress: int = 6
+    rising: int = 6
+    kill: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Workflow:
     """A kind of task. `limits` holds the limited accounts only; `wall`, `wait`, `token_ttl`, `replay_ttl`: seconds.
 
@@ -231,6 +245,7 @@ class Workflow:
     timed: frozenset[str] = frozenset()
     """Tools of which a step asks how long ago they answered: that is kept without a fact, too."""
     personal_data: PersonalData | None = None
+    loops: Loops | None = Loops()
     observe: bool = False
     soft: float = 0.8
     wrap_up: str = ""

@@ -44,8 +44,6 @@ TABLE: Final = (
     Row("tools.*.auth.mtls", "auth: mtls"),
     Row("tools.*.mode", "queued tools", ("direct",)),
     Row("tools.*.approval", "approvals"),
-    Row("tools.*.polling", "polling"),
-    Row("workflows.*.loops", "loop detection"),
     Row("workflows.*.hosted_tools", "tools that a provider runs itself"),
     Row("workflows.*.data_residency", "data residency"),
     Row("inspectors", "inspectors"),

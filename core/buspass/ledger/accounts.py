@@ -59,6 +59,8 @@ def new_head(
         "sealed": 0,
         "seals": 0,
         "refusals": {},
+        "recent": {},
+        "warned": {},
         "soft": {},
     }
 

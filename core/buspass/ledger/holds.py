@@ -12,12 +12,14 @@ from typing import Any, Final, Literal
 
 from buspass.ledger.accounts import amounts, table, text, whole
 from buspass.model import DUE_INDEX, SLOTS, UNLIMITED, Amounts, due_shard
-from buspass.ports.state import Absent, AtLeast, Condition, Equals, Item, Path, Put, Update, Value
+from buspass.ports.state import CHANGES, Absent, AtLeast, Condition, Equals, Item, Path, Put, Update, Value
 
 HEAD: Final = "head"
 _DEADLINE: Final = itemgetter("deadline")
 KEPT: Final = 16
 """Results of one tool whose kept facts are remembered; the seventeenth takes the first one's place."""
+RECENT: Final = 24
+"""Finished calls of a task that its head remembers: twelve turns of a model and a tool."""
 OBSERVED: Final = 512
 """Calls in flight of a task that is only observed: what they would have been refused for is noted, but a head must fit
 an item of every store.
@@ -74,13 +76,20 @@ class Held:
 class Outcome:
     """How a call ended, for its head. `sent` False: surely nothing was dispatched, so nothing is counted.
 
-    `use` is what it cost, by account. `last` and `kept` are an action's (`kept`: its facts as JSON text).
+    `use` is what it cost, by account. `last` and `kept` are an action's (`kept`: its facts as JSON text). `trail` is
+    the line by which the head remembers it; it begins with the call's number.
     """
 
     use: Amounts
     sent: bool = True
     last: Literal["", "succeeded", "failed", "unknown"] = ""
     kept: str = ""
+    trail: str = ""
+
+
+def number(head: Item) -> int:
+    """Count the holds of a task until now: of a head as its hold left it, that hold's own number."""
+    return sum(whole(turn) for turn in table(head, "turns").values())
 
 
 def ends(claim: Claim, now: int) -> int:
@@ -193,6 +202,8 @@ def closing(entry: Entry, outcome: Outcome, now: int, turn: int = 0) -> Update:
         add[("count", entry.name)] = -1
         if entry.capped:
             add[("left", entry.name)] = 1
+    if outcome.trail and len(add) + len(put) + 1 < CHANGES:  # only an unsent call with `max_calls` has no room for it
+        put[("recent", str(int(outcome.trail.partition(" ")[0]) % RECENT))] = outcome.trail
     return Update(HEAD, (mine,), add, put, (("open", entry.call),))
 
 

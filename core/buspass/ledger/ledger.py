@@ -316,13 +316,14 @@ class Ledger:
 
     # ── refuse ──────────────────────────────────────────────────────────────────────────────────────────────────
 
-    async def refuse(self, task: str, code: str, status: int, record: Mapping[str, Value]) -> bool:
+    async def refuse(
+        self, task: str, code: str, status: int, record: Mapping[str, Value], mark: refusals.Mark | None = None
+    ) -> bool:
         """Count a refusal; write its record for the first twenty of a code, then for one in a hundred.
 
-        Gives True when refusals without a settled call between them have reached the limit that suspends the
-        task. A store that can't be reached loses the count, never the refusal.
+        True: the run of them has reached the limit that suspends. A lost store loses the count. `mark`: a loop's.
         """
-        return await refusals.refuse(self._state, self._stamp, self._clock, task, code, status, record)
+        return await refusals.refuse(self._state, self._stamp, self._clock, task, code, status, record, mark)
 
     # ── the store, and lost answers ─────────────────────────────────────────────────────────────────────────────
 

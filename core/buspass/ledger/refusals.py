@@ -1,8 +1,9 @@
 """Counting refusals: a record for the first twenty of a code, then one in a hundred, and the run that suspends.
 
-Owns `refusals` in the head: `{CODE: n, run: n, mark: entries}`. `run` counts refusals that a misled agent earns (403,
-409, 422) since the last settled call: a settle moves the count of calls settled away from `mark`, and so ends the
-run without a write of its own. Refuses to decide what happens at the limit.
+Owns `refusals` in the head, `{CODE: n, run: n, mark: entries}`, and `warned`: the loops that the task was told of.
+`run` counts refusals that a misled agent earns (403, 409, 422) since the last settled call: a settle moves the count of
+calls settled away from `mark`, and so ends the run without a write of its own. Refuses to decide what happens at the
+limit.
 """
 
 from __future__ import annotations
@@ -10,15 +11,18 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Final
 
+from buspass.ledger import holds
 from buspass.ledger.accounts import table, whole
 from buspass.ports.clock import Clock
 from buspass.ports.state import (
     Absent,
     Applied,
+    Condition,
     Equals,
     Item,
     OutcomeUnknown,
     Path,
+    Present,
     Put,
     State,
     Unavailable,
@@ -31,6 +35,11 @@ ONE_IN: Final = 100
 RUN_LIMIT: Final = 50
 RUN_STATUSES: Final = frozenset({403, 409, 422})
 TRIES: Final = 4
+WARNED: Final = 8
+"""Loops of a task that are remembered; another one takes the oldest one's place."""
+
+type Mark = tuple[str, str]
+"""A loop's key, and the stage that the task has reached with it."""
 
 
 async def refuse(
@@ -41,6 +50,7 @@ async def refuse(
     code: str,
     status: int,
     record: Mapping[str, Value],
+    mark: Mark | None = None,
 ) -> bool:
     """See `Ledger.refuse`. The count is `Equals(n)` + 1: a race lost too often loses a count, nothing else."""
     try:
@@ -49,7 +59,7 @@ async def refuse(
         for _ in range(TRIES):
             if head is None:
                 return False
-            update, recorded, run = counting(head, code, status)
+            update, recorded, run = counting(head, code, status, mark)
             operations: list[Put | Update] = [update]
             if recorded and not standing:
                 whole_record = {
@@ -74,7 +84,7 @@ async def refuse(
     return False
 
 
-def counting(head: Item, code: str, status: int) -> tuple[Update, bool, int]:
+def counting(head: Item, code: str, status: int, mark: Mark | None = None) -> tuple[Update, bool, int]:
     """Give the head's update, whether this refusal gets a record, and the length of the run with it."""
     counts = table(head, "refusals")
     before = counts.get(code)
@@ -89,7 +99,15 @@ def counting(head: Item, code: str, status: int) -> tuple[Update, bool, int]:
     if recorded:
         add[("entries",)] = 1
     change: dict[Path, Value] = {("refusals", "run"): run, ("refusals", "mark"): settled}
-    return Update("head", (condition,), add, change), recorded, run
+    require: list[Condition] = [condition]
+    remove: tuple[Path, ...] = ()
+    if mark is not None and isinstance(warned := head.get("warned"), Mapping):
+        key, stage = mark
+        change[("warned", key)] = {"stage": stage, "at": holds.number(head)}
+        if key not in warned and len(warned) >= WARNED:
+            remove = (("warned", min(warned, key=lambda name: whole(table(warned, name)["at"]))),)
+            require.append(Present(remove[0]))
+    return Update("head", tuple(require), add, change, remove), recorded, run
 
 
 def _settled(head: Item) -> int:

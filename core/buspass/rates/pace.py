@@ -18,6 +18,8 @@ SECOND: Final = 1_000_000
 WHOLE: Final = 1000
 """The share of the limits that is used when nobody complains."""
 LEAST: Final = 50
+STEP: Final = 50
+"""The least difference of a share, in thousandths, that is worth a write."""
 HEALS: Final = 60 * SECOND
 """Time after which a lowered share is whole again."""
 TOGETHER: Final = SECOND
@@ -81,6 +83,22 @@ def lowered(table: Table, pace: Pace, now: int, until: int) -> Table:
     if table.lowered and now - table.lowered < TOGETHER:
         return replace(table, due=due)
     return replace(table, due=due, share=max(LEAST, share(table, now) // 2), lowered=now)
+
+
+def braked(table: Table, pace: Pace, name: str, now: int, most: int, until: int) -> Table:
+    """Give the timetable where the provider says that little of one limit is left: at most this share from now on.
+
+    `most` in thousandths; nothing of that limit before `until`. The same where it is as slow already: what changes
+    next to nothing is not worth a write.
+    """
+    due, found = dict(table.due), table
+    if name in pace.limits and until > table.due.get(name, 0) and until > now:
+        due[name] = until
+        found = replace(table, due=due)
+    most = max(LEAST, most)
+    if share(table, now) - most >= STEP:
+        found = replace(found, share=most, lowered=now)
+    return found
 
 
 def paused(table: Table, pace: Pace, until: int) -> Table:

@@ -88,6 +88,15 @@ class Rates:
         until = now + round((seconds or 0.0) * SECOND)
         await self._change(pace, lambda table: timetable.lowered(table, pace, now, until))
 
+    async def brake(self, pace: Pace, name: str, most: float, seconds: float) -> None:
+        """Slow down before the provider turns calls away: little of one limit is left there.
+
+        `most`: the share of the rate to go on with, at most; `seconds`: how long nobody goes.
+        """
+        now = self._now()
+        share, until = round(most * timetable.WHOLE), now + round(seconds * SECOND)
+        await self._change(pace, lambda table: timetable.braked(table, pace, name, now, share, until))
+
     async def pause(self, pace: Pace, seconds: float) -> None:
         """Let nobody go for so long: the provider says that its quota is used up until then."""
         until = self._now() + round(seconds * SECOND)

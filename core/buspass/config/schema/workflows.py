@@ -93,13 +93,29 @@ class Budget(Shape):
     wrap_up: Annotated[str, Field(max_length=2000)] = ""
 
 
-class Loops(Shape):
-    """When repetition counts as a loop, and what happens then."""
+LoopCount = Annotated[int, Field(ge=1, le=12)]
 
-    identical: Positive = 3
-    signature: Positive = 5
-    cycle: Positive = 3
+
+class LoopsRule(Shape):
+    """How often what repeats goes before it counts as a loop, and what happens then."""
+
+    identical: LoopCount = 3
+    signature: LoopCount = 5
+    cycle: Annotated[int, Field(ge=1, le=6)] = 3
+    no_progress: LoopCount = 6
+    rising: LoopCount = 6
     action: Literal["refuse", "kill"] = "refuse"
+
+
+def _no_loops(value: Any) -> Any:
+    if value == "off":
+        return None
+    if value is None or isinstance(value, str):
+        raise ValueError(f"{value!r} is not known; allowed: off, or {{identical: 3}}")
+    return value
+
+
+Loops = Annotated[LoopsRule | None, BeforeValidator(_no_loops)]
 
 
 class Logging(Shape):
@@ -154,7 +170,7 @@ class Workflow(Shape):
     token_ttl: PositiveDuration = 3600.0
     enforce: Literal["on", "observe"] = "on"
     require_thought: bool = False
-    loops: Loops = Loops()
+    loops: Loops = LoopsRule()
     logging: Logging = Logging()
     replay: Replay = ReplayRule()
     personal_data: PersonalData | None = None
