@@ -32,7 +32,8 @@ disk, `durability=power` unless it says otherwise, journal, blobs.
 """
 PEERS = """\
 **The sides.** *bare* is granian and pyreqwest with nothing between: what a Python proxy costs that governs nothing. *Portkey*
-is its open-source gateway from npm as a plain pass-through; it has neither keys nor budgets there. *LiteLLM* is its proxy
+is its open-source gateway from npm as a plain pass-through; it has neither keys nor budgets there (the server library under
+it is kept at an older version than npm would take, with which all its streams are answered 500). *LiteLLM* is its proxy
 from PyPI with one worker, plain, and with a key, a budget and a request log as it has them without a database (its
 `custom_auth` hook and a callback that writes a line a call). agentgateway {agentgateway}. *upstream alone* is the load
 asking its own upstream: what the measurement itself costs.

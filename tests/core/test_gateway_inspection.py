@@ -208,6 +208,30 @@ async def test_tables_of_two_hosts_become_one(inspected: Domain) -> None:
     assert sorted(answer["content"].split()) == values
 
 
+async def test_placeholders_are_read_only_for_calls_that_need_them(
+    inspected: Domain, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    agent = await inspected.agent(workflow="restored")
+    vault = inspected.apps["onprem"].house.vault
+    asked: list[str] = []
+
+    async def away(_key: bytes, name: str) -> bytes | None:
+        asked.append(name)
+        raise Problem("state_unavailable", "the blob store is away")
+
+    monkeypatch.setattr(vault, "get", away)
+    assert (await agent.chat("what happened in 1999?")).status_code == 200
+    assert not asked
+    sent = len(inspected.provider.requests)
+    for text in (ALICE, "who is <EMAIL_12345678>?"):
+        assert (await agent.chat(text)).status_code == 503
+    assert (await agent.chat("hi", stream=True)).status_code == 503
+    assert len(inspected.provider.requests) == sent
+    inspected.provider.mind = lambda _: {"content": "ask <EMAIL_12345678>"}
+    assert (await agent.chat("who?")).status_code == 503
+    assert asked
+
+
 async def test_a_merge_loses_nothing_that_was_written_meanwhile() -> None:
     blobs, key = MemoryBlobs(), b"k" * 32
     vault = Vault(blobs, b"w" * 32)
