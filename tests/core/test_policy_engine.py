@@ -1,6 +1,7 @@
 """The embedded engine answers as its modules say, from every thread, and fails closed on everything else."""
 
 import asyncio
+import re
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -9,6 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from buspass.policy import decide
 from buspass.policy.decide import Policy
 from buspass.policy.embedded import EmbeddedEngine
 from buspass.policy.lint import lint
@@ -157,3 +159,25 @@ def test_regopy_is_imported_only_where_a_module_is_asked():
         "EmbeddedEngine({}); sys.exit('regopy' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+def test_patterns_can_be_compiled_beside_the_engine():
+    """In a process of its own, where the engine comes first: what is wrong with it would end this one."""
+    code = f"""
+from buspass.policy.embedded import EmbeddedEngine
+from buspass.policy.lint import lint
+modules = {module('deny contains "x" if { regex.match(`^a{1,40}$`, "aa") }')!r}
+lint(modules)
+EmbeddedEngine(modules)
+from buspass.mediation.patterns import compiled
+from buspass.mediation.scanner import PEM_END
+assert compiled(PEM_END).search("-----END PRIVATE KEY-----")
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_regopy_is_imported_in_one_place():
+    core = Path(decide.__file__).parents[1]
+    found = [path.name for path in core.rglob("*.py") if re.search(r"(import|from) regopy", path.read_text())]
+    assert found == ["library.py"]

@@ -83,7 +83,7 @@ class EmbeddedEngine:
     def _compiled(self) -> tuple[Any, Any]:
         """This thread's interpreter and bundle; regopy is imported only where a module exists."""
         if not hasattr(self._thread, "compiled"):
-            from regopy import Interpreter, LogLevel  # noqa: PLC0415 - 30 ms that only policies pay
+            from buspass.policy.library import Interpreter, LogLevel  # noqa: PLC0415 - 30 ms that only policies pay
 
             interpreter = Interpreter()
             interpreter.log_level = LogLevel.NONE

@@ -109,7 +109,7 @@ def _functions(modules: Mapping[str, str], source: str) -> Iterator[tuple[int, s
 
 @cache
 def _built_in(name: str) -> bool:
-    from regopy import Interpreter  # noqa: PLC0415 - 30 ms that only policies pay
+    from buspass.policy.library import Interpreter  # noqa: PLC0415 - 30 ms that only policies pay
 
     return name == "set" or bool(Interpreter().is_builtin(name))
 
@@ -281,7 +281,7 @@ def _compiled(modules: Mapping[str, str]) -> Iterator[str]:
     asked = sorted(scan.questions(modules))
     if not asked:
         return
-    from regopy import Interpreter, LogLevel, RegoError  # noqa: PLC0415 - 30 ms that only policies pay
+    from buspass.policy.library import Interpreter, LogLevel, RegoError  # noqa: PLC0415 - 30 ms that only policies pay
 
     interpreter = Interpreter()
     interpreter.log_level = LogLevel.NONE
