@@ -85,11 +85,7 @@ resource storage 'Microsoft.Storage/storageAccounts@2023-05-01' = {
   // checkov:skip=CKV_AZURE_43: its name is main.bicep's, 24 small letters and digits at most: a test says so
   // checkov:skip=CKV_AZURE_35: Flex Consumption fetches the package from outside any network of ours; identity alone opens it
   // checkov:skip=CKV_AZURE_59: the same
-  // checkov:skip=CKV_AZURE_33: no queue of the host is used: the app has an HTTP trigger and a timer
   // checkov:skip=CKV_AZURE_206: it holds packages and leases, which a deployment makes anew
-  // checkov:skip=CKV2_AZURE_1: the same, and no data of anybody
-  // checkov:skip=CKV2_AZURE_33: the same as CKV_AZURE_35
-  // checkov:skip=CKV2_AZURE_38: the same: nothing in it is worth having back
   name: hostAccountName
   location: location
   tags: tags
@@ -162,10 +158,8 @@ resource plan 'Microsoft.Web/serverfarms@2024-04-01' = {
 resource app 'Microsoft.Web/sites@2024-04-01' = {
   // checkov:skip=CKV_AZURE_212: Flex Consumption scales by itself; parameter alwaysReadyInstances keeps some
   // checkov:skip=CKV_AZURE_213: Flex Consumption replaces instances by itself and has no such path
-  // checkov:skip=CKV_AZURE_13: Buspass authenticates by itself: every route but /health asks for its token
-  // checkov:skip=CKV_AZURE_17: the same; agents have tokens, not client certificates
+  // checkov:skip=CKV_AZURE_17: Buspass authenticates by itself: agents have tokens, not client certificates
   // checkov:skip=CKV_AZURE_222: agents call it from wherever they are; put a front door before it where that is too much
-  // checkov:skip=CKV_AZURE_221: the same
   name: name
   location: location
   tags: tags

@@ -14,10 +14,7 @@ var blobContributor = 'ba92f5b4-2d11-453d-a403-e96b0029c9fe'
 resource account 'Microsoft.Storage/storageAccounts@2023-05-01' = {
   // checkov:skip=CKV_AZURE_35: parameter publicNetworkAccess; hosts in other clouds share this store, by identity alone
   // checkov:skip=CKV_AZURE_59: the same
-  // checkov:skip=CKV_AZURE_33: there are no queues in it
   // checkov:skip=CKV_AZURE_206: a blob is a copy to replay; zones are enough, and erased means erased in one place
-  // checkov:skip=CKV2_AZURE_1: the gateway encrypts each task's blobs under a key of its own before they get here
-  // checkov:skip=CKV2_AZURE_33: parameter publicNetworkAccess, with private endpoints of whoever deploys
   name: name
   location: location
   tags: tags

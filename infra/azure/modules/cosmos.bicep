@@ -14,7 +14,6 @@ param deletionProtection bool
 resource account 'Microsoft.DocumentDB/databaseAccounts@2024-05-15' = {
   // checkov:skip=CKV_AZURE_101: parameter publicNetworkAccess; hosts in other clouds share this store, by identity alone
   // checkov:skip=CKV_AZURE_99: the same
-  // checkov:skip=CKV_AZURE_100: encrypted with Microsoft's key; blobs and payloads are encrypted by the gateway itself
   name: name
   location: location
   tags: tags

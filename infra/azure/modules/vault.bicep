@@ -18,7 +18,6 @@ var secretsUser = '4633458b-17de-408a-b874-0445c86b69e6'
 resource vault 'Microsoft.KeyVault/vaults@2023-07-01' = {
   // checkov:skip=CKV_AZURE_189: parameter publicNetworkAccess; without a subnet the app has no private way to it
   // checkov:skip=CKV_AZURE_109: a firewall needs addresses, and a Flex Consumption app has none of its own; RBAC decides
-  // checkov:skip=CKV2_AZURE_32: parameter publicNetworkAccess, with private endpoints in the network of whoever deploys
   name: name
   location: location
   tags: tags
