@@ -70,7 +70,8 @@ services:  ## what make verify starts by itself, from the system's packages: red
 		|| { echo "make verify needs redis-server: install it from your system's packages" >&2; exit 1; }
 
 .PHONY: bundle-lambda bundle-azure bundle-onprem
-bundle-lambda bundle-azure bundle-onprem: bundle-%: .venv  ## what is deployed to a host, in build/bundles (CONFIG=buspass.yaml, BIND=0.0.0.0, ARGS="--machine arm64")
+bundle-lambda:  ## what is deployed to a host, in build/bundles (CONFIG=buspass.yaml, ARGS="--machine arm64"); bundle-azure, bundle-onprem
+bundle-lambda bundle-azure bundle-onprem: bundle-%: .venv
 	PYTHONPATH=infra/bundle UV=$(abspath $(UV)) $(BIN)/python -m buspass_bundle $* --config $(or $(CONFIG),infra/$(subst lambda,aws,$*)/buspass.yaml) --bind $(BIND) $(ARGS)
 
 .PHONY: tools

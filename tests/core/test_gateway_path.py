@@ -132,7 +132,7 @@ async def test_an_answer_without_usage_is_charged_at_its_hold_and_says_estimated
 
 
 async def test_usage_above_the_hold_is_charged_journalled_and_suspends_the_task(
-    domain: Domain, monkeypatch: pytest.MonkeyPatch
+    domain: Domain, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     async def answered(body: dict[str, Any]) -> JSONResponse:
         return counted({"prompt_tokens": 99_000, "completion_tokens": 2_000})
@@ -149,6 +149,8 @@ async def test_usage_above_the_hold_is_charged_journalled_and_suspends_the_task(
     assert record["overrun"]
     (suspension,) = [row for row in await records(agent, "lifecycle") if row["operation"] == "suspend"]
     assert suspension["reason"] == "overrun"
+    (line,) = [each.getMessage() for each in caplog.records if "overrun" in each.getMessage()]
+    assert line == f"overrun of tokens cost in task {agent.task}: more was billed than was held"  # alarms listen for it
     verdict = (await agent.get("/trace/verify")).json()
     assert verdict["ok"]
     assert verdict["seals"] == 1, "a suspension seals"
