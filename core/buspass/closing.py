@@ -224,6 +224,9 @@ async def settle_child(house: House, parent: str, entry: Delegation, *, kill: bo
             await there.tasks.change(entry.task, "kill", record)
         await there.sealer.seal(entry.task)
         view = await there.tasks.look(entry.task)
+    if kill and view.head["children"]:  # also where it had ended by itself: a kill is not answered before
+        await end_children(there, entry.task, view.head)
+        view = await there.tasks.look(entry.task)
     await settle_overdue(there, view)
 
 

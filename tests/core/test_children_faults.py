@@ -11,6 +11,7 @@ import pytest
 
 from buspass.errors import Problem
 from buspass.ledger.statement import closed
+from buspass.ports.state import Unavailable
 from buspass.testing.family import SMALL, Family
 from buspass.testing.house import Agent
 from buspass.testing.state_memory import Crash, Down, Late, Lost
@@ -262,3 +263,34 @@ async def test_a_child_that_was_not_born_when_its_parent_was_killed_can_not_be_b
     assert answer.status_code == 403, answer.text
     apart.conserved()
     assert apart.head(parent.task)["children"] == {}
+
+
+async def test_a_kill_reaches_those_below_a_child_that_has_ended(family: Family) -> None:
+    """Before it is answered: whoever is told that a task is dead may rely on it for all that came of it."""
+    parent = await family.domain.agent()
+    child = await family.child(parent)
+    grandchild = await family.child(child, budget={**SMALL, "cost": 0.05, "tokens": 5_000, "calls": 2})
+    assert (await child.post("complete")).status_code == 200
+    assert family.head(grandchild.task)["status"] == "open"
+    assert (await parent.post("kill")).status_code == 200
+    assert family.head(grandchild.task)["status"] == "killed"
+    await rest(family, parent)
+
+
+async def test_a_kill_that_reaches_a_child_and_not_its_children_is_not_answered_as_done(family: Family) -> None:
+    parent = await family.domain.agent()
+    child = await family.child(parent)
+    grandchild = await family.child(child, budget={**SMALL, "cost": 0.05, "tokens": 5_000, "calls": 2})
+    apply = family.state.apply
+
+    async def away(partition: str, operations: Any) -> Any:
+        if partition == grandchild.task:
+            raise Unavailable(0, "away")
+        return await apply(partition, operations)
+
+    family.state.apply = away  # type: ignore[method-assign]
+    assert (await parent.post("kill")).status_code == 503
+    family.state.apply = apply  # type: ignore[method-assign]
+    assert (await parent.post("kill")).status_code == 200
+    assert family.head(grandchild.task)["status"] == "killed"
+    await rest(family, parent)

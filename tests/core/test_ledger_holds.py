@@ -7,6 +7,7 @@ import pytest
 from buspass.errors import Problem
 from buspass.ledger import Claim, Finished, Held, Ledger, Outcome, Stale, balance, new_head
 from buspass.ledger.accounts import amounts, table, text, whole
+from buspass.ledger.holds import entry_of, sweeping
 from buspass.model import ACCOUNTS, UNLIMITED, due_shard
 from buspass.ports.state import OutcomeUnknown, Put, Update
 from buspass.testing.clock import FakeClock
@@ -470,6 +471,24 @@ async def test_a_hold_whose_answer_was_lost_and_that_was_swept_is_not_taken_agai
     with pytest.raises(Problem, match="state_unavailable"):
         await books.ledger.hold(books.claim(), 0)
     assert not books.head["open"]
+    assert books.right().spent["tokens"] == 100
+
+
+async def test_a_hold_whose_answer_was_lost_and_that_a_sweep_has_begun_to_end_is_not_given_back(books):
+    books.state.meet(Lost())
+    read = books.state.read
+
+    async def slowly(partition, key):
+        books.state.read = read
+        entry = entry_of("a", books.head["open"]["a"])
+        await books.state.apply("t", [sweeping(entry, books.head["open"]["a"])])
+        return await read(partition, key)
+
+    books.state.read = slowly
+    with pytest.raises(Problem, match="state_unavailable"):
+        await books.ledger.hold(books.claim(), 0)
+    books.clock.advance(OVERDUE)
+    assert await books.ledger.sweep("t") == 1
     assert books.right().spent["tokens"] == 100
 
 

@@ -12,7 +12,6 @@ import buspass.closing
 import buspass.delegation
 import buspass.ledger.ledger
 import buspass.ledger.pools
-import buspass.lifecycle
 from buspass.errors import Problem
 from buspass.ledger import Ledger, Outcome
 from buspass.ledger.accounts import amounts
@@ -202,7 +201,7 @@ DOMAIN = {
         (buspass.delegation, "_owner", once_for_all),
         (buspass.delegation, "_check_key", unasked),
     ],
-    "a kill is answered while children go on": [(buspass.lifecycle, "end_children", outlived)],
+    "a kill is answered while children go on": [(buspass.closing, "end_children", outlived)],
     "a correction is left to who makes it": [
         (buspass.ledger.ledger, "crediting", undue),
         (CHILDREN, "crediting", undue),

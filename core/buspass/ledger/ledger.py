@@ -158,8 +158,9 @@ class Ledger:
             mine = table(head, "open").get(claim.call)
             if not isinstance(mine, Mapping) or mine["attempt"] != attempt:
                 raise _unavailable("the hold's answer was lost") from None
-            gone = await self._commit(claim.task, [releasing(entry_of(claim.call, mine))])
-            if not again or isinstance(gone, Refused):  # refused: a sweep ended it, and its record is this call's
+            entry = entry_of(claim.call, mine)
+            gone = await self._commit(claim.task, [releasing(entry)]) if entry.state != SWEEPING else None
+            if not again or not isinstance(gone, Applied):  # a sweep ends it, and its record is this call's
                 raise _unavailable("the hold's answer was lost twice; it was given back") from None
             return await self._take(claim, again=False)
         except Unavailable as error:
