@@ -245,9 +245,8 @@ class Ledger:
         A hold that was dispatching is charged in full, one never sent costs nothing. Gives how many ended.
         """
         head = head or await self._head(task)
-        ended = 0
-        for entry in entries(head):
-            ended += await self._sweep_one(task, entry, table(table(head, "open"), entry.call))
+        shown = table(head, "open")
+        ended = sum([await self._sweep_one(task, entry, table(shown, entry.call)) for entry in entries(head)])
         if ended:
             self._lines.wake(task)
         return ended
