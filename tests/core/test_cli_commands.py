@@ -112,7 +112,7 @@ def test_every_verb_helps(buspass, verb):
         ([], "VERB"),
         (["frobnicate"], "frobnicate"),
         (["login", "--", "agent.py"], "not available yet: buspass login"),
-        (["doctor"], "not available yet: buspass doctor"),
+        (["top"], "not available yet: buspass top"),
         (["demo", "procurement", "--rogue"], "demo procurement has no --rogue"),
         (["demo", "returns", "--outage", "3"], "demo returns has no --outage"),
         (["demo", "nothing"], "procurement"),

@@ -13,16 +13,16 @@ import traceback
 from collections.abc import Sequence
 from typing import Final
 
-from buspass.cli import check, demo, init, key, models, observed, run, spend, stops, task, trace, up
+from buspass.cli import check, demo, doctor, init, key, models, observed, run, spend, stops, task, trace, up
 from buspass.cli.printable import printable
 from buspass.cli.stop import FAILED, INTERRUPTED, OK, USAGE, Stop
 from buspass.errors import ConfigError
 
 __all__ = ["main"]
 
-VERBS: Final = (up, run, init, check, demo, key, models, observed, stops, task, trace, spend)
+VERBS: Final = (up, run, init, check, doctor, demo, key, models, observed, stops, task, trace, spend)
 LATER: Final = (
-    *("action", "doctor", "import", "login"),
+    *("action", "import", "login"),
     *("policy", "top"),
 )
 """Verbs that are planned: refused by name, never as a typing error."""
@@ -33,6 +33,7 @@ examples:
   buspass up                        serve ./buspass.yaml, or an example with simulated models
   buspass run -- python agent.py    an agent as it is, governed; prints its bill
   buspass check buspass.yaml        say everything that is wrong with a configuration
+  buspass doctor                    ask this host's every part whether it works
   buspass demo returns              the return-exception agent over three hosts
   buspass demo procurement          an agent and a dead vendor, with and without Buspass
   buspass task list --status open   who is at work, and what they may still spend

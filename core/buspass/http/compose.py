@@ -134,11 +134,11 @@ async def composed(
     opening: Open | None = None,
 ) -> Application:
     """Do what `start` does, with parts handed in. `opening` opens the stores of other hosts of the domain."""
-    settings, local = _settings(environ, bind, port)
-    host, data = _host(settings, environ), _data(environ)
+    settings, local = settings_of(environ, bind, port)
+    host, data = host_of(settings, environ), data_of(environ)
     clock, discovery = clock or SystemClock(), outbound or HttpxOutbound()
     secrets = secrets_of(environ)
-    domain_key = await _domain_key(settings, secrets, data, create=local)
+    domain_key = await domain_key_of(settings, secrets, data, create=local)
     operator: str | None = await adapter("keys", "operator")(data, create=True) if local else None
     signer: Signer = await adapter("signer", host.signer.partition(":")[0])(host.signer, data=data, create=local)
     async with AsyncExitStack() as unfinished:  # what was opened here is closed again where the host does not come up
@@ -173,7 +173,7 @@ async def composed(
         return application
 
 
-def _settings(environ: Mapping[str, str], bind: str, port: int) -> tuple[Settings, bool]:
+def settings_of(environ: Mapping[str, str], bind: str, port: int) -> tuple[Settings, bool]:
     """Give the settings, and whether this host is its user's alone, so that it may make its own keys.
 
     What was compiled for a bind that others can reach is not, wherever it listens: on Lambda and Functions the gateway
@@ -190,11 +190,13 @@ def _settings(environ: Mapping[str, str], bind: str, port: int) -> tuple[Setting
     return load(path, environ=environ, bind=bind, port=port), _loopback(bind)
 
 
-def _data(environ: Mapping[str, str]) -> Path:
+def data_of(environ: Mapping[str, str]) -> Path:
+    """Give the data directory."""
     return Path(environ.get("BUSPASS_DATA", DEFAULT_DATA)).expanduser()
 
 
-def _host(settings: Settings, environ: Mapping[str, str]) -> Host:
+def host_of(settings: Settings, environ: Mapping[str, str]) -> Host:
+    """Give the host that BUSPASS_HOST names. Raises ConfigError."""
     name = environ.get("BUSPASS_HOST")
     known = ", ".join(settings.hosts)
     if name is None and len(settings.hosts) == 1:
@@ -204,7 +206,8 @@ def _host(settings: Settings, environ: Mapping[str, str]) -> Host:
     return settings.hosts[name]
 
 
-async def _domain_key(settings: Settings, secrets: Secrets, data: Path, *, create: bool) -> DomainKey:
+async def domain_key_of(settings: Settings, secrets: Secrets, data: Path, *, create: bool) -> DomainKey:
+    """Give the key that the domain's hosts share; `create` a missing one in the data directory. Raises ConfigError."""
     if settings.domain_key is None:
         found: DomainKey = await adapter("keys", "domain")(data, create=create)
         return found

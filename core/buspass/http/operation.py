@@ -13,6 +13,7 @@ from buspass.breakers import listing
 from buspass.callers import OperatorCaller, caller
 from buspass.calls.house import House
 from buspass.calls.sending import watched
+from buspass.doctor import known
 from buspass.errors import Problem
 from buspass.http.exchange import answer, bearer
 from buspass.observed import observed
@@ -87,12 +88,7 @@ class OperationRoutes:
     async def ready(self, request: Request) -> Response:  # noqa: ARG002
         """Say whether calls can be governed: state is read, and the signing key is published in it."""
         house = self._house
-        checks = {"state": "ok", "keys": "ok"}
-        try:
-            if not await house.keyring.published():
-                checks["keys"] = "this host's public key is not in the store: restart the host"
-        except Problem as problem:
-            checks = {"state": f"unavailable: {problem.detail}", "keys": "unknown"}
+        checks = {each.check: each.what for each in await known(house.keyring)}
         good = all(value == "ok" for value in checks.values())
         document = {
             "status": "ok" if good else "unavailable",

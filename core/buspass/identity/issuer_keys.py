@@ -52,6 +52,10 @@ class IssuerKeys:
             keys = await self._keys.again(keys)
         return keys.get(kid)
 
+    async def all(self) -> Keys:
+        """Every key that may prove something now. Raises Problem `identity_unavailable`."""
+        return await self._keys.get()
+
     async def _read(self) -> tuple[Keys, float]:
         document, _ = await self._fetch(self._issuer.rstrip("/") + "/.well-known/openid-configuration")
         if document.get("issuer") != self._issuer:
