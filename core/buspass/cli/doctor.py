@@ -7,7 +7,6 @@ are had. Refuses to judge by itself: `buspass.doctor` does.
 from __future__ import annotations
 
 import argparse
-import asyncio
 import json
 import os
 from collections.abc import Mapping, Sequence
@@ -41,6 +40,8 @@ def add(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None
 
 def run(arguments: argparse.Namespace) -> int:
     """Examine the host. Returns 0, 1 or 2. Raises Stop where there is no configuration."""
+    import asyncio  # noqa: PLC0415 - help needs no loop
+
     from buspass.cli.connection import data_directory  # noqa: PLC0415 - httpx costs a tenth of a second
     from buspass.doctor import exit_code  # noqa: PLC0415
     from buspass.http.examining import examined  # noqa: PLC0415
