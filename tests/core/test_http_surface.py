@@ -115,6 +115,9 @@ async def every_answer(domain: Domain, agent: Agent) -> Mapping[str, httpx.Respo
     resumed = {"authorization": f"Bearer {answers['resume'].json()['token']}"}
     answers["complete"] = await client.post(f"/v1/tasks/{(await domain.agent()).task}/complete", headers=workload)
     answers["kill"] = await client.post(f"{task}/kill", headers=resumed)
+    stop = {"tool": "sealed", "reason": "a"}
+    answers["order"] = await client.post("/v1/stops", json=stop, headers=operator)
+    answers["lift"] = await client.delete(f"/v1/stops/{answers['order'].json()['id']}?reason=a", headers=operator)
     return answers
 
 
