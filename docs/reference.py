@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, TypeAliasType, Union, get_args, get_origin
 
+import proven
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
@@ -41,7 +42,8 @@ type Row = list[str]
 def pages() -> dict[str, str]:
     """Every page with generated parts, as it should be."""
     made = {"configuration.md": configuration, "problems.md": problems, "api.md": surface}
-    return {name: make((DOCS / name).read_text("utf-8")) for name, make in made.items()}
+    written = {name: make((DOCS / name).read_text("utf-8")) for name, make in made.items()}
+    return {**written, "proven.md": proven.page()}
 
 
 # ── configuration ───────────────────────────────────────────────────────────────────────────────────────────────────

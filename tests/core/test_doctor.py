@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from email.utils import format_datetime
 from pathlib import Path
@@ -16,13 +16,14 @@ from starlette.responses import JSONResponse
 from buspass import cli
 from buspass.config import compiled
 from buspass.config.build import load
-from buspass.doctor import CHECKS, Finding, exit_code
+from buspass.doctor import CHECKS, Finding, Patient, Watched, examine, exit_code
 from buspass.http.examining import examined
-from buspass.ports.state import Put
+from buspass.ports.state import Applied, Operation, Put, Refused
 from buspass.testing.clock import FakeClock
 from buspass.testing.issuer import Issuer, Realm
 from buspass.testing.outbound import Asgi, AsgiOutbound, RecordingOutbound
 from buspass.testing.provider import Provider
+from buspass.testing.state_memory import MemoryState
 from buspass_onprem import signer, sqlite
 
 KEY = "provider-key-7c1"
@@ -31,51 +32,56 @@ PROVIDER = "127.0.0.1:9001"
 REGO = 'package buspass.call\n\nimport rego.v1\n\ndeny contains "no" if input.call.model == "forbidden"\n'
 
 
+def well(folder: Path) -> dict[str, Any]:
+    """Give a configuration in which nothing is wrong."""
+    return {
+        "version": 1,
+        "issuer": "http://127.0.0.1:8700",
+        "domain_key": {"secret": "BUSPASS_DOMAIN_KEY"},
+        "hosts": {
+            "onprem": {
+                "url": "http://127.0.0.1:8700",
+                "cloud": "onprem",
+                "region": "fra1",
+                "signer": "file:///data/keys/signer.pem",
+            }
+        },
+        "state": f"sqlite:///{folder}/state.db",
+        "blobs": f"file:///{folder}/blobs",
+        "identity": [
+            {
+                "name": "staff",
+                "issuer": f"http://{ISSUER}/staff",
+                "audience": "api://buspass",
+                "claims": {"agent": "azp", "groups": "groups"},
+            }
+        ],
+        "operators": [{"identity": "staff", "group": "platform"}],
+        "providers": {
+            "first": {
+                "api": "openai",
+                "base_url": f"http://{PROVIDER}/v1",
+                "auth": {"bearer": {"secret": "PROVIDER_KEY"}},
+            }
+        },
+        "models": {"plan": {"targets": [{"provider": "first", "model": "planner-1"}]}},
+        "prices": {"first/planner-1": {"input": 1.0, "output": 10.0}},
+        "workflows": {
+            "work": {
+                "agents": [{"identity": "staff", "agent": "*"}],
+                "models": ["plan"],
+                "budget": {"cost": 1.0},
+            }
+        },
+    }
+
+
 class Ward:
     """A host in files, well unless a test plants a fault before `see`."""
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.clock = folder, FakeClock()
-        self.file: dict[str, Any] = {
-            "version": 1,
-            "issuer": "http://127.0.0.1:8700",
-            "domain_key": {"secret": "BUSPASS_DOMAIN_KEY"},
-            "hosts": {
-                "onprem": {
-                    "url": "http://127.0.0.1:8700",
-                    "cloud": "onprem",
-                    "region": "fra1",
-                    "signer": "file:///data/keys/signer.pem",
-                }
-            },
-            "state": f"sqlite:///{folder}/state.db",
-            "blobs": f"file:///{folder}/blobs",
-            "identity": [
-                {
-                    "name": "staff",
-                    "issuer": f"http://{ISSUER}/staff",
-                    "audience": "api://buspass",
-                    "claims": {"agent": "azp", "groups": "groups"},
-                }
-            ],
-            "operators": [{"identity": "staff", "group": "platform"}],
-            "providers": {
-                "first": {
-                    "api": "openai",
-                    "base_url": f"http://{PROVIDER}/v1",
-                    "auth": {"bearer": {"secret": "PROVIDER_KEY"}},
-                }
-            },
-            "models": {"plan": {"targets": [{"provider": "first", "model": "planner-1"}]}},
-            "prices": {"first/planner-1": {"input": 1.0, "output": 10.0}},
-            "workflows": {
-                "work": {
-                    "agents": [{"identity": "staff", "agent": "*"}],
-                    "models": ["plan"],
-                    "budget": {"cost": 1.0},
-                }
-            },
-        }
+        self.file = well(folder)
         self.environ = {"PROVIDER_KEY": KEY, "BUSPASS_DOMAIN_KEY": "00" * 32, "BUSPASS_DATA": str(folder / "data")}
         self.issuer = Issuer(
             f"http://{ISSUER}",
@@ -321,6 +327,30 @@ async def test_what_is_overdue_is_told(ward: Ward) -> None:
     await store.close()
     found = await ward.see()
     assert [each.check for each in found if each.status == "warning"] == ["keys", "timer"], shown(found)
+
+
+class Forgetful(MemoryState):
+    """A store that says of every write that it was done."""
+
+    async def apply(self, partition: str, operations: Sequence[Operation]) -> Applied | Refused:
+        outcome = await super().apply(partition, operations)
+        return Applied(None) if isinstance(outcome, Refused) else outcome
+
+
+async def test_a_store_that_keeps_no_conditions_is_named_and_what_could_not_be_opened_is_unknown(ward: Ward) -> None:
+    settings = load(ward.write(), environ=ward.environ)
+    patient = Patient(
+        settings=settings,
+        host=settings.hosts["onprem"],
+        environ=ward.environ,
+        clock=ward.clock,
+        outbound=Watched(ward.outbound, ward.clock),
+        state=Forgetful(),
+    )
+    found = await examine(patient)
+    assert [each.what for each in found if each.check == "state"] == ["it does not keep the conditions of a write"]
+    unknown = {each.check for each in found if each.status == "unknown"}
+    assert unknown == {"secrets", "signer", "keys", "blobs", "providers", "clock"}, shown(found)
 
 
 def test_the_verb_tells_it_in_lines_and_as_json(
