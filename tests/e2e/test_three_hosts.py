@@ -27,6 +27,9 @@ ELSEWHERE = {
     "overloaded": "a report over more tasks than this test has",
     "rate_limited": "more calls than its time: a test of the rates",
     "circuit_open": "a service that stays dead: a test of the breakers",
+    "repeated_call": "this table asks for one thing many times: loops are off, and tests/core/test_loops*.py's",
+    "loop_detected": "the same",
+    "stopped": "a stop at one host stops the players at all: tests/e2e/test_stop_fleet.py",
     "lease_expired": "a child that was cut off: tests/core/test_children_faults.py",
     "state_unavailable": "the store of this test never fails",
     "outcome_unknown": "the store of this test never fails",
@@ -39,6 +42,9 @@ CHANGING = {
     ("GET", "/v1/spend"): "it tells what the players before have spent",
     ("GET", "/v1/latency"): "it tells how long it took them",
     ("GET", "/v1/observed/[^/]+"): "it tells what they did",
+    ("POST", "/v1/stops"): "a stop at one host stops the players at all: tests/e2e/test_stop_fleet.py",
+    ("GET", "/v1/stops"): "it tells what was stopped before",
+    ("DELETE", "/v1/stops/[^/]+"): "there is none to lift",
     ("POST", "/v1/tasks/[^/]+/tasks"): "a child takes of its parent's budget: tests/core/test_children.py",
 }
 """Routes whose answers can't be alike, for the hosts share a store: who is refused there is in the table."""
