@@ -16,6 +16,8 @@ from buspass.testing.family import SMALL, Family
 from buspass.testing.house import Agent
 from buspass.testing.state_memory import Crash, Down, Late, Lost
 
+HOSTS = pytest.mark.parametrize("host", ["onprem", pytest.param("azure", marks=pytest.mark.verify)])
+"""The parent's own host, and another."""
 CONFIG = Path(__file__).parents[1] / "data" / "children" / "buspass.yaml"
 
 
@@ -53,7 +55,7 @@ async def rest(family: Family, *agents: Agent) -> None:
     assert pool["available"]["cost"] == 5_000_000 - spent
 
 
-@pytest.mark.parametrize("host", ["onprem", "azure"])
+@HOSTS
 @pytest.mark.parametrize("writes", range(8))
 async def test_a_birth_that_breaks_off_is_finished_by_its_repetition_or_undone(
     family: Family, host: str, writes: int
@@ -72,7 +74,7 @@ async def test_a_birth_that_breaks_off_is_finished_by_its_repetition_or_undone(
     await rest(family, parent)
 
 
-@pytest.mark.parametrize("host", ["onprem", "azure"])
+@HOSTS
 @pytest.mark.parametrize("writes", range(6))
 async def test_a_birth_that_nobody_repeats_is_undone_by_a_timer(family: Family, host: str, writes: int) -> None:
     parent = await family.domain.agent()
@@ -85,7 +87,7 @@ async def test_a_birth_that_nobody_repeats_is_undone_by_a_timer(family: Family, 
     await family.sound(parent.task)
 
 
-@pytest.mark.parametrize("host", ["onprem", "azure"])
+@HOSTS
 @pytest.mark.parametrize("writes", range(9))
 async def test_an_end_that_breaks_off_gives_back_once(family: Family, host: str, writes: int) -> None:
     parent = await family.domain.agent()
@@ -102,7 +104,7 @@ async def test_an_end_that_breaks_off_gives_back_once(family: Family, host: str,
     await family.sound(child.task, host=host)
 
 
-@pytest.mark.parametrize("host", ["onprem", "azure"])
+@HOSTS
 @pytest.mark.parametrize("writes", range(7))
 async def test_a_kill_that_breaks_off_is_finished_by_a_timer(family: Family, host: str, writes: int) -> None:
     parent = await family.domain.agent()

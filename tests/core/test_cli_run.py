@@ -118,7 +118,7 @@ def test_a_signal_is_passed_on_and_our_own_handlers_come_back():
 
 
 def test_a_terminals_ctrl_c_reaches_the_agent_once():
-    counting = "n=0; trap 'n=$((n+1))' INT; echo ready; for i in 1 2 3 4 5 6 7 8; do sleep 0.1; done; exit $n"
+    counting = "n=0; trap 'n=$((n+1))' INT; echo ready; for i in $(seq 100); do sleep 0.1; [ $n = 0 ] || break; done; sleep 0.3; exit $n"
     program = "import os, sys; from buspass.cli import agent; "
     program += f"sys.exit(agent.attend(['sh', '-c', {counting!r}], os.environ, lambda: None, 0.1))"
     terminal = (

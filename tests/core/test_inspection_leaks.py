@@ -116,7 +116,7 @@ async def all_over(domain: Domain, surface: str, log: Any, *, every: bool) -> No
     assert not [part for value in [*HIDDEN.values(), *SECRETS.values()] for part in parts(value) if part in told]
 
 
-@pytest.mark.parametrize("surface", PATHS)
+@pytest.mark.parametrize("surface", ["chat", pytest.param("messages", marks=pytest.mark.verify)])
 async def test_no_value_of_any_class_reaches_a_provider_or_a_record(
     inspected: Domain, caplog: pytest.LogCaptureFixture, surface: str
 ) -> None:
@@ -234,7 +234,7 @@ def mind(request: Mapping[str, Any]) -> Mapping[str, Any]:
     return {"content": f"to {said}.", "tool_calls": [{"name": "mail", "arguments": {"order": "1", "note": said}}]}
 
 
-@pytest.mark.parametrize("piece", [1, 5])
+@pytest.mark.parametrize("piece", [pytest.param(1, marks=pytest.mark.verify), 5])
 @pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
 @pytest.mark.parametrize("provider", MODELS)
 @pytest.mark.parametrize("surface", PATHS)

@@ -45,6 +45,7 @@ def test_the_agent_thinks_acts_and_prints_its_bill(gateway, agent):
     assert lines["bill"] == f"${thought['cost']:.6f} for 2 calls"
 
 
+@pytest.mark.verify
 @pytest.mark.parametrize("agent", AGENTS)
 def test_without_a_workload_token_the_agent_says_where_to_get_one(agent):
     done = run(AGENTS[agent], {"BUSPASS_WORKLOAD_TOKEN": ""})
@@ -52,6 +53,7 @@ def test_without_a_workload_token_the_agent_says_where_to_get_one(agent):
     assert "buspass up" in done.stderr
 
 
+@pytest.mark.verify
 @pytest.mark.parametrize("agent", AGENTS)
 def test_a_refusal_ends_the_agent_and_is_shown(gateway, agent):
     done = run(AGENTS[agent], {**gateway.environ, "BUSPASS_WORKLOAD_TOKEN": "sk-not-a-workload"})

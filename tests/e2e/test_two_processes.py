@@ -212,6 +212,7 @@ async def test_two_hundred_calls_on_a_budget_for_forty_at_a_time_all_get_their_t
     await gateways.whole(task, headers)
 
 
+@pytest.mark.verify
 async def test_when_money_runs_out_it_is_said_once_none_can_come_back_and_the_limit_holds(gateways):
     size = await gateways.hold_size()
     limit = size * AT_ONCE
