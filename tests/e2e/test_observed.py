@@ -59,7 +59,7 @@ tools:
 workflows:
   shop:
     enforce: {enforce}
-    loops: off
+    loops: 'off'
     models: [plan]
     tools:
       - {{tool: item, where: {{id: '1'}}}}
