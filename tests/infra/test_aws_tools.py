@@ -32,7 +32,9 @@ def tools():
 
 
 def run(*command, cwd, **more):
-    environ = {name: value for name, value in os.environ.items() if not name.startswith(("AWS_", "SAM_", "CDK_", "PYTHON"))}
+    environ = {
+        name: value for name, value in os.environ.items() if not name.startswith(("AWS_", "SAM_", "CDK_", "PYTHON"))
+    }
     environ |= {"AWS_DEFAULT_REGION": "eu-central-1", "AWS_EC2_METADATA_DISABLED": "true", "SAM_CLI_TELEMETRY": "0"}
     environ |= {"PATH": f"{BIN}:{os.environ['PATH']}", "JSII_SILENCE_WARNING_END_OF_LIFE_NODE_VERSION": "1"}
     done = subprocess.run(command, cwd=cwd, env={**environ, **more}, capture_output=True, text=True, timeout=SECONDS)
