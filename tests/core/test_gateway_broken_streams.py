@@ -405,6 +405,7 @@ async def test_what_nobody_foresaw_ends_the_stream_as_internal_and_tells_nothing
 # ── many at once ────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
+@pytest.mark.verify
 async def test_of_two_hundred_streams_at_once_a_quarter_hangs_up_and_the_ledger_closes(
     streaming: Domain, listen: Any, books: Any
 ) -> None:

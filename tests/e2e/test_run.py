@@ -111,6 +111,7 @@ def test_azures_client_runs_unchanged_and_a_refusal_is_shown_and_billed(home):
     assert re.search(r"✗ gpt-7 +model_not_granted: model 'gpt-7' is not granted", done.stderr)
 
 
+@pytest.mark.verify
 def test_a_call_that_does_not_fit_the_budget_is_told_with_what_gives_more(home):
     folder, _ = home
     (folder / "agent.py").write_text(AGENT)
@@ -160,6 +161,7 @@ def test_a_signal_reaches_the_agent_and_the_task_ends(home, reader, number):
     assert journal(reader, task)["task"]["status"] == "killed"
 
 
+@pytest.mark.verify
 def test_a_kill_of_ours_ends_the_gateway(home):
     folder, environ = home
     program = "import os; print(os.environ['BUSPASS_URL'], os.getpid(), flush=True); import time; time.sleep(30)"
@@ -193,6 +195,7 @@ workflows:
 """
 
 
+@pytest.mark.verify
 def test_a_gateway_that_runs_is_used_and_its_workflows_are_told(home, provider):
     folder, environ = home
     (folder / "buspass.yaml").write_text(CONFIG.format(url=provider.url))

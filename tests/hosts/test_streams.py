@@ -229,6 +229,7 @@ def test_a_crash_a_late_answer_and_the_next_one(launch, folder, monkeypatch):
     assert front.status == 0
 
 
+@pytest.mark.verify
 def test_a_stopped_front_lets_its_functions_close(launch, tmp_path, monkeypatch):
     monkeypatch.setenv("SSE_FOLDER", str(tmp_path))
     with launch([*LAMBDA, "--instances", "2", "--env", "SSE_FOLDER"]) as front:
