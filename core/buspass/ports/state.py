@@ -82,6 +82,7 @@ __all__ = [
     "Update",
     "Value",
     "accepts",
+    "answered",
     "at",
     "changed",
     "check",
@@ -342,3 +343,19 @@ def _falsified(condition: Condition, update: Update) -> bool:
             outcome = value_at(value, path[len(place) :], MISSING)
             return outcome is not MISSING if isinstance(condition, Absent) else not same(outcome, condition.value)
     return False
+
+
+async def answered(
+    state: State, partition: str, operations: Sequence[Operation], tries: int = 3
+) -> tuple[Applied | Refused, bool]:
+    """Apply, after a lost answer again; and say whether one was lost: a refusal may then be the first try's own doing.
+
+    For operations of which each falsifies its own condition, so that a repetition is harmless. Raises `Unavailable` at
+    once, and `OutcomeUnknown` when the last answer was lost, too.
+    """
+    for left in range(tries - 1, 0, -1):
+        try:
+            return await state.apply(partition, operations), left < tries - 1
+        except OutcomeUnknown:
+            continue
+    return await state.apply(partition, operations), tries > 1

@@ -29,6 +29,7 @@ from buspass.ports.state import (
     State,
     Unavailable,
     Value,
+    answered,
 )
 
 PARTITION: Final = "stops"
@@ -237,15 +238,10 @@ class Stops:
 
     async def _apply(self, operations: list[Operation]) -> Applied | Refused:
         """Apply; after a lost answer again, which is harmless: every one falsifies its own condition."""
-        for left in (2, 1, 0):
-            try:
-                return await self._state.apply(PARTITION, operations)
-            except Unavailable as error:
-                raise _unavailable(error) from error
-            except OutcomeUnknown as error:
-                if not left:
-                    raise _unavailable(error) from error
-        raise AssertionError("unreachable")  # pragma: no cover
+        try:
+            return (await answered(self._state, PARTITION, operations))[0]
+        except (Unavailable, OutcomeUnknown) as error:
+            raise _unavailable(error) from error
 
 
 def _unavailable(error: Exception) -> Problem:

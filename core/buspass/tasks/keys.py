@@ -31,6 +31,7 @@ from buspass.ports.state import (
     Unavailable,
     Update,
     Value,
+    answered,
 )
 from buspass.tasks.store import unavailable
 
@@ -209,15 +210,10 @@ class Keys:
 
     async def _apply(self, partition: str, operations: list[Operation]) -> Applied | Refused:
         """Apply; after a lost answer again, which is harmless: the caller knows its own item when it meets it."""
-        for left in (2, 1, 0):
-            try:
-                return await self._state.apply(partition, operations)
-            except Unavailable as error:
-                raise unavailable(error) from error
-            except OutcomeUnknown as error:
-                if not left:
-                    raise unavailable(error) from error
-        raise AssertionError("unreachable")  # pragma: no cover
+        try:
+            return (await answered(self._state, partition, operations))[0]
+        except (Unavailable, OutcomeUnknown) as error:
+            raise unavailable(error) from error
 
 
 def _sessions(key: str) -> str:

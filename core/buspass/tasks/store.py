@@ -31,6 +31,7 @@ from buspass.ports.state import (
     Unavailable,
     Update,
     Value,
+    answered,
 )
 from buspass.tasks.facts import Task, from_item, to_item
 from buspass.tasks.lifecycle import DONE, TRANSITIONS, Status, Verb
@@ -307,15 +308,10 @@ class Tasks:
 
         Every operation falsifies its own condition, so that is harmless.
         """
-        for left in (2, 1, 0):
-            try:
-                return await self._state.apply(partition, operations), left < 2
-            except Unavailable as error:
-                raise unavailable(error) from error
-            except OutcomeUnknown as error:
-                if not left:
-                    raise unavailable(error) from error
-        raise AssertionError("unreachable")  # pragma: no cover
+        try:
+            return await answered(self._state, partition, operations)
+        except (Unavailable, OutcomeUnknown) as error:
+            raise unavailable(error) from error
 
 
 def noting(head: Item, place: str, call: str, fence: int) -> Update:
