@@ -171,14 +171,6 @@ class AwsClient:
             keys, self._target, datetime.now(UTC), method=method, path=path, query=asked, headers=headers, body=body
         )
         url = f"{self.base}{path}?{asked}" if asked else f"{self.base}{path}"
-        request = Request(method=method, url=url, headers=proven, body=body, timeout=timeout, limit=LARGEST)
-        cancelled = _cancellations()
-        answer = await self._outbound.send(request)
-        if _cancellations() > cancelled:  # the driver forgets a cancellation that comes together with the answer
-            raise asyncio.CancelledError
-        return answer
-
-
-def _cancellations() -> int:
-    task = asyncio.current_task()
-    return task.cancelling() if task else 0
+        return await self._outbound.send(
+            Request(method=method, url=url, headers=proven, body=body, timeout=timeout, limit=LARGEST)
+        )

@@ -8,6 +8,8 @@ import ipaddress
 import socket
 import ssl
 import struct
+import threading
+import time
 import tracemalloc
 
 import pytest
@@ -66,6 +68,28 @@ def says(*answers, keep=False):
             await asyncio.sleep(30)
 
     return talk
+
+
+@contextlib.contextmanager
+def elsewhere(*answer):
+    """A server in a thread of its own, which answers while this one's event loop stands still. Yields its port."""
+
+    def talk(connection):
+        with connection, contextlib.suppress(OSError):
+            while connection.recv(65_536):
+                for piece in answer:
+                    connection.sendall(piece)
+                    time.sleep(0.0005)
+
+    def serve():
+        with contextlib.suppress(OSError):
+            while True:
+                threading.Thread(target=talk, args=(listening.accept()[0],), daemon=True).start()
+
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        threading.Thread(target=serve, daemon=True).start()
+        yield listening.getsockname()[1]
+        listening.shutdown(socket.SHUT_RDWR)
 
 
 ADAPTERS = [HttpxOutbound, PyreqwestOutbound]
@@ -418,6 +442,33 @@ async def test_whoever_does_not_want_the_answer_any_more_lets_the_connection_go(
             await anext(streamed.chunks)
             await streamed.chunks.aclose()
         await gone.wait()
+
+
+@pytest.mark.parametrize("waiting", ["for an answer", "for a stream", "for a chunk"])
+async def test_a_cancellation_is_heeded_though_it_comes_together_with_what_was_waited_for(waiting):
+    outbound = PyreqwestOutbound()  # whose driver forgets about one in a hundred of these
+    chunked = (b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n", *[b"1\r\na\r\n"] * 3)
+    cancelled = forgotten = 0
+    with elsewhere(*([OK] if waiting == "for an answer" else chunked)) as port:
+        for n in range(300):
+            streamed = await outbound.open(asking(port)) if waiting == "for a chunk" else None
+            if streamed:
+                task = asyncio.ensure_future(anext(streamed.chunks))
+            else:
+                task = asyncio.ensure_future(
+                    (outbound.send if waiting == "for an answer" else outbound.open)(asking(port))
+                )
+            await asyncio.sleep(0)
+            time.sleep(n % 30 / 20_000)
+            took = task.cancel()
+            done = (await asyncio.gather(task, return_exceptions=True))[0]
+            cancelled += took
+            forgotten += took and not isinstance(done, asyncio.CancelledError)
+            if streamed or not isinstance(done, (asyncio.CancelledError, Response)):
+                await (streamed or done).chunks.aclose()
+    assert cancelled > 20
+    assert not forgotten
+    await outbound.close()
 
 
 async def test_with_every_connection_in_use_a_request_that_gets_none_in_time_is_not_sent(monkeypatch):

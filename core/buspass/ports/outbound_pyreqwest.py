@@ -10,6 +10,7 @@ hyper sends a request once more by itself only where it never began to write it,
 
 The driver goes on with a request whose caller was cancelled. So each has a time of its own there too, after which its
 connection is let go: the request's whole time, and of a stream the longest that may pass between two reads.
+It also forgets a cancellation that comes together with what was waited for: `_heed` does not.
 
 A deadline that passes while a connection is being made is kept apart in the same way: connecting has a time of its own,
 below the request's, so that whatever is still under way at the deadline was handed over. In doubt it is ambiguous.
@@ -64,8 +65,11 @@ class PyreqwestOutbound:
         reading = outgoing.streamed_read_buffer_limit(min(CHUNK, request.limit + 1)).build_streamed()
         async with self._turn(request, "whole answer"):
             try:
+                before = _cancellations()
                 async with reading as answer:
-                    return await _whole(answer, request)
+                    whole_answer = await _whole(answer, request)
+                    _heed(before)
+                    return whole_answer
             except (NotSent, Ambiguous):
                 raise
             except Exception as error:  # a driver's error never leaves here, whatever its name
@@ -77,9 +81,15 @@ class PyreqwestOutbound:
         outgoing = written.streamed_read_buffer_limit(0).build_streamed()  # else a short one is held until it is whole
         async with self._turn(request, "beginning of an answer"):
             try:
+                before = _cancellations()
                 answer = await outgoing.__aenter__()
             except Exception as error:  # see send
                 raise _translated(error) from error
+            try:
+                _heed(before)
+            except asyncio.CancelledError:
+                await outgoing.__aexit__(None, None, None)
+                raise
         headers, encoding = named(answer.headers.items())
         return Streamed(status=answer.status, headers=headers, chunks=_chunks(outgoing, answer, encoding, request))
 
@@ -200,9 +210,22 @@ async def _chunks(
 async def _next(source: AsyncIterator[bytes], idle: float) -> bytes | None:
     try:
         async with asyncio.timeout(idle):
-            return await anext(source, None)
+            before = _cancellations()
+            chunk = await anext(source, None)
+            _heed(before)
+            return chunk
     except TimeoutError:
         raise TimedOut(f"the answer stood still for {idle:g} s") from None
+
+
+def _cancellations() -> int:
+    task = asyncio.current_task()
+    return task.cancelling() if task else 0
+
+
+def _heed(before: int) -> None:
+    if _cancellations() > before:
+        raise asyncio.CancelledError
 
 
 def _translated(error: Exception) -> NotSent | Ambiguous:

@@ -107,9 +107,11 @@ class ParallelContract:
     async def test_a_cancelled_caller_leaves_the_store_working(self, state: State, partition: str) -> None:
         task = asyncio.create_task(state.apply(partition, [Put("k", {"n": 1})]))
         await asyncio.sleep(0)
-        task.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await task
+        if task.cancel():
+            with pytest.raises(asyncio.CancelledError):
+                await task
+        else:  # a store may be so quick that the call was through
+            assert await task == Applied({"n": 1})
         await state.apply(partition, [Put("other", {"n": 2})])
         assert await state.read(partition, "k") in (None, {"n": 1})
         assert await state.read(partition, "other") == {"n": 2}
