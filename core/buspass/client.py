@@ -40,7 +40,7 @@ class Task:
     """
 
     def __init__(self, url: str | None, source: TokenSource, terms: Mapping[str, Any]) -> None:
-        address = url or os.environ.get("BUSPASS_URL", "http://127.0.0.1:8700")
+        address = url or os.environ.get("BUSPASS_URL") or "http://127.0.0.1:8700"
         self._url, self._source, self._terms = address.rstrip("/").removesuffix("/v1"), source, terms
         self._token, self._renew_at, self._etag, self._ended = "", 0.0, "", False
         self.document: Mapping[str, Any] = {}

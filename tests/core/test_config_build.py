@@ -296,6 +296,8 @@ def test_a_file_without_hosts_is_the_host_it_runs_on(tmp_path):
     assert (host.name, host.url, host.cloud) == ("lab", "http://[::1]:9000", "onprem")
     found = settings(tmp_path, environ={"BUSPASS_URL": "https://lab.example/", **ENVIRON})
     assert found.hosts["onprem"].url == found.issuer == "https://lab.example"
+    empty = settings(tmp_path, environ={"BUSPASS_URL": "", **ENVIRON}, port=9000)
+    assert empty.hosts["onprem"].url == "http://127.0.0.1:9000"
 
 
 def test_an_identity_ends_the_local_issuer_and_nobody_may_start_what_names_no_agents(tmp_path):

@@ -75,7 +75,7 @@ def _own(around: Surroundings, problems: Problems) -> HostShape:
     """The one host of a file without `hosts:`."""
     bind = f"[{around.bind}]" if ":" in around.bind else around.bind
     url = around.environ.get("BUSPASS_URL")
-    if url is None:
+    if not url:
         url = f"http://{bind}:{around.port}"
         if _is_unspecified(around.bind):
             problems.add(("hosts",), f"or BUSPASS_URL is required: agents cannot call {around.bind}")
