@@ -23,8 +23,10 @@ FRAMEWORKS_LOCK := requirements-frameworks.lock
 SCAN_LOCK := requirements-scan.lock
 HELM_VERSION := 3.22.0
 KUBECTL_VALIDATE_VERSION := 0.0.4
+OPA_VERSION := 1.22.0
 HELM := .cache/tools/helm-$(HELM_VERSION)/helm
 KUBECTL_VALIDATE := .cache/tools/kubectl-validate-$(KUBECTL_VALIDATE_VERSION)/kubectl-validate
+OPA := .cache/tools/opa-$(OPA_VERSION)/opa
 INFRA_LOCK := requirements-infra.lock
 BUNDLE_LOCKS := infra/bundle/locks
 BUNDLE_LOCK = $(UV) pip compile -q --universal --python-version 3.13 --generate-hashes --no-header --no-annotate --constraints $(LOCK)
@@ -75,7 +77,7 @@ bundle-lambda bundle-azure bundle-onprem: bundle-%: .venv
 	PYTHONPATH=infra/bundle UV=$(abspath $(UV)) $(BIN)/python -m buspass_bundle $* --config $(or $(CONFIG),infra/$(subst lambda,aws,$*)/buspass.yaml) --bind $(BIND) $(ARGS)
 
 .PHONY: tools
-tools: .venv-scan $(HELM) $(KUBECTL_VALIDATE)  ## what judges infra/: checkov, pycep, hadolint, and (compiled here, with Go) helm and kubectl-validate
+tools: .venv-scan $(HELM) $(KUBECTL_VALIDATE) $(OPA)  ## what judges infra/ (checkov, pycep, hadolint, and, compiled here with Go, helm and kubectl-validate), and OPA
 
 # Two makes at once compile once: the second waits, and finds it done.
 $(HELM):
@@ -83,6 +85,9 @@ $(HELM):
 
 $(KUBECTL_VALIDATE):
 	@mkdir -p $(@D) && GOBIN=$(CURDIR)/$(@D) flock .cache/tools/lock go install sigs.k8s.io/kubectl-validate@v$(KUBECTL_VALIDATE_VERSION)
+
+$(OPA):
+	@mkdir -p $(@D) && GOBIN=$(CURDIR)/$(@D) flock .cache/tools/lock go install github.com/open-policy-agent/opa@v$(OPA_VERSION)
 
 .PHONY: docs
 docs: .venv  ## write the reference's tables from the code, and build the site of docs/ into build/site

@@ -108,7 +108,7 @@ inspectors: [{name: moderation, webhook: https://moderation.example, on: [reques
 webhooks: {alerts: {url: https://alerts.example, on: [soft_limit, killed, breaker, approval]}}
 telemetry: {otlp: https://collector:4318}
 peers:    {partner: {url: https://partner.example, issuer: https://partner.example}}
-policy:   {path: policies/, engine: {opa: {url: https://opa.internal}}}
+policy:   {path: policies/, engine: wasm}
 operators: [{identity: entra, group: platform-team}]
 """
 
@@ -132,7 +132,7 @@ NOT_YET = """9:8 queue: this queue; allowed: sqlite://
 66:84 webhooks.alerts.on[3]: messages of approvals; allowed: soft_limit, killed, breaker
 67:12 telemetry: telemetry
 68:11 peers: peers
-69:37 policy.engine: this policy engine; allowed: embedded
+69:37 policy.engine: this policy engine; allowed: embedded, opa
 """
 
 

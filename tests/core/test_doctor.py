@@ -29,7 +29,12 @@ from buspass_onprem import signer, sqlite
 KEY = "provider-key-7c1"
 ISSUER = "127.0.0.1:9010"
 PROVIDER = "127.0.0.1:9001"
+OPA = "127.0.0.1:8181"
 REGO = 'package buspass.call\n\nimport rego.v1\n\ndeny contains "no" if input.call.model == "forbidden"\n'
+SERVED = {
+    "raw": REGO,
+    "ast": {"package": {"path": [{"value": "data"}, {"value": "buspass"}, {"value": "call"}]}},
+}
 
 
 def well(folder: Path) -> dict[str, Any]:
@@ -200,6 +205,18 @@ def module(source: str) -> Plant:
     return lambda ward: ward.rule(source)
 
 
+def opa(documents: Mapping[str, Any]) -> Plant:
+    """An OPA that answers so, or is not there."""
+
+    def plant(ward: Ward) -> None:
+        ward.rule(REGO)
+        ward.file["policy"]["engine"] = {"opa": {"url": f"http://{OPA}"}}
+        if documents:
+            answering(OPA, documents)(ward)
+
+    return plant
+
+
 def ahead(seconds: float) -> Plant:
     return lambda ward: setattr(ward, "ahead", seconds)
 
@@ -280,6 +297,15 @@ FAULTS: Mapping[str, tuple[Plant, str, str, str, str]] = {
     "policy that does not lint": (
         module(REGO.replace("input.call.model ==", "nothing_of_the_kind(input.call.model) ==")),
         "failed", "policy", "there is no function", "mend the module"),
+    "a policy server that is away": (
+        opa({}),
+        "failed", "policy", "the OPA server can't be reached", "opa run --server"),
+    "a policy server with other modules": (
+        opa({"/v1/policies": {"result": []}}),
+        "failed", "policy", "other modules than policy.path holds", "opa run --server"),
+    "a policy server that answers nothing": (
+        opa({"/v1/policies": {"result": [SERVED]}, "/v1/data/buspass/call": {}}),
+        "failed", "policy", "has no answer to data.buspass.call", "deny contains"),
     "policy without an answer": (
         module(REGO + 'deny contains "dear" if limit > 5\nlimit := 1 if true\nlimit := 2 if input.call.bytes == 0\n'),
         "failed", "policy", "no usable answer", "deny contains"),

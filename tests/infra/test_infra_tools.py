@@ -134,6 +134,7 @@ def test_a_field_that_is_misspelt_would_be_seen(tools, rendered, tmp_path):
         "secrets=null",
         "replicas=0",
         "redis.enabled=true,redis.image=redis:8",
+        "opa.enabled=true,opa.image=openpolicyagent/opa:1.22.0",
         "ingress.enabled=true,ingress.host=",
         "unknown=1",
         "networkPolicy.allow=all",

@@ -41,6 +41,16 @@ def test_redis_is_reached_by_the_gateway_alone_and_the_gateway_by_this_machine()
     assert COMPOSE["services"]["gateway"]["ports"] == ["127.0.0.1:8700:8700"]
 
 
+def test_opa_is_there_when_it_is_asked_for_and_only_the_gateway_reaches_it():
+    opa, gateway = COMPOSE["services"]["opa"], COMPOSE["services"]["gateway"]
+    assert opa["profiles"] == ["opa"]
+    assert COMPOSE["networks"]["policy"] == {"internal": True}
+    assert opa["networks"] == ["policy"]
+    assert "ports" not in opa
+    assert [name for name, each in COMPOSE["services"].items() if "policy" in each["networks"]] == ["gateway", "opa"]
+    assert {each.split(":")[0] for each in opa["volumes"]} <= {each.split(":")[0] for each in gateway["volumes"]}
+
+
 def test_the_secrets_that_the_configuration_names_are_mounted(tmp_path):
     settings = loaded(CONFIGURATION, tmp_path)
     (host,) = settings.hosts.values()

@@ -67,6 +67,7 @@ def compile(document: Document, around: Surroundings) -> Settings:  # noqa: A001
         tools=compose.tools(file),
         workflows=compose.workflows(file, local_issuer=domain.local_issuer),
         policy=policy,
+        opa=compose.opa(file),
         operators=compose.operators(file),
         pools=compose.pools(file),
         webhooks=compose.webhooks(file),

@@ -280,6 +280,12 @@ def webhooks(file: Configuration) -> dict[str, settings.Webhook]:
     }
 
 
+def opa(file: Configuration) -> str:
+    """The URL of the OPA server that policy is asked of, or "" where it is asked here."""
+    server = file.policy.engine.opa if file.policy else None
+    return server.url if server else ""
+
+
 def operators(file: Configuration) -> tuple[settings.OperatorRule, ...]:
     """Who may operate."""
     return tuple(settings.OperatorRule(identity=each.identity, group=each.group) for each in file.operators)

@@ -303,3 +303,5 @@ class Settings:
     """`host:port` pairs outside loopback that the file itself names with http://."""
     pools: Mapping[str, Pool] = field(default_factory=dict)
     webhooks: Mapping[str, Webhook] = field(default_factory=dict)
+    opa: str = ""
+    """The URL of the OPA server that answers what `policy` asks; "": it is evaluated here."""

@@ -50,7 +50,7 @@ TABLE: Final = (
     Row("webhooks.*.on.*", "messages of approvals", ("soft_limit", "killed", "breaker")),
     Row("telemetry", "telemetry"),
     Row("peers", "peers"),
-    Row("policy.engine", "this policy engine", ("embedded",)),
+    Row("policy.engine", "this policy engine", ("embedded", "opa")),
 )
 
 PROVIDERS: Final = ("azure", "bedrock")

@@ -8,6 +8,7 @@ print, and to mend anything.
 from buspass.doctor.checks import CHECKS, Check, examine
 from buspass.doctor.finding import Finding, exit_code, refused
 from buspass.doctor.patient import Patient, Watched
+from buspass.doctor.people import asked
 from buspass.doctor.stores import known
 
-__all__ = ["CHECKS", "Check", "Finding", "Patient", "Watched", "examine", "exit_code", "known", "refused"]
+__all__ = ["CHECKS", "Check", "Finding", "Patient", "Watched", "asked", "examine", "exit_code", "known", "refused"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hmac
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from typing import Any, Final, get_args
 
 import jwt
@@ -97,7 +98,7 @@ async def policy(patient: Patient) -> AsyncIterator[Finding]:
     if not modules:
         yield good("policy", "policy", "no module is configured")
         return
-    from buspass.policy.embedded import EmbeddedEngine  # noqa: PLC0415 - only where a module exists
+    from buspass.policy.engines import engine  # noqa: PLC0415 - only where a module exists
     from buspass.policy.lint import lint  # noqa: PLC0415
 
     faults = lint(modules)
@@ -105,7 +106,11 @@ async def policy(patient: Patient) -> AsyncIterator[Finding]:
         yield refused("policy", ", ".join(modules), fault, "mend the module: the host does not start with it")
     if faults:
         return
-    decider = Policy(EmbeddedEngine(modules), modules)
+    opa = patient.settings.opa
+    decider = Policy(engine(modules, opa, patient.outbound, patient.clock), modules)
+    if opa and (answers := await asked(decider)).status != "ok":
+        yield replace(answers, about=opa)
+        return
     for question in get_args(Question.__value__):
         if not decider.asks(question):
             continue
@@ -115,7 +120,18 @@ async def policy(patient: Patient) -> AsyncIterator[Finding]:
             remedy = "the module must define deny as a set of reasons (deny contains R if …) for every input"
             yield refused("policy", f"data.buspass.{question}", problem.detail, remedy)
         else:
-            yield good("policy", f"data.buspass.{question}", "decides")
+            yield good("policy", f"data.buspass.{question}", f"decides at {opa}" if opa else "decides")
+
+
+async def asked(policy: Policy) -> Finding:
+    """The cheap check: can policy be asked, and has its server the modules of this configuration."""
+    try:
+        await policy.ready()
+    except Problem as problem:
+        remedy = "see that OPA runs where policy.engine names it, with the folder of policy.path and nothing else in \
+its packages (opa run --server --ignore '*_test.rego' FOLDER); docs/policy.md"
+        return refused("policy", "", problem.detail, remedy)
+    return good("policy", "", "ok")
 
 
 def _sample(patient: Patient, question: Question) -> dict[str, Any]:

@@ -228,13 +228,13 @@ def _loopback(bind: str) -> bool:
         return False
 
 
-def _engine(modules: Mapping[str, str]) -> PolicyEngine:
-    from buspass.policy.embedded import EmbeddedEngine  # noqa: PLC0415 - only where a module exists
+def _engine(settings: Settings, outbound: Outbound, clock: Clock) -> PolicyEngine:
+    from buspass.policy.engines import engine  # noqa: PLC0415 - only where a module exists
     from buspass.policy.lint import lint  # noqa: PLC0415
 
-    if faults := lint(modules):  # the engine would take an unknown name for false, and a denial would vanish
+    if faults := lint(settings.policy):  # the engine would take an unknown name for false, and a denial would vanish
         raise ConfigError(faults)
-    return EmbeddedEngine(modules)
+    return engine(settings.policy, settings.opa, outbound, clock)
 
 
 def _outbound() -> Outbound:
@@ -245,7 +245,7 @@ def _builder(parts: Parts) -> Build:
     """Give what makes a house of a store: everything else is this host's, whatever the store. Raises ConfigError."""
     settings, clock, signer = parts.settings, parts.clock, parts.signer
     journal = Journal(parts.domain_key.derive("journal-mac"))
-    engine = _engine(settings.policy) if settings.policy else None
+    engine = _engine(settings, parts.outbound, clock) if settings.policy else None
     local = LocalIssuer(settings.issuer, signer, parts.keyring, clock) if settings.local_issuer else None
     oidc = OidcVerifier(settings.identity, parts.discovery, clock, local=local)
     policy, vault = Policy(engine, settings.policy), Vault(parts.blobs, parts.domain_key.derive("task-key-wrap"))

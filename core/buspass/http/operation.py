@@ -13,7 +13,7 @@ from buspass.breakers import listing
 from buspass.callers import OperatorCaller, caller
 from buspass.calls.house import House
 from buspass.calls.sending import watched
-from buspass.doctor import known
+from buspass.doctor import asked, known
 from buspass.errors import Problem
 from buspass.http.exchange import answer, bearer
 from buspass.observed import observed
@@ -86,9 +86,11 @@ class OperationRoutes:
         return answer({"status": "ok"})
 
     async def ready(self, request: Request) -> Response:  # noqa: ARG002
-        """Say whether calls can be governed: state is read, and the signing key is published in it."""
+        """Say whether calls can be governed: state is read, it holds the signing key, and policy's server answers."""
         house = self._house
         checks = {each.check: each.what for each in await known(house.keyring)}
+        if house.settings.opa:
+            checks["policy"] = (await asked(house.policy)).what
         good = all(value == "ok" for value in checks.values())
         document = {
             "status": "ok" if good else "unavailable",

@@ -13,7 +13,7 @@ from typing import Any, Final, Literal
 
 from buspass.errors import Problem
 from buspass.policy import scan
-from buspass.ports.policy import PolicyEngine, PolicyUnavailable
+from buspass.ports.policy import PolicyEngine, PolicyServerUnavailable, PolicyUnavailable
 
 type Question = Literal["start", "resume", "call"]
 
@@ -60,6 +60,14 @@ class Policy:
         """Whether the hold must demand that the task's head is the one that was decided upon."""
         return self._engine is not None and question in self._engine.volatile
 
+    async def ready(self) -> None:
+        """See that the engine can be asked. Raises `policy_unavailable`."""
+        try:
+            if self._engine is not None:
+                await self._engine.ready()
+        except PolicyUnavailable as error:
+            raise Problem("policy_unavailable", f"policy can't be asked{_told(error)}") from error
+
     async def ask(self, question: Question, document: Mapping[str, Any]) -> Decision:
         """Raises `policy_unavailable` unless the engine gives a well-formed answer."""
         if self._engine is None or question not in self._engine.questions:
@@ -75,7 +83,7 @@ class Policy:
         try:
             decision = read(question, await self._engine.ask(question, shown))
         except PolicyUnavailable as error:
-            raise Problem("policy_unavailable", f"the {question} policy gave no usable answer") from error
+            raise Problem("policy_unavailable", f"the {question} policy gave no usable answer{_told(error)}") from error
         if key is not None:
             self._cache[key] = decision
             if len(self._cache) > CACHED:
@@ -100,6 +108,11 @@ def read(question: Question, answer: Any) -> Decision:
     if grant is not None and question == "call":
         deny.add("grant is no answer to a call")
     return Decision(deny=tuple(sorted(deny)), obligations=obligations, grant=grant)
+
+
+def _told(error: PolicyUnavailable) -> str:
+    """What failed, where saying so shows nothing of the input."""
+    return f": {error}" if isinstance(error, PolicyServerUnavailable) else ""
 
 
 def _reason(item: Any) -> str:

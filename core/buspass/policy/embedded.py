@@ -34,8 +34,7 @@ class EmbeddedEngine:
     def __init__(self, modules: Mapping[str, str]) -> None:
         self._modules = dict(modules)
         self.questions = scan.questions(modules)
-        reads = {asked: scan.reads(modules, asked) for asked in self.questions}
-        self.volatile = frozenset(asked for asked, paths in reads.items() if scan.volatile(paths))
+        self.volatile = scan.unsteady(modules)
         self._looks_inside = any(
             _LOOK_INSIDE.fullmatch(name) for source in modules.values() for name, _ in scan.calls(scan.tokens(source))
         )
@@ -56,6 +55,9 @@ class EmbeddedEngine:
         if not isinstance(answer, dict) or not isinstance(answer.get("deny"), list):
             raise PolicyUnavailable(f"{question!r} has no well-formed answer: deny must be a set of reasons")
         return answer
+
+    async def ready(self) -> None:
+        """Nothing that is away can keep it from answering."""
 
     def _term(self, document: Mapping[str, Any]) -> str:
         try:

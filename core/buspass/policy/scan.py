@@ -92,6 +92,11 @@ def volatile(paths: Iterable[Path]) -> bool:
     return any(path[: len(part)] == part[: len(path)] for path in paths for part in _VOLATILE)
 
 
+def unsteady(modules: Mapping[str, str]) -> frozenset[str]:
+    """The questions of which that is so."""
+    return frozenset(asked for asked in questions(modules) if volatile(reads(modules, asked)))
+
+
 def calls(words: Sequence[Token]) -> Iterator[tuple[str, int]]:
     """Every `name(` or `a.b.name(` with its dotted name and the index of its first word."""
     for at, word in enumerate(words):

@@ -10,6 +10,10 @@ class PolicyUnavailable(Exception):  # noqa: N818
     """The engine failed or gave no well-formed answer. Fails closed: the caller must deny."""
 
 
+class PolicyServerUnavailable(PolicyUnavailable):
+    """The engine is a server, and it failed. The text names no input and no address: whoever asked may read it."""
+
+
 class PolicyEngine(Protocol):
     """Evaluates `data.buspass.QUESTION` on `input`.
 
@@ -21,3 +25,6 @@ class PolicyEngine(Protocol):
     volatile: frozenset[str]
 
     async def ask(self, question: str, document: Mapping[str, Any]) -> Mapping[str, Any]: ...
+
+    async def ready(self) -> None:
+        """Raise `PolicyUnavailable` where no question could be answered; cheap, it is asked every few seconds."""
