@@ -104,8 +104,8 @@ async def _born(house: House, parent: View, fence: int, wish: _Wish, task: Task,
         check_standing(entry.head, fence, house.clock.now())
         raise Problem("conflict", "the task changes too fast right now; retry", retry_after=0.5)
     born: dict[str, Value] = {"parent": {"task": parent.task.id, "host": house.place, "attempt": entry.attempt}}
-    if apart:  # its parent's kill may not reach it: it lives on a lease
-        born |= {"lease": True, "expires_at": min(task.deadline, house.clock.now() + LEASE)}
+    if (lease := _lease(house, parent.head, apart=apart)) is not None:
+        born |= {"lease": True, "expires_at": min(task.deadline, lease)}
     route = {segment(name): step.max_calls for name, step in wish.workflow.route.items() if name in task.grant.named}
     born["left"] = {**{tool: calls for tool, calls in route.items() if calls is not None}, **entry.caps}
     opening = {"reason": f"{task.principal.name}, child of {parent.task.id}", **enforced.facts()}
@@ -115,6 +115,17 @@ async def _born(house: House, parent: View, fence: int, wish: _Wish, task: Task,
         await house.delegations.give_back(parent.task.id, entry)
     check_first(view)
     return await tokened(there, view, task.principal, wish.host)
+
+
+def _lease(house: House, above: Item, *, apart: bool) -> int | None:
+    """Say until when (ms) a child goes on without word from above; None where every kill reaches it.
+
+    Not every one reaches a child in another store, nor who is below such a child, wherever they lie: theirs ends with
+    its.
+    """
+    own = [house.clock.now() + LEASE] if apart else []
+    inherited = [int(str(above["expires_at"]))] if "lease" in above else []
+    return min(own + inherited, default=None)
 
 
 async def _standing(there: House, task: Task) -> View | None:

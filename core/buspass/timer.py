@@ -90,7 +90,8 @@ async def _look(house: House, partition: str, failed: set[str]) -> None:
     now = house.clock.now()
     try:
         view = await settle_overdue(house, await house.tasks.look(partition))
-        await _renew(house, view)
+        until = min(now + LEASE, int(str(view.head["expires_at"]))) if "lease" in view.head else now + LEASE
+        await _renew(house, view, until)
         when = next_look(view, now)
     except Problem:
         when = now + LATER
@@ -113,25 +114,31 @@ def next_look(view: View, now: int) -> int | None:
     return max(min(times), now + 5000)
 
 
-async def _renew(house: House, view: View) -> None:
-    """Renew the lease of children in other stores, while their parent was not killed."""
+async def _renew(house: House, view: View, until: int) -> None:
+    """Renew to `until` (ms) the leases below a task that was not killed; none to longer than that task's own.
+
+    Those of children in other stores, and of all who are below such a child, wherever they lie.
+    """
+    leased = "lease" in view.head
     if view.head["status"] == "killed":
         return
     for child in delegations(view.head):
-        if child.host:
+        if child.host or leased:
             with suppress(Problem, Unavailable, OutcomeUnknown):  # out of reach it stops by itself
-                await _renew_one(house, child)
+                await _renew_one(house, child, until)
 
 
-async def _renew_one(house: House, child: Delegation) -> None:
-    there = await house.beside(child.host)
+async def _renew_one(house: House, child: Delegation, until: int) -> None:
+    there = await house.beside(child.host or house.place)
     below = await there.tasks.look(child.task)
     link, old = below.head.get("parent"), int(str(below.head["expires_at"]))
-    until = min(below.task.deadline, house.clock.now() + LEASE)
-    mine = isinstance(link, Mapping) and link["attempt"] == child.attempt
-    if mine and below.head["status"] in LIVING and "lease" in below.head and until > old:
+    until = min(below.task.deadline, until)
+    if not isinstance(link, Mapping) or link["attempt"] != child.attempt or "lease" not in below.head:
+        return
+    if until > old and (below.head["status"] in LIVING or below.head["children"]):
         renewal = Update(HEAD, (Equals(("expires_at",), old),), {("version",): 1}, {("expires_at",): until})
         await there.state.apply(child.task, [renewal])
+    await _renew(there, below, until)
 
 
 async def _set(house: House, task: str, when: int | None) -> None:

@@ -250,6 +250,48 @@ async def test_a_killed_parents_child_gets_no_new_lease(apart: Family) -> None:
     assert (await child.chat()).json()["error"]["code"] == "lease_expired"
 
 
+TINY = {**SMALL, "cost": 0.05, "tokens": 5_000, "calls": 2}
+
+
+@pytest.mark.parametrize("host", ["azure", "onprem"])
+async def test_a_lease_holds_for_all_who_are_below_it(apart: Family, host: str) -> None:
+    """In the leased child's own store as well as back in its parent's: the kill that can't reach one reaches none."""
+    parent = await apart.domain.agent()
+    child = await apart.child(parent, host="azure")
+    grandchild = await apart.child(child, via="azure", host=host, budget=TINY)
+    ends = apart.head(child.task)["expires_at"]
+    assert apart.head(grandchild.task)["expires_at"] == ends
+    apart.advance(121)
+    await apart.tick("aws", times=1)
+    assert apart.head(grandchild.task)["expires_at"] == apart.head(child.task)["expires_at"] == ends + 121_000
+    apart.other.down = True
+    assert (await parent.post("kill")).status_code == 200
+    apart.other.down = False
+    for _ in range(3):
+        apart.advance(101)
+        await apart.tick("azure")  # which doesn't hear of the parent
+    assert apart.head(grandchild.task)["status"] == "open"
+    refused = await grandchild.chat()
+    assert (refused.status_code, refused.json()["error"]["code"]) == (503, "lease_expired")
+    apart.advance(60)
+    await apart.tick("onprem", times=1)
+    assert apart.head(grandchild.task)["status"] == "killed"
+    await rest(apart, parent)
+
+
+async def test_who_is_below_a_leased_child_that_has_ended_is_still_heard_of(apart: Family) -> None:
+    parent = await apart.domain.agent()
+    child = await apart.child(parent, host="azure")
+    below = [await apart.child(child, via="azure", host=host, budget=TINY) for host in ("azure", "onprem")]
+    assert (await child.post("complete")).status_code == 200
+    for _ in range(4):
+        apart.advance(121)
+        await apart.tick("onprem", "azure", times=1)
+    assert [(await each.chat()).status_code for each in below] == [200, 200]
+    assert apart.head(child.task)["expires_at"] > apart.domain.clock.now(), "its own hosts' timers go by this one"
+    await rest(apart, parent)
+
+
 async def test_a_child_that_was_not_born_when_its_parent_was_killed_can_not_be_born(apart: Family) -> None:
     parent = await apart.domain.agent()
     house = apart.domain.apps["onprem"].house

@@ -4,15 +4,18 @@ import asyncio
 
 import pytest
 
+from buspass.calls.call import in_time
 from buspass.errors import Problem
 from buspass.ledger import Claim, Held, Ledger, Outcome, new_head
+from buspass.ledger.waiting import AT_ONCE
 from buspass.testing.clock import FakeClock
 from buspass.testing.state_memory import MemoryState
 
 
 class Books:
-    def __init__(self, **limits):
-        self.clock, self.state = FakeClock(), MemoryState()
+    def __init__(self, store=lambda _: MemoryState(), **limits):
+        self.clock = FakeClock()
+        self.state = store(self.clock)
         self.ledger, self.other = self.process(), self.process()
         head = new_head(limits=limits, expires_at=self.clock.now() + 600_000, max_calls={})
         self.state._items["t"] = {"head": head}
@@ -25,7 +28,7 @@ class Books:
     def head(self):
         return self.state._items["t"]["head"]
 
-    async def hold(self, call, wait=5.0, ledger=None, **amounts):
+    async def hold(self, call, wait=5.0, ledger=None, lasts=20_000, **amounts):
         claim = Claim(
             task="t",
             call=call,
@@ -33,7 +36,7 @@ class Books:
             name="m",
             amounts=amounts,
             fence=1,
-            deadline=self.clock.now() + 20_000,
+            deadline=self.clock.now() + lasts,
         )
         held = await (ledger or self.ledger).hold(claim, wait)
         self.order.append(call)
@@ -41,6 +44,21 @@ class Books:
 
     async def settle(self, held, ledger=None, **use):
         await (ledger or self.ledger).settle(held, Outcome(use=use), {})
+
+
+class OneByOne(MemoryState):
+    """A store that writes one item's changes one after the other, 50 ms each."""
+
+    def __init__(self, clock):
+        super().__init__()
+        self.clock, self.turn, self.written = clock, asyncio.Lock(), 0
+
+    async def apply(self, partition, operations):
+        async with self.turn:
+            await asyncio.sleep(0)
+            self.clock.advance(0.05)
+            self.written += 1
+            return await super().apply(partition, operations)
 
 
 async def turns():
@@ -192,3 +210,48 @@ async def test_who_never_came_first_is_told_when_their_time_is_over():
     first.cancel()
     await turns()
     assert not books.ledger._lines._lines
+
+
+async def test_a_crowd_does_not_wait_in_the_store_until_its_holds_are_too_old_to_send():
+    books = Books(OneByOne, calls=1_000)
+
+    async def called(n):
+        held = await books.hold(f"c{n}", wait=60, calls=1)
+        in_time(held, books.clock.now())  # raises once it may not be sent any more
+        return await books.ledger.settle(held, Outcome(use={"calls": 1}), {})
+
+    heads = await asyncio.gather(*(called(n) for n in range(150)))
+    assert heads[-1]["available"]["calls"] == 850
+    assert not books.ledger._lines._gates
+
+
+async def test_who_is_short_keeps_back_those_whose_holds_are_not_written_yet():
+    books = Books(OneByOne, tokens=100)
+    held = await books.hold("first", tokens=90)
+    before = books.state.written
+    waiting = [asyncio.create_task(books.hold(f"c{n}", wait=60, tokens=80)) for n in range(40)]
+    for _ in range(100):
+        await asyncio.sleep(0)
+    # those under way, and the first in line who looks again
+    assert AT_ONCE <= books.state.written - before <= AT_ONCE + 4
+    await books.settle(held, tokens=90)
+    ends = await asyncio.gather(*waiting, return_exceptions=True)
+    assert {end.code for end in ends} == {"budget_exhausted"}
+
+
+async def test_a_hold_that_is_never_written_is_told_at_its_deadline():
+    books = Books(calls=1_000)
+    stuck = asyncio.Event()
+
+    async def apply(partition, operations):
+        await stuck.wait()
+        return await MemoryState.apply(books.state, partition, operations)
+
+    books.state.apply = apply
+    crowd = [asyncio.create_task(books.hold(f"c{n}", calls=1)) for n in range(AT_ONCE)]
+    await turns()
+    with pytest.raises(Problem, match="nothing was sent") as refused:
+        await books.hold("late", lasts=20, calls=1)
+    assert refused.value.code == "state_unavailable"
+    stuck.set()
+    assert all(isinstance(held, Held) for held in await asyncio.gather(*crowd))

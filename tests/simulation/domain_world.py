@@ -14,11 +14,12 @@ from collections import Counter
 from typing import ClassVar
 
 import laws
-from virtual import LoopClock, VirtualLoop
+from virtual import START, LoopClock, VirtualLoop
 from wires import Store, Wire
 
 from buspass.callers import OperatorCaller, TaskCaller
 from buspass.calls.call import Incoming
+from buspass.closing import LEASE
 from buspass.delegation import begin_child
 from buspass.errors import Problem
 from buspass.gateway import Gateway
@@ -38,6 +39,8 @@ from buspass.timer import tick
 from buspass_onprem.secrets import HostSecrets
 
 HOSTS = ("onprem", "aws", "azure", "edge")
+SKEW = 2_000
+"""Milliseconds that a host's clock is before or behind the true time at most."""
 SIZES = (1, 2, 3, 4, 5, 6)
 """Agents that begin in a world. The last is the whole, the others shorten a failure."""
 LIMITS = Limits(request_bytes=10**6, response_bytes=10**6, first_byte=60, total=60)
@@ -103,7 +106,7 @@ class Process:
         self.world, self.host, self.dead, self.ready = world, host, False, False
         self.running = {}  # in the order they began: a seed must always come to the same
         random = world.random
-        settings, self.clock = world.settings, LoopClock(random, random.randint(-2000, 2000))
+        settings, self.clock = world.settings, LoopClock(random, random.randint(-SKEW, SKEW))
         signer, key = world.signers[host], DomainKey.from_text(DOMAIN_KEY)
         self._wires = {name: Wire(world, self, name) for name in world.stores}
 
@@ -164,7 +167,7 @@ class World(laws.World):
         self.blobs = MemoryBlobs()
         self.calm, self.cuts, self.delays = True, set(), (0.0, 0.0, 0.001, 0.02)
         self.paid, self.billed = Counter(), Counter()
-        self.killed, self.posted = {}, set()
+        self.killed, self.killed_at, self.posted = {}, {}, set()
         self.roots = set()
         self.home = {}
 
@@ -393,6 +396,7 @@ class World(laws.World):
         """A kill was answered: from now on nothing of it may commit, nor of those below it in its store."""
         if (head := self._head(task)) is not None:
             self.killed.setdefault(task, set(head["open"]))
+            self.killed_at.setdefault(task, START + round(asyncio.get_running_loop().time() * 1000))
             for entry in head["children"].values():
                 if not entry["host"]:
                     self._acknowledged(entry["task"])
@@ -514,6 +518,15 @@ class World(laws.World):
         if task in self.killed:
             self.law(set(head["open"]) <= self.killed[task], f"{task}: a hold after its kill was acknowledged")
             self.killed[task] &= set(head["open"])
+        if self.killed_at and head["open"]:
+            self._check_cut_off(task, head, max(entry["at"] for entry in head["open"].values()))
+
+    def _check_cut_off(self, task, head, newest):
+        """Who is below a killed task, wherever they lie, holds nothing (`newest`: ms) once its lease must be over."""
+        while (link := head.get("parent")) is not None:
+            ends = self.killed_at.get(link["task"], newest) + LEASE + SKEW
+            self.law(newest <= ends, f"{task} goes on {newest - ends} ms after a lease below {link['task']}, killed")
+            head = self.stores[self.settings.hosts[link["host"]].state]._items[link["task"]]["head"]
 
     def _check_paid(self, task, head):
         """Who lives, or has not given back, lives on money that was taken for it."""

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from contextlib import AbstractAsyncContextManager, suppress
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 from buspass.errors import Problem
 from buspass.ledger import refusals
-from buspass.ledger.accounts import amounts, table, text, whole
+from buspass.ledger.accounts import amounts, table, whole
 from buspass.ledger.holds import (
     HEAD,
     SWEEPING,
@@ -34,6 +34,7 @@ from buspass.ledger.holds import (
     sweeping,
     taking,
 )
+from buspass.ledger.records import closing_facts, entry_held, lost, outcome_of, turn_of, used
 from buspass.ledger.shortages import Shortage, exhausted, shortage, still_held
 from buspass.ledger.waiting import Lines
 from buspass.model import Amounts
@@ -94,16 +95,21 @@ class Ledger:
         Raises Problem: budget_exhausted (the money is gone), budget_held and too_many_in_flight (still held
         when the wait was over), state_unavailable (nothing may be sent).
         """
-        lacks = frozenset() if claim.observed else self._lines.ahead(claim.task, needs(claim))
         short: Shortage | None = None
-        if not lacks:
-            result = await self._attempt(claim)
-            if not isinstance(result, Shortage):
-                return result
-            if not result.held:
-                raise exhausted(result)
-            short, lacks = result, result.lacks
+        async with self._writing(claim):
+            lacks = frozenset() if claim.observed else self._lines.ahead(claim.task, needs(claim))
+            if not lacks:
+                result = await self._attempt(claim)
+                if not isinstance(result, Shortage):
+                    return result
+                if not result.held:
+                    raise exhausted(result)
+                short, lacks = result, result.lacks
         return await self._wait(claim, wait, short, lacks)
+
+    def _writing(self, claim: Claim) -> AbstractAsyncContextManager[None]:
+        """Have the claim's turn to be written; what it waits for that is not of the time it has to be sent."""
+        return self._lines.writing(claim.task, (claim.deadline - self._clock.now()) / 1000)
 
     async def _wait(
         self, claim: Claim, wait: float, short: Shortage | None, lacks: frozenset[str]
@@ -113,7 +119,8 @@ class Ledger:
             with self._lines.place(claim.task, needs(claim), lacks) as mine:
                 while True:
                     await self._lines.turn(claim.task, mine, until)
-                    result = await self._attempt(claim)
+                    async with self._writing(claim):
+                        result = await self._attempt(claim)
                     if not isinstance(result, Shortage):
                         return result
                     short = result
@@ -185,7 +192,7 @@ class Ledger:
 
     async def give_back(self, held: Held) -> None:
         """End a hold that stands for nothing: no record, no count."""
-        await self._commit(held.claim.task, [releasing(_entry(held))])
+        await self._commit(held.claim.task, [releasing(entry_held(held))])
         self._lines.wake(held.claim.task)
 
     # ── settle ──────────────────────────────────────────────────────────────────────────────────────────────────
@@ -196,9 +203,9 @@ class Ledger:
         Raises Problem state_unavailable when the store took neither: the hold then stays charged, and the
         sweep ends it.
         """
-        task, entry = held.claim.task, _entry(held)
+        task, entry = held.claim.task, entry_held(held)
         key = record_key(entry.call)
-        full = {**record, **_closing_facts(held, outcome), "use": _use(entry, outcome)}
+        full = {**record, **closing_facts(held, outcome), "use": used(entry, outcome)}
         end = closing(entry, outcome, self._clock.now(), held.turn)
         put = Put(key, self._stamp(task, key, full))
         result: Applied | Refused | None = await self._commit(task, [put, end])
@@ -258,7 +265,7 @@ class Ledger:
         record = await self._read(task, key)
         if record is not None and record["attempt"] == entry.attempt:
             # a crash between record and head, or a settle at work in this moment: closing is safe either way
-            await self._commit(task, [closing(entry, _outcome_of(record), now, _turn(record))])
+            await self._commit(task, [closing(entry, outcome_of(record), now, turn_of(record))])
             return True
         if record is not None:
             if overdue:  # a second hold on a finished key, never dispatched
@@ -269,24 +276,7 @@ class Ledger:
         sent = entry.state in {"dispatching", SWEEPING}
         if entry.state == "dispatching" and isinstance(await self._commit(task, [sweeping(entry, item)]), Refused):
             return False  # it ended, or another sweeps
-        outcome = Outcome(use=entry.amounts, last="unknown") if sent else Outcome(use={}, sent=False)
-        swept: dict[str, Value] = {
-            "kind": entry.kind,
-            "name": entry.name,
-            "host": entry.host,
-            "cause": entry.cause,
-            "at": entry.at,
-            "ended": now,
-            "state": "expired",
-            "attempt": entry.attempt,
-            "use": _use(entry, outcome),
-            "status": "unknown" if sent else "void",
-            "estimated": sent,
-        }
-        if entry.kind == "action":
-            swept["last"] = outcome.last
-        if entry.observed:
-            swept["observed"] = []
+        outcome, swept = lost(entry, now, sent=sent)
         operations: list[Operation] = [Put(key, self._stamp(task, key, swept)), closing(entry, outcome, now)]
         return isinstance(await self._commit(task, operations), Applied)
 
@@ -356,44 +346,6 @@ class Ledger:
         if head is None:
             raise Problem("not_found", "there is no such task in this trust domain")
         return head
-
-
-def _entry(held: Held) -> Entry:
-    """Give the hold as its head shows it."""
-    call = held.claim.call
-    return entry_of(call, table(table(held.head, "open"), call))
-
-
-def _use(entry: Entry, outcome: Outcome) -> dict[str, Value]:
-    return {name: outcome.use.get(name, 0) for name in sorted(entry.amounts.keys() | outcome.use.keys())}
-
-
-def _closing_facts(held: Held, outcome: Outcome) -> dict[str, Value]:
-    """What a sweep needs of a record to close the head as its writer would have."""
-    facts: dict[str, Value] = {"state": "settled", "attempt": held.attempt, "turn": held.turn}
-    if outcome.last:
-        facts["last"] = outcome.last
-    if outcome.kept:
-        facts["kept"] = outcome.kept
-    if not outcome.sent:
-        facts["status"] = "void"
-    return facts
-
-
-def _outcome_of(record: Item) -> Outcome:
-    """Read off a record how its call ended, to close the head as its writer would have."""
-    last: Any = record.get("last") or ""
-    return Outcome(
-        use=amounts(record, "use"),
-        sent=record.get("status") != "void",
-        last=last,
-        kept=text(record.get("kept") or ""),
-    )
-
-
-def _turn(record: Item) -> int:
-    turn = record.get("turn")
-    return turn if isinstance(turn, int) else 0
 
 
 def _unavailable(why: str) -> Problem:

@@ -1,4 +1,4 @@
-"""Fair waiting for money that calls in flight still hold.
+"""Fair waiting for money that calls in flight still hold, and for the store that writes one task's holds one by one.
 
 Owns the queue of this process's callers for one task: first come first served among those who need an account that
 one of them lacks; who needs none of these is not kept waiting. Other processes are met by looking again: the store has
@@ -8,11 +8,18 @@ no way to call back. Refuses to know what an account is.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from typing import Final
+from weakref import WeakValueDictionary
 
+from buspass.errors import Problem
+
+AT_ONCE: Final = 16
+"""Holds of one task that this process has under way. A store writes one item's changes one after the other: more would
+only wait there, behind one another and before every settle, until a hold that stands has no time left to be sent.
+"""
 LOOK_AGAIN: Final = 0.05
 """Seconds until who may try looks again: a settle in another process is seen this late at most."""
 
@@ -31,6 +38,25 @@ class Lines:
 
     def __init__(self) -> None:
         self._lines: dict[str, list[Place]] = {}
+        self._gates: WeakValueDictionary[str, asyncio.Semaphore] = WeakValueDictionary()
+
+    @asynccontextmanager
+    async def writing(self, task: str, seconds: float) -> AsyncIterator[None]:
+        """Be one of AT_ONCE while the block runs, first come first served.
+
+        Raises Problem state_unavailable after `seconds` of waiting for it.
+        """
+        gate = self._gates.get(task) or self._gates.setdefault(task, asyncio.Semaphore(AT_ONCE))
+        try:
+            async with asyncio.timeout(seconds if gate.locked() else None):
+                await gate.acquire()
+        except TimeoutError:
+            detail = "the store did not come to write this call's hold in time; nothing was sent; retry later"
+            raise Problem("state_unavailable", detail, retry_after=1) from None
+        try:
+            yield
+        finally:
+            gate.release()
 
     def ahead(self, task: str, needs: frozenset[str], place: Place | None = None) -> frozenset[str]:
         """Give those of `needs` that somebody lacks who stands before this place: before a newcomer stand all."""
