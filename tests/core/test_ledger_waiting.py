@@ -7,7 +7,7 @@ import pytest
 from buspass.calls.call import in_time
 from buspass.errors import Problem
 from buspass.ledger import Claim, Held, Ledger, Outcome, new_head
-from buspass.ledger.waiting import AT_ONCE
+from buspass.ledger.waiting import AT_ONCE, QUICK, SLOW, Gate
 from buspass.testing.clock import FakeClock
 from buspass.testing.state_memory import MemoryState
 
@@ -223,6 +223,50 @@ async def test_a_crowd_does_not_wait_in_the_store_until_its_holds_are_too_old_to
     heads = await asyncio.gather(*(called(n) for n in range(150)))
     assert heads[-1]["available"]["calls"] == 850
     assert not books.ledger._lines._gates
+
+
+async def test_fewer_are_let_through_while_the_store_is_slow_and_more_again_when_it_is_quick():
+    gate, inside, most = Gate(), 0, []
+
+    async def through(took):
+        nonlocal inside
+        await gate.enter(60)
+        inside += 1
+        most.append(inside)
+        await asyncio.sleep(0)
+        inside -= 1
+        gate.leave(took)
+
+    await asyncio.gather(*(through(SLOW * 2) for _ in range(40)))
+    assert max(most) == AT_ONCE
+    most.clear()
+    await asyncio.gather(*(through((SLOW + QUICK) / 2) for _ in range(40)))
+    await asyncio.gather(*(through(None) for _ in range(40)))
+    assert max(most) == 1
+    await asyncio.gather(*(through(QUICK / 2) for _ in range(200)))
+    assert max(most) == AT_ONCE
+
+
+async def test_who_is_let_in_and_called_off_in_the_same_moment_keeps_no_place():
+    gate = Gate()
+    for _ in range(AT_ONCE):
+        await gate.enter(1)
+    waiting = [asyncio.create_task(gate.enter(60)) for _ in range(3)]
+    await turns()
+    waiting.append(asyncio.create_task(gate.enter(60)))
+    await turns()
+    waiting.pop(0).cancel()  # before a place is free, and not yet told
+    gate.leave(None)
+    waiting[0].cancel()  # in the moment in which it is let in
+    waiting[2].cancel()
+    await turns()
+    assert waiting[0].cancelled()
+    assert waiting[1].done()
+    assert not waiting[1].cancelled()
+    for _ in range(AT_ONCE):
+        gate.leave(None)
+    for _ in range(AT_ONCE):
+        await asyncio.wait_for(gate.enter(1), 1)
 
 
 async def test_who_is_short_keeps_back_those_whose_holds_are_not_written_yet():

@@ -8,6 +8,7 @@ no way to call back. Refuses to know what an account is.
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
@@ -17,9 +18,12 @@ from weakref import WeakValueDictionary
 from buspass.errors import Problem
 
 AT_ONCE: Final = 16
-"""Holds of one task that this process has under way. A store writes one item's changes one after the other: more would
-only wait there, behind one another and before every settle, until a hold that stands has no time left to be sent.
+"""Holds of one task that this process has under way at most. A store writes one item's changes one after the other:
+more would only wait there, behind one another and before settles, until a hold that stands has no time left to be sent.
 """
+QUICK, SLOW = 0.5, 1.0
+"""Seconds: each hold that took longer than SLOW narrows its task's gate by one, each that took less than QUICK widens
+it."""
 LOOK_AGAIN: Final = 0.05
 """Seconds until who may try looks again: a settle in another process is seen this late at most."""
 
@@ -33,30 +37,68 @@ class Place:
     news: asyncio.Event = field(default_factory=asyncio.Event)
 
 
+class Gate:
+    """Lets AT_ONCE through at a time, first come first served; fewer while what is behind it takes long."""
+
+    def __init__(self) -> None:
+        self._width, self._inside = AT_ONCE, 0
+        self._line: deque[asyncio.Future[None]] = deque()
+
+    async def enter(self, seconds: float) -> None:
+        """Wait for a place inside, which is to be left again. Raises TimeoutError after so many seconds."""
+        if self._inside < self._width and not self._line:
+            self._inside += 1
+            return
+        mine = asyncio.get_running_loop().create_future()
+        self._line.append(mine)
+        try:
+            async with asyncio.timeout(seconds):
+                await mine
+        except BaseException:
+            if mine in self._line:
+                self._line.remove(mine)
+            elif not mine.cancelled():  # let in and called off in the same moment
+                self.leave(None)
+            raise
+
+    def leave(self, took: float | None) -> None:
+        """Leave, and say after how many seconds; None where that says nothing of how fast the store is."""
+        self._inside -= 1
+        if took is not None and took > SLOW:
+            self._width = max(1, self._width - 1)
+        elif took is not None and took < QUICK:
+            self._width = min(AT_ONCE, self._width + 1)
+        while self._line and self._inside < self._width:
+            mine = self._line.popleft()
+            if not mine.done():
+                self._inside += 1
+                mine.set_result(None)
+
+
 class Lines:
     """One line per task. Who has nobody before them that lacks what they need may try; a settle here wakes them."""
 
     def __init__(self) -> None:
         self._lines: dict[str, list[Place]] = {}
-        self._gates: WeakValueDictionary[str, asyncio.Semaphore] = WeakValueDictionary()
+        self._gates: WeakValueDictionary[str, Gate] = WeakValueDictionary()
 
     @asynccontextmanager
     async def writing(self, task: str, seconds: float) -> AsyncIterator[None]:
-        """Be one of AT_ONCE while the block runs, first come first served.
-
-        Raises Problem state_unavailable after `seconds` of waiting for it.
-        """
-        gate = self._gates.get(task) or self._gates.setdefault(task, asyncio.Semaphore(AT_ONCE))
+        """Be one of few while the block runs. Raises Problem state_unavailable after `seconds` of waiting for it."""
+        gate, time = self._gates.get(task), asyncio.get_running_loop().time
+        if gate is None:
+            gate = self._gates[task] = Gate()
         try:
-            async with asyncio.timeout(seconds if gate.locked() else None):
-                await gate.acquire()
+            await gate.enter(seconds)
         except TimeoutError:
             detail = "the store did not come to write this call's hold in time; nothing was sent; retry later"
             raise Problem("state_unavailable", detail, retry_after=1) from None
+        began, ended = time(), None
         try:
             yield
+            ended = time()
         finally:
-            gate.release()
+            gate.leave(None if ended is None else ended - began)
 
     def ahead(self, task: str, needs: frozenset[str], place: Place | None = None) -> frozenset[str]:
         """Give those of `needs` that somebody lacks who stands before this place: before a newcomer stand all."""
