@@ -13,11 +13,12 @@ from starlette.responses import JSONResponse
 
 from buspass.errors import Problem
 from buspass.ports.state import Equals, Put
-from buspass.stops import Stop, stop_id
+from buspass.stops import Stop, Stops, stop_id
 from buspass.testing.clock import FakeClock
 from buspass.testing.family import Family
 from buspass.testing.house import Agent, Domain
 from buspass.testing.state_counting import Count
+from buspass.testing.state_memory import MemoryState
 from buspass.timer import tick
 
 FAMILY = Path(__file__).parents[1] / "data" / "children" / "buspass.yaml"
@@ -205,6 +206,29 @@ async def test_stops_are_read_once_a_second_and_no_more(domain: Domain) -> None:
     domain.state.count.reset()
     await asyncio.gather(*(mine.chat() for _ in range(5)))
     assert domain.state.count == Count(lists=1, reads=1, applies=10, writes=15), "the stops, and the target's breaker"
+
+
+async def test_calls_at_once_share_a_read_that_takes_longer_than_it_counts() -> None:
+    """Each read on its own, one after the other, they would wait until none may be sent any more."""
+    clock, reads = FakeClock(), 0
+
+    class Slow(MemoryState):
+        async def list(self, *parts: Any) -> Any:
+            nonlocal reads
+            reads += 1
+            await asyncio.sleep(0)
+            found = await super().list(*parts)
+            clock.advance(1.5)
+            return found
+
+    stops = Stops(Slow(), clock, lambda _, __, item: item, lambda *_: True)
+    first = asyncio.create_task(stops.look())
+    await asyncio.sleep(0)
+    clock.advance(0.1)
+    await asyncio.gather(first, *(stops.look() for _ in range(30)))
+    assert reads == 2, "the one that was under way, and one for all who came after it began"
+    await stops.look()
+    assert reads == 3
 
 
 async def test_another_host_knows_within_a_second(domain: Domain) -> None:

@@ -119,9 +119,10 @@ class Stops:
 
     async def look(self) -> tuple[Stop, ...]:
         """Give those that stand, as of a second ago at most. Raises Problem state_unavailable."""
-        if self._clock.monotonic() - self._read_at >= VIEW:
-            async with self._turn:  # of many calls at once one reads
-                if self._clock.monotonic() - self._read_at >= VIEW:
+        asked = self._clock.monotonic()
+        if asked - self._read_at >= VIEW:
+            async with self._turn:  # of many calls at once one reads, and what began after one asked will do for it
+                if self._read_at < asked and self._clock.monotonic() - self._read_at >= VIEW:
                     await self.now()
         return self._seen
 
