@@ -7,12 +7,13 @@ for the agent are held back: they follow the settle. Refuses to know money.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Iterator, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import Any, Final
 
 from buspass.calls import upstreams
+from buspass.calls.arrivals import Arrivals
 from buspass.calls.call import Ending
 from buspass.calls.endings import Endings
 from buspass.calls.house import House
@@ -103,12 +104,12 @@ class Flow:
     async def pieces(self) -> AsyncGenerator[bytes, None]:
         """Give the agent's bytes as they come, but for those that end the stream. Raises Problem."""
         decoder = self._begun.decoder
-        async for piece in self._seen(self._begun.events):
-            yield piece
         try:
+            async for piece in self._seen(self._begun.events):
+                yield piece
             async with aclosing(self._chunks()) as chunks:
-                async for chunk in chunks:
-                    async for piece in self._seen(decoder.feed(chunk)):
+                async for come in chunks:
+                    async for piece in self._seen(event for chunk in come for event in decoder.feed(chunk)):
                         yield piece
             decoder.close()
             async for piece in self._given(self._screened.end()):
@@ -118,41 +119,44 @@ class Flow:
         except (NotSent, Ambiguous) as error:
             raise await self._problem(failures.unsent(error)) from error
 
-    async def _seen(self, events: list[dict[str, Any]]) -> AsyncIterator[bytes]:
-        for event in events:
-            async for piece in self._given(self._screened.event(event)):
-                yield piece
+    def _seen(self, events: Iterable[dict[str, Any]]) -> AsyncIterator[bytes]:
+        return self._given(shown for event in events for shown in self._screened.event(event))
 
     async def _given(self, events: Iterator[Mapping[str, Any]]) -> AsyncIterator[bytes]:
-        """Give events as bytes; a placeholder in them is kept before it leaves."""
-        for event in events:
-            await self._endings.screening.keep()
-            yield self._surface.stream_event(event)
+        """Give events as bytes, all that there are as one piece; a placeholder in them is kept before it leaves.
 
-    async def _chunks(self) -> AsyncGenerator[bytes, None]:
+        What came before an event that must not leave is given first.
+        """
+        given: list[bytes] = []
+        try:
+            for event in events:
+                given.append(self._surface.stream_event(event))  # noqa: PERF401 - those before a fault are given
+        except Exception:
+            if given:
+                await self._endings.screening.keep()
+                yield b"".join(given)
+            raise
+        if given:
+            await self._endings.screening.keep()
+            yield b"".join(given)
+
+    async def _chunks(self) -> AsyncGenerator[list[bytes], None]:
         """Give the provider's bytes, with a look at the clock and the task every two seconds meanwhile.
 
         A provider that stands still does not keep it from the last look, which is at the deadline.
         """
         clock = self._house.clock
         look = self._next_look()
-        pending: asyncio.Future[bytes | None] | None = None
+        arrivals = Arrivals(self._begun.chunks)
         try:
-            while True:
-                pending = pending or asyncio.ensure_future(_next(self._begun.chunks))
-                await asyncio.wait({pending}, timeout=max(0.0, look - clock.monotonic()))
-                if pending.done():
-                    chunk, pending = pending.result(), None
-                    if chunk is None:
-                        return
-                    yield chunk
+            while (come := await arrivals.take(look - clock.monotonic())) is not None:
+                if come:
+                    yield come
                 if clock.monotonic() >= look:
                     await self._look()
                     look = self._next_look()
         finally:
-            if pending is not None:
-                pending.cancel()
-                await asyncio.gather(pending, return_exceptions=True)
+            await arrivals.close()
 
     def _next_look(self) -> float:
         clock = self._house.clock
@@ -194,7 +198,3 @@ class Flow:
     async def close(self) -> None:
         """Let the provider's connection go."""
         await self._begun.chunks.aclose()
-
-
-async def _next(chunks: AsyncGenerator[bytes, None]) -> bytes | None:
-    return await anext(chunks, None)

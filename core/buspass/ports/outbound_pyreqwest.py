@@ -19,14 +19,14 @@ below the request's, so that whatever is still under way at the deadline was han
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from buspass.ports.outbound import Ambiguous, NotSent, Request, Response, Streamed, TimedOut
 from buspass.ports.outbound_bodies import CHUNK, SENT, announced, fits, named, readable, whole
+from buspass.ports.outbound_idle import Idle
 
 if TYPE_CHECKING:
     from pyreqwest.client import Client, ClientBuilder
@@ -63,33 +63,32 @@ class PyreqwestOutbound:
         """Send once. Raises NotSent, TimedOut, Ambiguous as the port says."""
         outgoing = self._written(request).timeout(timedelta(seconds=request.timeout + LATER))
         reading = outgoing.streamed_read_buffer_limit(min(CHUNK, request.limit + 1)).build_streamed()
-        async with self._turn(request, "whole answer"):
-            try:
-                before = _cancellations()
-                async with reading as answer:
-                    whole_answer = await _whole(answer, request)
-                    _heed(before)
-                    return whole_answer
-            except (NotSent, Ambiguous):
-                raise
-            except Exception as error:  # a driver's error never leaves here, whatever its name
-                raise _translated(error) from error
+
+        async def whole_answer() -> Response:
+            before = _cancellations()
+            async with reading as answer:
+                got = await _whole(answer, request)
+                _heed(before)
+                return got
+
+        return await self._in_turn(request, "whole answer", whole_answer)
 
     async def open(self, request: Request) -> Streamed:
         """Send once, and give the answer when its headers are there. Raises NotSent, TimedOut, Ambiguous."""
         written = self._written(request, _least(READ, max(request.timeout, request.idle)))
         outgoing = written.streamed_read_buffer_limit(0).build_streamed()  # else a short one is held until it is whole
-        async with self._turn(request, "beginning of an answer"):
-            try:
-                before = _cancellations()
-                answer = await outgoing.__aenter__()
-            except Exception as error:  # see send
-                raise _translated(error) from error
+
+        async def begun() -> Answer:
+            before = _cancellations()
+            answer = await outgoing.__aenter__()
             try:
                 _heed(before)
             except asyncio.CancelledError:
                 await outgoing.__aexit__(None, None, None)
                 raise
+            return answer
+
+        answer = await self._in_turn(request, "beginning of an answer", begun)
         headers, encoding = named(answer.headers.items())
         return Streamed(status=answer.status, headers=headers, chunks=_chunks(outgoing, answer, encoding, request))
 
@@ -100,14 +99,18 @@ class PyreqwestOutbound:
             await client.close()
         self._clients.clear()
 
-    @asynccontextmanager
-    async def _turn(self, request: Request, what: str) -> AsyncIterator[None]:
-        """Wait for one of CONNECTIONS, then run the block, all within the request's time."""
+    async def _in_turn[T](self, request: Request, what: str, work: Callable[[], Coroutine[Any, Any, T]]) -> T:
+        """Wait for one of CONNECTIONS, then do the work, all within the request's time."""
         handed_over = False
         try:
             async with asyncio.timeout(request.timeout), self._free:
                 handed_over = True
-                yield
+                try:
+                    return await work()
+                except (NotSent, Ambiguous):
+                    raise
+                except Exception as error:  # a driver's error never leaves here, whatever its name
+                    raise _translated(error) from error
         except TimeoutError:
             if handed_over:
                 raise TimedOut(f"no {what} within {request.timeout:g} s") from None
@@ -188,34 +191,33 @@ async def _pieces(answer: Answer) -> AsyncIterator[bytes]:
         yield piece.to_bytes()
 
 
+async def _in_time(answer: Answer, idle: Idle) -> AsyncIterator[bytes]:
+    reader = answer.body_reader
+    while True:
+        with idle:
+            piece = await reader.read_chunk()
+        if piece is None:
+            return
+        yield piece.to_bytes()
+
+
 async def _chunks(
     outgoing: StreamRequest, answer: Answer, encoding: str, request: Request
 ) -> AsyncGenerator[bytes, None]:
     """Give the body piece by piece, unpacked; the connection is let go however it ends."""
-    size = 0
+    size, idle = 0, Idle(request.idle)
     try:
-        source = readable(_pieces(answer), encoding)
-        while (chunk := await _next(source, request.idle)) is not None:
+        async for chunk in readable(_in_time(answer, idle), encoding):
             size += len(chunk)
             fits(size, request.limit)
             yield chunk
     except (NotSent, Ambiguous):
         raise
-    except Exception as error:  # see send
+    except Exception as error:  # see _in_turn
         raise _translated(error) from error
     finally:
+        idle.close()
         await outgoing.__aexit__(None, None, None)
-
-
-async def _next(source: AsyncIterator[bytes], idle: float) -> bytes | None:
-    try:
-        async with asyncio.timeout(idle):
-            before = _cancellations()
-            chunk = await anext(source, None)
-            _heed(before)
-            return chunk
-    except TimeoutError:
-        raise TimedOut(f"the answer stood still for {idle:g} s") from None
 
 
 def _cancellations() -> int:
