@@ -1,6 +1,7 @@
-"""What holds for every test: where coverage is measured, and that an interrupt is an interrupt."""
+"""What holds for every test: where coverage is measured, that an interrupt is one, and what need not be imported."""
 
 import os
+import re
 import signal
 
 # A worker is measured by now. What it starts itself (hosts, agents, gateways) would pay for each line with time of its
@@ -11,3 +12,12 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 # A shell starts what it runs in the background with interrupts ignored, and all that we start would inherit that.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+SLOW = re.compile(r"^pytestmark = pytest\.mark\.verify\b", re.MULTILINE)
+
+
+def pytest_ignore_collect(collection_path, config):
+    """Leave a module that is marked as a whole where its mark is not asked for: SDKs and clouds' tools load slowly."""
+    if config.getoption("markexpr") == "not verify" and collection_path.suffix == ".py":
+        return bool(SLOW.search(collection_path.read_text("utf-8"))) or None
+    return None

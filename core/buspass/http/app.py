@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import cache, partial
 from typing import Any, Final, Literal
 
 from starlette.requests import Request
@@ -243,10 +244,10 @@ def routed(house: House) -> ASGIApp:
         "Reports": ReportRoutes(house),
         "Operation": operation,
     }
-    document = openapi.document(ROUTES, house.settings.issuer)
+    document = cache(partial(openapi.document, ROUTES, house.settings.issuer))  # no cold start waits for it
 
     async def describe(request: Request) -> Response:  # noqa: ARG001 - a handler's signature
-        return answer(document)
+        return answer(document())
 
     handlers = {
         row: describe if row.handler == "describe" else getattr(sections[row.section], row.handler) for row in ROUTES

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from functools import cache
+from functools import cache, lru_cache
 from itertools import pairwise
 from typing import Final
 
@@ -34,13 +34,20 @@ _CONTINUES: Final = frozenset({"if", "contains", "in", "and", ":=", "=", "==", "
 
 def lint(modules: Mapping[str, str]) -> list[str]:
     """Lines `FILE:LINE: what is wrong; what to write`, in the files' order. Empty: the modules may be loaded."""
-    found = []
+    return list(_linted(tuple(modules.items())))
+
+
+@lru_cache(maxsize=8)
+def _linted(rows: tuple[tuple[str, str], ...]) -> tuple[str, ...]:
+    """Kept, for one process may compose many hosts of the same modules, and compiling takes its time."""
+    modules = dict(rows)
+    found: list[str] = []
     for name, source in modules.items():
-        rows = [*_package(modules, source), *_texts(source), *_functions(modules, source), *_rules(source)]
-        rows += _unbound(modules, source)
-        found += [f"{name}:{line}: {what}" for line, what in sorted(rows)]
+        faults = [*_package(modules, source), *_texts(source), *_functions(modules, source), *_rules(source)]
+        faults += _unbound(modules, source)
+        found += [f"{name}:{line}: {what}" for line, what in sorted(faults)]
     found += _undefined(modules)
-    return found or list(_compiled(modules))
+    return tuple(found) or tuple(_compiled(modules))
 
 
 def _package(modules: Mapping[str, str], source: str) -> Iterator[tuple[int, str]]:
