@@ -40,7 +40,8 @@ from buspass.testing.up import Up, up
 
 AT_ONCE = 40
 AGAIN = 5
-"""How often a call is sent that is told to wait (429) or that the store is away (503), as an agent would."""
+"""How often a call is sent that is told to wait (429), that the store is away (503), or that it waited for too long and
+was not sent (504), as an agent would."""
 DOMAIN_KEY = "5a" * 32
 CONFIG = """
 version: 1
@@ -87,17 +88,18 @@ class Round:
     spent: int
     held: int
     available: int
-    again: int
+    again: Counter[str]
     seconds: float
     broken: list[str]
 
     def row(self) -> str:
         admitted = self.codes["200"]
         refused = ", ".join(f"{n} {code}" for code, n in sorted(self.codes.items()) if code != "200") or "none"
+        again = ", ".join(f"{n} {code}" for code, n in sorted(self.again.items())) or "none"
         return (
             f"{self.name:7} attempted {sum(self.codes.values())}, admitted {admitted}, refused {refused}; "
             f"billed {self.billed}, spent {self.spent}, held {self.held}, limit {self.limit}, left {self.available}; "
-            f"overspent {max(0, self.spent + self.held - self.limit)}; sent again {self.again}; {self.seconds:.1f} s"
+            f"overspent {max(0, self.spent + self.held - self.limit)}; sent again {again}; {self.seconds:.1f} s"
         )
 
 
@@ -114,7 +116,8 @@ class Domain:
         self.config = folder / "buspass.yaml"
         blobs = options.blobs or f"file:///{folder}/blobs"
         self.config.write_text(CONFIG.format(hosts=hosts, state=options.state, blobs=blobs, upstream=url))
-        self.names, self.stack, self.again = names, contextlib.ExitStack(), 0
+        self.names, self.stack = names, contextlib.ExitStack()
+        self.again: Counter[str] = Counter()
         self.client = httpx.AsyncClient(timeout=180, limits=httpx.Limits(max_connections=None))
 
     async def __aenter__(self) -> Self:
@@ -157,9 +160,9 @@ class Domain:
                 answer = await self.client.post(f"{gateway.url}/v1/chat/completions", json=body, headers=headers)
             except httpx.TransportError as error:
                 answer = httpx.Response(503, json={"error": {"code": f"{type(error).__name__}"}})
-            if answer.status_code not in {429, 503}:
+            if answer.status_code not in {429, 503, 504}:
                 break
-            self.again += 1
+            self.again[f"{answer.status_code} {answer.json()['error']['code']}"] += 1
             await asyncio.sleep(float(answer.headers.get("retry-after", 1)))
         return answer
 
@@ -173,7 +176,7 @@ class Domain:
     async def pressed(self, name: str, limit: int, use: int, calls: int, at_once: int = 0) -> Round:
         """Send `calls` on a new task: all at once, or in turns of `at_once`."""
         task, headers = await self.task(limit)
-        self.upstream.use, self.again = use, 0
+        self.upstream.use, self.again = use, Counter()
         before, began = self.upstream.billed, time.perf_counter()
         codes: Counter[str] = Counter()
         step = at_once or calls

@@ -23,6 +23,7 @@ from buspass.journal.seals import keys_of, read_all
 from buspass.ledger import Claim, Held, Ledger, Outcome, new_head
 from buspass.model import Principal
 from buspass.ports.clock import SystemClock
+from buspass.ports.state import Unavailable
 from buspass.reporting import Folding
 from buspass.reports import TAIL, Rollups, by_day, tail
 from buspass.tasks import Grant, Task, Tasks
@@ -146,6 +147,8 @@ async def spent(store, calls):
                 died["calls"] += 1
             except Problem as problem:
                 died[problem.code] += 1
+            except Unavailable:  # a report that could not be had
+                died["unavailable"] += 1
 
     await asyncio.gather(*(worker() for _ in range(32)))
     assert died["calls"] > DEATHS / 2
