@@ -36,6 +36,12 @@ class Pattern(Protocol):
     def finditer(self, text: str, /) -> Iterator[Match]: ...
 
 
+class BytesPattern(Protocol):
+    """The same over UTF-8."""
+
+    def search(self, text: bytes, /) -> object | None: ...
+
+
 @cache
 def compiled(pattern: str) -> Pattern:
     """`pattern` in RE2's syntax (github.com/google/re2/wiki/Syntax), compiled once."""
@@ -43,6 +49,26 @@ def compiled(pattern: str) -> Pattern:
 
     found: Pattern = re2.compile(pattern)
     return found
+
+
+@cache
+def _in_bytes(pattern: str) -> BytesPattern:
+    import re2  # noqa: PLC0415 - see compiled
+
+    found: BytesPattern = re2.compile(pattern.encode())
+    return found
+
+
+def seen(pattern: str, text: str) -> bool:
+    """Whether the pattern is somewhere in the text: `compiled(pattern).search(encodable(text))`, at half its cost.
+
+    RE2's own wrapper counts the characters of a text for where in it a match stands, which nobody asks for here.
+    """
+    try:
+        data = text.encode()
+    except UnicodeEncodeError:
+        data = encodable(text).encode()
+    return _in_bytes(pattern).search(data) is not None
 
 
 def encodable(text: str) -> str:

@@ -10,7 +10,7 @@ from typing import Any, Final, Literal, get_args
 from buspass.mediation.classes import CLASSES, known
 from buspass.mediation.credentials import labelled
 from buspass.mediation.inspect import Finding, counted
-from buspass.mediation.patterns import compiled, encodable
+from buspass.mediation.patterns import seen
 from buspass.mediation.placeholders import Placeholders
 from buspass.mediation.scanner import MENTION, Part, parts, silent
 
@@ -96,7 +96,7 @@ def untouched(value: Any, classes: tuple[str, ...]) -> bool:
 
 def mentioned(value: Any) -> bool:
     """Whether a placeholder may stand in a JSON value, its brackets spelled as they may be (JSON's escapes)."""
-    return compiled(MENTION).search(encodable("\n".join(_texts(value)))) is not None
+    return seen(MENTION, "\n".join(_texts(value)))
 
 
 def _texts(value: Any) -> list[str]:

@@ -12,7 +12,7 @@ from functools import cache
 from typing import Final
 
 from buspass.mediation.classes import CLASSES, known
-from buspass.mediation.patterns import Span, blanked, compiled, encodable, readable
+from buspass.mediation.patterns import Span, blanked, compiled, encodable, readable, seen
 from buspass.mediation.segments import end_of, start_of
 
 WINDOW: Final = 512
@@ -147,7 +147,7 @@ class Scanner:
             yield self._give(horizon)
 
     def _found(self, window: str) -> list[tuple[int, int, str]]:
-        if compiled(_trigger(self._classes)).search(window) is None:
+        if not seen(_trigger(self._classes), window):
             return []
         return find(window, self._classes, self._regions)
 
@@ -174,13 +174,13 @@ class Scanner:
 
 def silent(texts: Iterable[str], classes: tuple[str, ...]) -> bool:
     """Whether none of the texts can hold anything of these classes, nor a placeholder: one look at all of them."""
-    return compiled(_trigger(classes)).search(encodable("\n".join(texts))) is None
+    return not seen(_trigger(classes), "\n".join(texts))
 
 
 def parts(text: str, classes: Iterable[str], regions: tuple[str, ...] = ()) -> list[Part]:
     """A whole text in parts."""
     looked_for = known(tuple(classes))
-    if compiled(_trigger(looked_for)).search(encodable(text)) is None:
+    if not seen(_trigger(looked_for), text):
         return [Part(text=text)] if text else []
     scanner = Scanner(looked_for, regions)
     return [*scanner.feed(text), *scanner.flush()]

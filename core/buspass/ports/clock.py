@@ -26,11 +26,8 @@ class SystemClock:
     def now(self) -> int:
         return time.time_ns() // 1_000_000
 
-    def monotonic(self) -> float:
-        return time.monotonic()
-
-    def random(self, length: int) -> bytes:
-        return os.urandom(length)
+    monotonic = staticmethod(time.monotonic)
+    random = staticmethod(os.urandom)
 
     async def sleep(self, seconds: float) -> None:
         await asyncio.sleep(seconds)

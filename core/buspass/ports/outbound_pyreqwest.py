@@ -124,7 +124,7 @@ class PyreqwestOutbound:
             raise NotSent("no time was left to begin")
         client = self._client(request.timeout, read)  # before the time runs: it is slow once, and no server's fault
         headers = SENT | {name.lower(): value for name, value in request.headers.items()}
-        if not all(value.isascii() for value in headers.values()):
+        if not "".join(headers.values()).isascii():
             raise NotSent("this can't be written as an HTTP request: a header is not ASCII")
         try:
             written = client.request(request.method, request.url).headers(headers)
@@ -133,10 +133,12 @@ class PyreqwestOutbound:
         return written.body_bytes(request.body) if request.body or request.method in _PAYLOAD else written
 
     def _client(self, timeout: float, read: float) -> Client:
-        connect = next((each for each in CONNECT if each <= timeout * 0.9), CONNECT[-1])
-        if (connect, read) not in self._clients:
-            self._clients[connect, read] = _client(connect, read)
-        return self._clients[connect, read]
+        most = timeout * 0.9
+        connect = CONNECT[0] if most >= CONNECT[0] else next((each for each in CONNECT if each <= most), CONNECT[-1])
+        client = self._clients.get((connect, read))
+        if client is None:
+            client = self._clients[connect, read] = _client(connect, read)
+        return client
 
 
 def _least(of: tuple[float, ...], wanted: float) -> float:
@@ -175,9 +177,10 @@ def _builder(connect: float, read: float) -> ClientBuilder:
 
 
 async def _whole(answer: Answer, request: Request) -> Response:
-    length = answer.get_header("content-length") or ""
+    pairs = [*answer.headers.items()]
+    length = dict(pairs).get("content-length", "")
     announced(length, request.limit)
-    headers, encoding = named(answer.headers.items())
+    headers, encoding = named(pairs)
     if encoding == "identity" and length.isdecimal():  # hyper takes exactly so many
         body = (await answer.bytes()).to_bytes()
     else:
