@@ -103,7 +103,7 @@ class Scanner:
 
     def _parts(self, *, ended: bool) -> Iterator[Part]:
         text = self._text
-        hits = (hit.span()[0] for hit in compiled(_trigger(self._classes)).finditer(encodable(text)))
+        hits = self._hits(text)
         hit = next(hits, None)
         while self._at < len(text):
             if self._tail:
@@ -127,6 +127,12 @@ class Scanner:
                     return
                 end = len(text)
             yield from self._window(end)
+
+    def _hits(self, text: str) -> Iterator[int]:
+        """Where something may begin: nearly always nowhere, which one look says."""
+        trigger = _trigger(self._classes)
+        if seen(trigger, text):
+            yield from (hit.span()[0] for hit in compiled(trigger).finditer(encodable(text)))
 
     def _window(self, end: int | None) -> Iterator[Part]:
         """The segment up to `end`, or the first half of a window of a segment that is longer."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from buspass.mediation.patterns import compiled, encodable
+from buspass.mediation.patterns import seen
 
 GAPS: Final = frozenset(" \t\u00a0\u2007\u2009\u202f")
 OPEN: Final = r"[0-9]|[A-Z:=>(/+|\x{2010}-\x{2015}-]$|(?i:pass|pwd|secret|token|key|bearer|basic|auth)"
@@ -24,7 +24,7 @@ def _breaks(char: str) -> bool:
 
 
 def _open(word: str) -> bool:
-    return compiled(OPEN).search(encodable(word)) is not None
+    return seen(OPEN, word)
 
 
 def start_of(text: str, at: int, floor: int) -> int:
