@@ -41,7 +41,7 @@ class Gate:
 
     async def until(self, number: int) -> None:
         """Return once so many requests wait here."""
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(60):
             while self.waiting < number:
                 await asyncio.sleep(0)
 

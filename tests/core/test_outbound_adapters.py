@@ -430,7 +430,7 @@ async def test_whoever_does_not_want_the_answer_any_more_lets_the_connection_go(
             await reader.read()
         gone.set()
 
-    async with server(talk) as port, asyncio.timeout(5):
+    async with server(talk) as port, asyncio.timeout(60):
         if how == "cancelled":
             sending = asyncio.create_task(outbound.send(asking(port, timeout=1.5)))  # then at the latest
             await asked.wait()

@@ -71,14 +71,14 @@ def test_head_is_answered_without_a_body(front):
 
 
 async def test_twenty_requests_in_parallel_get_each_its_own_answer(front):
-    async with httpx.AsyncClient(timeout=10) as client:
+    async with httpx.AsyncClient(timeout=60) as client:
         bodies = [f'{{"request": {number}}}' for number in range(20)]
         answers = await asyncio.gather(*(client.post(front + "/mirror", content=body) for body in bodies))
     assert [answer.text for answer in answers] == bodies
 
 
 async def in_parallel(url, count, seconds):
-    async with httpx.AsyncClient(timeout=10) as client:
+    async with httpx.AsyncClient(timeout=60) as client:
         began = time.perf_counter()
         answers = await asyncio.gather(*(client.get(f"{url}/slow/{seconds}") for _ in range(count)))
         return time.perf_counter() - began, [answer.text for answer in answers]
@@ -112,12 +112,12 @@ def test_a_crash_costs_its_own_invocation_and_the_instance_is_replaced(launch):
         ["-m", "buspass.testing.lambda_runtime", "--handler", "lambda_echo.handler", "--instances", "1"]
     ) as front:
         before = httpx.get(front.url + "/slow/0").text
-        crashed = httpx.get(front.url + "/exit", timeout=10)
+        crashed = httpx.get(front.url + "/exit", timeout=60)
         assert (crashed.status_code, crashed.text) == (502, "Internal Server Error")
-        after = httpx.get(front.url + "/slow/0", timeout=10).text
+        after = httpx.get(front.url + "/slow/0", timeout=60).text
         assert after != before
         os.kill(int(after), signal.SIGKILL)
-        assert httpx.get(front.url + "/slow/0", timeout=10).text not in {before, after}
+        assert httpx.get(front.url + "/slow/0", timeout=60).text not in {before, after}
     assert front.status == 0
 
 
@@ -126,9 +126,9 @@ def test_an_instance_that_overruns_its_time_out_is_killed(launch):
     with launch([*arguments, "--instances", "1", "--timeout", "0.5"]) as front:
         before = httpx.get(front.url + "/slow/0").text
         began = time.perf_counter()
-        assert httpx.get(front.url + "/block/20", timeout=10).status_code == 502
+        assert httpx.get(front.url + "/block/20", timeout=60).status_code == 502
         assert time.perf_counter() - began < 5
-        assert httpx.get(front.url + "/slow/0", timeout=10).text != before
+        assert httpx.get(front.url + "/slow/0", timeout=60).text != before
 
 
 def test_stopping_a_front_ends_its_instances(launch):
@@ -144,4 +144,4 @@ def test_a_function_that_cannot_be_imported_says_so_and_listens_nowhere(launch):
     front = launch(["-m", "buspass.testing.lambda_runtime", "--handler", "nothing_here.handler"])
     assert front.process.stdout.read() == ""
     front.process.stdout.close()
-    assert front.process.wait(10) == 1
+    assert front.process.wait(60) == 1

@@ -109,12 +109,12 @@ async def ended(process):
     """Its exit status, standard output as JSON lines and standard error, after SIGTERM."""
     with contextlib.suppress(ProcessLookupError):
         process.send_signal(signal.SIGTERM)
-    out, err = await asyncio.wait_for(process.communicate(), 10)
+    out, err = await asyncio.wait_for(process.communicate(), 60)
     return process.returncode, [json.loads(line) for line in out.splitlines()], err.decode()
 
 
 async def until(condition):
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while not condition():
             await asyncio.sleep(0.005)
 
@@ -192,7 +192,7 @@ async def test_an_error_before_the_first_byte_is_posted_as_one(sent, kind):
 async def test_an_application_that_does_not_start_is_an_init_error(handler, kind):
     api = RuntimeApi([])
     async with running(api, handler) as process:
-        status, _, err = await asyncio.wait_for(_finished(process), 10)
+        status, _, err = await asyncio.wait_for(_finished(process), 60)
     assert (status, api.polls) == (1, 0)
     assert "the function did not start" in err
     ((head, chunks, _),) = api.posts
@@ -209,12 +209,12 @@ async def test_sigterm_in_mid_stream_lets_it_end_and_then_nothing_is_polled(tmp_
     api = RuntimeApi([event(query="events=2"), event()])
     (tmp_path / "s-1").touch()
     async with running(api, SSE_FOLDER=str(tmp_path)) as process:
-        await asyncio.wait_for(api.first_chunk.wait(), 10)
+        await asyncio.wait_for(api.first_chunk.wait(), 60)
         process.send_signal(signal.SIGTERM)
         await asyncio.sleep(0.1)
         assert process.returncode is None
         (tmp_path / "s-2").touch()
-        status, _, err = await asyncio.wait_for(_finished(process), 10)
+        status, _, err = await asyncio.wait_for(_finished(process), 60)
     assert (status, api.polls, err) == (0, 1, "")
     assert api.posts[0][1][-1] == b"data: [DONE]\n\n"
 
@@ -222,7 +222,7 @@ async def test_sigterm_in_mid_stream_lets_it_end_and_then_nothing_is_polled(tmp_
 async def test_a_service_beyond_recovery_ends_the_process(tmp_path):
     api = RuntimeApi([event(), event()], status=500)
     async with running(api, SSE_FOLDER=str(tmp_path)) as process:
-        status, _, err = await asyncio.wait_for(_finished(process), 10)
+        status, _, err = await asyncio.wait_for(_finished(process), 60)
     assert (status, api.polls) == (1, 1)
     assert "the Runtime API answered 500" in err
 
@@ -230,7 +230,7 @@ async def test_a_service_beyond_recovery_ends_the_process(tmp_path):
 async def test_a_service_out_of_reach_ends_the_process():
     api = RuntimeApi([])
     async with running(api, AWS_LAMBDA_RUNTIME_API="127.0.0.1:1") as process:
-        status, _, err = await asyncio.wait_for(_finished(process), 10)
+        status, _, err = await asyncio.wait_for(_finished(process), 60)
     assert status == 1
     assert "out of reach" in err
 
@@ -272,13 +272,13 @@ async def _collect(stream, received):
 async def test_a_function_is_no_more_than_eight_chunks_ahead_of_its_client():
     stream = AnswerStream()
     for _ in range(8):
-        await asyncio.wait_for(stream.put(b"x"), 1)
+        await asyncio.wait_for(stream.put(b"x"), 60)
     ninth = asyncio.create_task(stream.put(b"y"))
     await asyncio.sleep(0)
     assert not ninth.done()
     chunks = aiter(stream)
     assert await anext(chunks) == b"x"
-    await asyncio.wait_for(ninth, 1)
+    await asyncio.wait_for(ninth, 60)
 
 
 async def test_a_stream_without_a_head_is_the_services_own_error():
