@@ -270,13 +270,12 @@ DEPLOY = {"order": "o-1", "amount": 1}
 
 async def deploy_beside_its_tests(agent: Agent, service: Any) -> None:
     """What the article asks an agent for: run the tests and deploy, in one turn."""
-    began, finished = asyncio.Event(), asyncio.Event()
+    began, answered, finished = asyncio.Event(), asyncio.Event(), asyncio.Event()
     too_early: list[Any] = []
 
     async def tests(body: Any) -> None:
         began.set()
-        for _ in range(300):
-            await asyncio.sleep(0)
+        await asyncio.wait_for(answered.wait(), 30)
         finished.set()
 
     async def deploy(body: Any) -> None:
@@ -287,6 +286,7 @@ async def deploy_beside_its_tests(agent: Agent, service: Any) -> None:
     running = asyncio.create_task(agent.call("run_tests", {"order": "o-1"}))
     await began.wait()
     early = await agent.call("deploy", DEPLOY)
+    answered.set()
     assert (await running).status_code == 200
     assert not too_early, "deployed before its tests had finished"
     assert (early.status_code, code(early)) == (409, "prerequisite_in_flight"), f"told wrongly: {early.text}"
