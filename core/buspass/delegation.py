@@ -56,6 +56,7 @@ async def begin_child(house: House, who: Caller, parent: str, body: Mapping[str,
     """Start a child for the bearer of its parent's token. Raises Problem."""
     if not isinstance(who, TaskCaller) or who.key:
         raise Problem("denied", "only a task's own agent hands parts of it on, with the task token", reasons=["caller"])
+    asked = house.clock.now()
     view = await visible(house, who, parent)
     check_standing(view.head, who.claims.fence, house.clock.now())
     if "peer" in body:
@@ -77,12 +78,17 @@ async def begin_child(house: House, who: Caller, parent: str, body: Mapping[str,
     terms = narrowed(wish.terms, await ask(house, "start", draft, "open", enforced))
     terms = replace(terms, wall=min(terms.wall, (view.task.deadline - draft.created_at) / 1000))
     wish = replace(wish, terms=terms, caps=_caps(workflow, terms.grant, view.head))
-    asked = {**body, "parent": parent, "workflow": workflow.name}
-    return await _born(house, view, who.claims.fence, wish, finished(house, draft, terms, asked), enforced)
+    said = {**body, "parent": parent, "workflow": workflow.name}
+    return await _born(house, view, who.claims.fence, wish, finished(house, draft, terms, said), enforced, asked)
 
 
-async def _born(house: House, parent: View, fence: int, wish: _Wish, task: Task, enforced: Enforcing) -> Started:
-    """Take the budget out of the parent, then put the child. What is repeated finds what was done."""
+async def _born(
+    house: House, parent: View, fence: int, wish: _Wish, task: Task, enforced: Enforcing, asked: int
+) -> Started:
+    """Take the budget out of the parent, then put the child. What is repeated finds what was done.
+
+    `asked`: a time (ms) before the look that showed the parent alive.
+    """
     there = await house.beside(wish.host)
     if (found := await _standing(there, task)) is not None:
         return await tokened(there, found, task.principal, wish.host)
@@ -104,7 +110,7 @@ async def _born(house: House, parent: View, fence: int, wish: _Wish, task: Task,
         check_standing(entry.head, fence, house.clock.now())
         raise Problem("conflict", "the task changes too fast right now; retry", retry_after=0.5)
     born: dict[str, Value] = {"parent": {"task": parent.task.id, "host": house.place, "attempt": entry.attempt}}
-    if (lease := _lease(house, parent.head, apart=apart)) is not None:
+    if (lease := _lease(parent.head, asked, apart=apart)) is not None:
         born |= {"lease": True, "expires_at": min(task.deadline, lease)}
     route = {segment(name): step.max_calls for name, step in wish.workflow.route.items() if name in task.grant.named}
     born["left"] = {**{tool: calls for tool, calls in route.items() if calls is not None}, **entry.caps}
@@ -117,13 +123,13 @@ async def _born(house: House, parent: View, fence: int, wish: _Wish, task: Task,
     return await tokened(there, view, task.principal, wish.host)
 
 
-def _lease(house: House, above: Item, *, apart: bool) -> int | None:
+def _lease(above: Item, asked: int, *, apart: bool) -> int | None:
     """Say until when (ms) a child goes on without word from above; None where every kill reaches it.
 
     Not every one reaches a child in another store, nor who is below such a child, wherever they lie: theirs ends with
-    its.
+    its. It counts from before the parent was seen alive: a host that is frozen at this birth adds nothing to it.
     """
-    own = [house.clock.now() + LEASE] if apart else []
+    own = [asked + LEASE] if apart else []
     inherited = [int(str(above["expires_at"]))] if "lease" in above else []
     return min(own + inherited, default=None)
 

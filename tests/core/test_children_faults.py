@@ -279,6 +279,21 @@ async def test_a_lease_holds_for_all_who_are_below_it(apart: Family, host: str) 
     await rest(apart, parent)
 
 
+async def test_a_lease_counts_from_when_its_parent_was_seen_alive(apart: Family) -> None:
+    parent = await apart.domain.agent()
+    house = apart.domain.apps["onprem"].house
+    began, delegate = apart.domain.clock.now(), house.delegations.delegate
+
+    async def frozen(*parts: Any) -> Any:
+        entry = await delegate(*parts)
+        apart.advance(60)
+        return entry
+
+    house.delegations.delegate = frozen  # type: ignore[method-assign]
+    child = await apart.child(parent, host="azure")
+    assert apart.head(child.task)["expires_at"] == began + 300_000
+
+
 async def test_who_is_below_a_leased_child_that_has_ended_is_still_heard_of(apart: Family) -> None:
     parent = await apart.domain.agent()
     child = await apart.child(parent, host="azure")
