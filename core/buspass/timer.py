@@ -8,7 +8,7 @@ The index `due` is a hint: entries are written with what they are about, and wit
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Final
 
@@ -18,12 +18,13 @@ from buspass.allocation import SWEPT, tend
 from buspass.calls.house import House
 from buspass.closing import LEASE, LIVING, settle_overdue
 from buspass.errors import Problem
+from buspass.journal.seals import KEEP_LATE, read_all
 from buspass.ledger import Delegation, delegations
 from buspass.ledger.delegations import RENEWED
-from buspass.ledger.holds import HEAD, entries
+from buspass.ledger.holds import HEAD, REMINDER, credit_key, entries
 from buspass.ledger.ledger import SKEW
 from buspass.model import DUE_INDEX, DUE_SHARDS, LOOK, due_shard
-from buspass.ports.state import Equals, Item, OutcomeUnknown, Unavailable, Update
+from buspass.ports.state import Delete, Equals, Item, OutcomeUnknown, Unavailable, Update
 from buspass.stopping import finish
 from buspass.tasks import View
 
@@ -51,12 +52,12 @@ async def tick(house: House, *, limit: int = LIMIT, seconds: float = SECONDS) ->
     for step in range(DUE_SHARDS):
         shard = f"due:{(first + step) % DUE_SHARDS}"
         share = max(1, (limit - done) // (DUE_SHARDS - step))
-        for partition in await _due(house, shard, share):
+        for partition, key in await _due(house, shard, share):
             if done >= limit or house.clock.monotonic() > until:
                 return done
             done += 1
             with suppress(Problem):  # what could not be done now stays due
-                await _look(house, partition, failed)
+                await (_post(house, partition, key) if key.startswith(REMINDER) else _look(house, partition, failed))
     return done
 
 
@@ -72,12 +73,22 @@ async def keep(house: House, every: float = EVERY) -> None:
             _log.exception("the timer failed")
 
 
-async def _due(house: House, shard: str, limit: int) -> list[str]:
+async def _due(house: House, shard: str, limit: int) -> Sequence[tuple[str, str]]:
     try:
-        found = await house.state.find(DUE_INDEX, shard, f"{house.clock.now():016d}", limit)
+        return await house.state.find(DUE_INDEX, shard, f"{house.clock.now():016d}", limit)
     except Unavailable as error:
         raise Problem("state_unavailable", f"what is due could not be found ({error})", retry_after=1) from error
-    return [partition for partition, _ in found]
+
+
+async def _post(house: House, task: str, reminder: str) -> None:
+    """Post a correction whose writer died between its record and the head; then nobody need be reminded of it."""
+    with suppress(Unavailable, OutcomeUnknown):  # the next tick takes it up
+        journal = await read_all(house.state, task)
+        await house.ledger.finish_credits(task, (await house.tasks.look(task)).head, journal.covered)
+        item = await house.state.read(task, reminder)
+        written = credit_key(reminder.removeprefix(REMINDER)) in journal.records
+        if item is not None and (written or house.clock.now() - int(str(item["at"])) > KEEP_LATE):
+            await house.state.apply(task, [Delete(reminder, ())])
 
 
 async def _look(house: House, partition: str, failed: set[str]) -> None:

@@ -294,7 +294,7 @@ async def test_totals_are_kept_by_kind_name_and_host(kept):
 async def test_a_credit_is_sealed_after_it_is_posted():
     kept = Kept(transactional=False)
     held = await kept.late_credit("i1")
-    kept.state.meet(None, Dies(1))
+    kept.state.meet(None, Dies(2))
     with pytest.raises(Crash):
         await kept.settle(held)
     seal = await kept.sealer.seal("t")

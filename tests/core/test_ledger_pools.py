@@ -176,6 +176,21 @@ async def test_an_intent_that_came_to_nothing_is_dropped_when_it_is_due(bank: Ba
     bank.balanced()
 
 
+async def test_a_commit_that_arrives_after_its_intent_was_dropped_takes_nothing(bank: Bank) -> None:
+    await bank.take("before")
+    bank.state.meet(None, Late(), None, Down())
+    with pytest.raises(Problem, match="state_unavailable"):
+        await bank.take("t")
+    bank.clock.advance(1.001)
+    await bank.here.open_until("p", FAR, 10)
+    assert "alloc:t" not in bank.items
+    bank.state.deliver()
+    assert "t" not in bank.head["last"], "nobody would ever look after it"
+    bank.balanced()
+    assert isinstance(await bank.take("t"), Allocation)
+    bank.balanced()
+
+
 @pytest.mark.parametrize("writes", range(8))
 @pytest.mark.parametrize("ends", ["take", "release"])
 async def test_a_crash_anywhere_leaves_money_allocated_and_the_repetition_finishes(

@@ -10,8 +10,10 @@ from typing import Any
 
 import pytest
 
-from buspass.ledger import Claim
+from buspass.journal.seals import KEEP_LATE
+from buspass.ledger import Claim, Held, Outcome
 from buspass.testing.family import Family
+from buspass.testing.state_memory import Crash, Dies
 from buspass.timer import EVERY, keep, tick
 
 CONFIG = Path(__file__).parents[1] / "data" / "children" / "buspass.yaml"
@@ -67,6 +69,40 @@ async def test_a_hold_that_nobody_settles_is_ended(family: Family) -> None:
     assert family.head(agent.task)["open"] == {}
     assert family.items(agent.task)["rec:i_1"]["state"] == "expired"
     assert family.spent(agent.task) == 5_000
+
+
+@pytest.mark.parametrize("died_after", [1, 2], ids=["the reminder", "the record"])
+async def test_a_correction_whose_writer_dies_is_posted_and_reaches_the_pool(family: Family, died_after: int) -> None:
+    agent = await family.domain.agent()
+    house = family.domain.apps["onprem"].house
+    claim = Claim(
+        task=agent.task,
+        call="i_1",
+        kind="inference",
+        name="plan",
+        amounts={"cost": 5_000, "tokens": 10, "calls": 1},
+        fence=1,
+        deadline=house.clock.now() + 20_000,
+        host="onprem",
+    )
+    held = await house.ledger.hold(claim, 0)
+    assert isinstance(held, Held)
+    family.advance(601)
+    await family.tick("aws", times=1)
+    assert family.pool()["available"]["cost"] == 5_000_000 - 5_000
+    family.state.transactional = False
+    family.state.meet(None, Dies(died_after))
+    with pytest.raises(Crash):
+        await house.ledger.settle(held, Outcome(use={"cost": 1_000, "tokens": 3, "calls": 1}), {"kind": "inference"})
+    assert ("credit:i_1" in family.items(agent.task)) is (died_after == 2)
+    family.advance(61)
+    await family.tick("aws", times=1)
+    assert family.spent(agent.task) == (1_000 if died_after == 2 else 5_000)
+    family.advance(KEEP_LATE / 1000)
+    await family.tick("aws", times=1)
+    assert family.pool()["available"]["cost"] == 5_000_000 - family.spent(agent.task)
+    assert "due:i_1" not in family.items(agent.task)
+    assert due(family) == []
 
 
 async def test_a_task_that_lives_is_looked_at_again(family: Family) -> None:

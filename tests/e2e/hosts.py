@@ -113,7 +113,7 @@ class Services:
             case "page":
                 return Response("<html>sorry</html>", media_type="text/html")
             case "slow":
-                await asyncio.sleep(2)
+                await asyncio.sleep(10)
         return JSONResponse({"id": name, "größe": 1.5, "query": dict(request.query_params)})
 
     async def note(self, request):

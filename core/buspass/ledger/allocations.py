@@ -171,10 +171,19 @@ class Records:
         raise too_fast(account)
 
     async def _forget(self, account: str, key: str) -> None:
-        """Drop an intent that came to nothing; who still commits it writes its record anew."""
-        record = await self._read(account, key)
-        if record is not None and whole(record["turn"]) == 0 and whole(record["due"]) <= self._clock.now():
-            await self._apply(account, [Delete(key, (Equals(("turn",), 0),))])
+        """Drop an intent that came to nothing, once no commit of it that is still under way can be taken.
+
+        Without another version such a commit would count though nobody looks after it any more: its writer may be dead.
+        """
+        record, head = await self._read(account, key), await self._read(account, HEAD)
+        if record is None or whole(record["turn"]) or whole(record["due"]) > self._clock.now():
+            return
+        if head is not None:
+            late = Update(HEAD, (Equals(("version",), whole(head["version"])),), {("version",): 1})
+            taken = key.removeprefix("alloc:") in table(head, "last")
+            if taken or not isinstance(await self._apply(account, [late]), Applied):
+                return  # the next look sees
+        await self._apply(account, [Delete(key, (Equals(("turn",), 0),))])
 
     async def _pause(self) -> None:
         await self._clock.sleep(PAUSE * (1 + self._clock.random(1)[0] / 256))

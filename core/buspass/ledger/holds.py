@@ -27,7 +27,9 @@ an item of every store.
 SWEEPING: Final = "sweeping"
 """The state of a call that was dispatching and whose hold a sweep ends."""
 CORRECTED: Final = 60_000
-"""Milliseconds after which a timer sees to it that a correction has reached the pool or the parent."""
+"""Milliseconds after which a timer sees to it that a correction has reached the head, the pool or the parent."""
+REMINDER: Final = "due:"
+"""Begins the key of what has a timer post a correction; the call's id follows."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -236,6 +238,12 @@ def crediting(task: str, call: str, back: Amounts, now: int) -> Update:
     add |= {("version",): 1, ("entries",): 1}
     due = {DUE_INDEX: (due_shard(task), f"{now + CORRECTED:016d}")}
     return Update(HEAD, (Absent(("late", call)),), add, {("late", call): now}, index=due)
+
+
+def reminding(task: str, call: str, now: int) -> Put:
+    """Have a timer post a correction whose writer dies between its record and the head: written before both."""
+    due = {DUE_INDEX: (due_shard(task), f"{now + CORRECTED:016d}")}
+    return Put(f"{REMINDER}{call}", {"at": now}, index=due)
 
 
 def record_key(call: str) -> str:

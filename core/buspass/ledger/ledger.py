@@ -31,6 +31,7 @@ from buspass.ledger.holds import (
     needs,
     record_key,
     releasing,
+    reminding,
     sweeping,
     taking,
 )
@@ -42,6 +43,7 @@ from buspass.ports.clock import Clock
 from buspass.ports.state import (
     Absent,
     Applied,
+    Delete,
     Item,
     Operation,
     OutcomeUnknown,
@@ -236,12 +238,18 @@ class Ledger:
         return await self._credit(task, entry.call, back, full)
 
     async def _credit(self, task: str, call: str, back: Amounts, full: Mapping[str, Value]) -> Applied | Refused:
-        key = credit_key(call)
+        key, now = credit_key(call), self._clock.now()
         correction = {**full, "state": "credit", "use": {name: -amount for name, amount in back.items()}}
-        credit = crediting(task, call, back, self._clock.now())
-        result = await self._commit(task, [Put(key, self._stamp(task, key, correction)), credit])
-        if isinstance(result, Refused) and result.index == 0:
-            return await self._commit(task, [credit])
+        reminder = reminding(task, call, now)
+        steps: list[Operation] = [
+            reminder,
+            Put(key, self._stamp(task, key, correction)),
+            crediting(task, call, back, now),
+        ]
+        while isinstance(result := await self._commit(task, steps), Refused) and result.index + 1 < len(steps):
+            del steps[: result.index + 1]  # so far it stands, from an answer that was lost
+        with suppress(Problem):  # else a timer finds that nothing is left to post
+            await self._commit(task, [Delete(reminder.key, ())])
         return result
 
     # ── sweep ───────────────────────────────────────────────────────────────────────────────────────────────────

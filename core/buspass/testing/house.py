@@ -120,6 +120,7 @@ class Domain:
         if name not in self._clients:
             policies = sorted(self._path.parent.rglob("*.rego"))
             sources = tuple(each.read_bytes() for each in (self._path, *policies))
+            self._data.mkdir(parents=True, exist_ok=True)
             bundled = self._data / f"{name}.json"
             bundled.write_bytes(_compiled(self._path, sources, name))
             environ = {
