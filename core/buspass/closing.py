@@ -101,7 +101,7 @@ async def give_back(house: House, task: str, head: Item) -> None:
     if head["status"] in LIVING or head["open"] or head["children"]:
         return
     if isinstance(pool := head.get("pool"), str):
-        await house.pools.release(pool, task, balance(head).spent["cost"])
+        await house.pools.release(pool, task, balance(head).spent["cost"], int(str(head["entries"])))
     if isinstance(link := head.get("parent"), Mapping):
         await _hand_back(house, task, head, link)
 

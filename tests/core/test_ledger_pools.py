@@ -176,6 +176,21 @@ async def test_an_intent_that_came_to_nothing_is_dropped_when_it_is_due(bank: Ba
     bank.balanced()
 
 
+async def test_who_says_what_stood_there_once_takes_nothing_back(bank: Bank) -> None:
+    await bank.take("t")
+    await bank.here.release("p", "t", 60, 3)
+    await bank.here.release("p", "t", 40, 4)
+    await bank.take("u", 960)
+    for late in (3, 2, 4):
+        await bank.host().release("p", "t", 40 if late == 4 else 60, late)
+        bank.balanced(spent=40)
+    await bank.here.release("p", "t", 40, 6)
+    await bank.here.release("p", "t", 30, 5)
+    bank.balanced(spent=40)
+    await bank.here.release("p", "t", 20, 7)
+    bank.balanced(spent=20)
+
+
 async def test_a_commit_that_arrives_after_its_intent_was_dropped_takes_nothing(bank: Bank) -> None:
     await bank.take("before")
     bank.state.meet(None, Late(), None, Down())

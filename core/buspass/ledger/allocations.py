@@ -49,7 +49,8 @@ _POOL: Final = "pool:"
 class Allocation:
     """Money that a pool gave to a task, or to another account. Micro-dollars; `at` and `due` (look at it then) in ms.
 
-    `turn` counts its changes: 0 is an intent that the head may not have taken yet.
+    `turn` counts its changes: 0 is an intent that the head may not have taken yet. `as_of`: how old the word is that
+    `spent` stands on.
     """
 
     id: str
@@ -59,6 +60,7 @@ class Allocation:
     state: Literal["open", "released"] = "open"
     spent: int = 0
     turn: int = 1
+    as_of: int = 0
 
     @property
     def account(self) -> str:
@@ -213,6 +215,7 @@ def written(allocation: Allocation) -> dict[str, Value]:
         "state": allocation.state,
         "spent": allocation.spent,
         "turn": allocation.turn,
+        **({"as_of": allocation.as_of} if allocation.as_of else {}),
     }
 
 
@@ -226,6 +229,7 @@ def read(name: str, item: Item) -> Allocation:
         state="released" if text(item["state"]) == "released" else "open",
         spent=whole(item["spent"]),
         turn=whole(item["turn"]),
+        as_of=whole(item.get("as_of", 0)),
     )
 
 

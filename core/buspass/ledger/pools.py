@@ -121,15 +121,16 @@ class Pools(Records):
 
     # ── release ─────────────────────────────────────────────────────────────────────────────────────────────────
 
-    async def release(self, account: str, allocation: str, spent: int) -> None:
+    async def release(self, account: str, allocation: str, spent: int, as_of: int | None = None) -> None:
         """Give back what who ended has not spent. With another `spent` than before the difference is corrected.
 
-        Into an account whose window is over it flows on to the accounts above.
+        `as_of` grows with whatever `spent` is read from: who was frozen since, and says what stood there once, changes
+        nothing. None: it can't have changed. Into an account whose window is over it flows on to the accounts above.
         """
-        if await self._release(account, allocation, spent):
+        if await self._release(account, allocation, spent, as_of):
             await self.flow(account)
 
-    async def _release(self, account: str, allocation: str, spent: int) -> bool:
+    async def _release(self, account: str, allocation: str, spent: int, as_of: int | None) -> bool:
         """Say whether it has to flow on."""
         async with self._turn(account):
             for _ in range(TRIES):
@@ -138,12 +139,14 @@ class Pools(Records):
                 if head is None or found is None:
                     return False  # nothing was ever taken under this id
                 over = self._over(head)
-                if found.state == "released" and found.spent == spent:
+                said = found.as_of if as_of is None else as_of
+                old = said < found.as_of or (said == found.as_of and spent == found.spent)
+                if found.state == "released" and old:
                     await self._record(account, found)
                     return over
                 if head["closed"]:
                     await self._arm(account)  # a hint for the timer, written before
-                new = replace(found, state="released", spent=spent, turn=found.turn + 1)
+                new = replace(found, state="released", spent=spent, turn=found.turn + 1, as_of=said)
                 taken = found.amount if found.state == "open" else found.spent
                 gone = -found.amount if found.state == "open" else 0
                 if await self._commit(account, head, new, available=taken - spent, allocated=gone):
@@ -159,7 +162,7 @@ class Pools(Records):
                 return True  # whoever bears it sets its timer anew
             if head["closed"]:
                 for above, spent in _shares(head):
-                    await self.release(above, partition(account), spent)
+                    await self.release(above, partition(account), spent, whole(head["version"]))
                 return True
             if not self._over(head) or amounts(head, "allocated")["cost"]:
                 return False
