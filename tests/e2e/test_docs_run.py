@@ -13,6 +13,8 @@ from buspass.cli.environment import governed
 from buspass.testing.provider import Provider
 from buspass.testing.up import up
 
+pytestmark = pytest.mark.verify
+
 ROOT = Path(__file__).parents[2]
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / "examples").rglob("*.md")])
 BLOCK = re.compile(r"(<!-- [^\n]* -->\n)?^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)

@@ -10,6 +10,10 @@ from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from itertools import count
 
+import pytest
+
+pytestmark = pytest.mark.verify
+
 TRIES = 600
 TRIES_A_TASK = 5
 AT_ONCE = 10
