@@ -122,7 +122,7 @@ def all_there_is(account, head):
     return 2 * head["available"]["cost"]
 
 
-async def released_as_told(self, account, allocation, spent):
+async def released_as_told(self, account, allocation, spent, as_of):
     """Give back what was allocated each time somebody says so."""
     head = await self._read(account, "head")
     found = await self._found(account, head, allocation) if head else None
