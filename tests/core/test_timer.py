@@ -37,6 +37,24 @@ def due(family: Family) -> list[str]:
     return sorted(part for part in places if part.startswith("t_"))
 
 
+async def held_by(family: Family, task: str) -> Held:
+    """A call in flight that nobody will settle by itself."""
+    house = family.domain.apps["onprem"].house
+    claim = Claim(
+        task=task,
+        call="i_1",
+        kind="inference",
+        name="plan",
+        amounts={"cost": 5_000, "tokens": 10, "calls": 1},
+        fence=1,
+        deadline=house.clock.now() + 20_000,
+        host="onprem",
+    )
+    held = await house.ledger.hold(claim, 0)
+    assert isinstance(held, Held)
+    return held
+
+
 async def test_a_task_that_nobody_looks_at_expires_and_its_money_goes_back(family: Family) -> None:
     agent = await family.domain.agent()
     assert (await agent.chat()).status_code == 200
@@ -52,18 +70,7 @@ async def test_a_task_that_nobody_looks_at_expires_and_its_money_goes_back(famil
 
 async def test_a_hold_that_nobody_settles_is_ended(family: Family) -> None:
     agent = await family.domain.agent()
-    house = family.domain.apps["onprem"].house
-    claim = Claim(
-        task=agent.task,
-        call="i_1",
-        kind="inference",
-        name="plan",
-        amounts={"cost": 5_000, "tokens": 10, "calls": 1},
-        fence=1,
-        deadline=house.clock.now() + 20_000,
-        host="onprem",
-    )
-    await house.ledger.hold(claim, 0)
+    await held_by(family, agent.task)
     family.advance(600)
     await family.tick("aws", times=1)
     assert family.head(agent.task)["open"] == {}
@@ -74,26 +81,14 @@ async def test_a_hold_that_nobody_settles_is_ended(family: Family) -> None:
 @pytest.mark.parametrize("died_after", [1, 2], ids=["the reminder", "the record"])
 async def test_a_correction_whose_writer_dies_is_posted_and_reaches_the_pool(family: Family, died_after: int) -> None:
     agent = await family.domain.agent()
-    house = family.domain.apps["onprem"].house
-    claim = Claim(
-        task=agent.task,
-        call="i_1",
-        kind="inference",
-        name="plan",
-        amounts={"cost": 5_000, "tokens": 10, "calls": 1},
-        fence=1,
-        deadline=house.clock.now() + 20_000,
-        host="onprem",
-    )
-    held = await house.ledger.hold(claim, 0)
-    assert isinstance(held, Held)
+    ledger, held = family.domain.apps["onprem"].house.ledger, await held_by(family, agent.task)
     family.advance(601)
     await family.tick("aws", times=1)
     assert family.pool()["available"]["cost"] == 5_000_000 - 5_000
     family.state.transactional = False
     family.state.meet(None, Dies(died_after))
     with pytest.raises(Crash):
-        await house.ledger.settle(held, Outcome(use={"cost": 1_000, "tokens": 3, "calls": 1}), {"kind": "inference"})
+        await ledger.settle(held, Outcome(use={"cost": 1_000, "tokens": 3, "calls": 1}), {"kind": "inference"})
     assert ("credit:i_1" in family.items(agent.task)) is (died_after == 2)
     family.advance(61)
     await family.tick("aws", times=1)
