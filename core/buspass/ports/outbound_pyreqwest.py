@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine
+from contextlib import AbstractContextManager, nullcontext
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -184,20 +185,14 @@ async def _whole(answer: Answer, request: Request) -> Response:
     if encoding == "identity" and length.isdecimal():  # hyper takes exactly so many
         body = (await answer.bytes()).to_bytes()
     else:
-        body = await whole(readable(_pieces(answer), encoding), request.limit)
+        body = await whole(readable(_pieces(answer, nullcontext()), encoding), request.limit)
     return Response(status=answer.status, headers=headers, body=body)
 
 
-async def _pieces(answer: Answer) -> AsyncIterator[bytes]:
-    reader = answer.body_reader
-    while (piece := await reader.read_chunk()) is not None:
-        yield piece.to_bytes()
-
-
-async def _in_time(answer: Answer, idle: Idle) -> AsyncIterator[bytes]:
+async def _pieces(answer: Answer, around_each: AbstractContextManager[None]) -> AsyncIterator[bytes]:
     reader = answer.body_reader
     while True:
-        with idle:
+        with around_each:
             piece = await reader.read_chunk()
         if piece is None:
             return
@@ -210,7 +205,7 @@ async def _chunks(
     """Give the body piece by piece, unpacked; the connection is let go however it ends."""
     size, idle = 0, Idle(request.idle)
     try:
-        async for chunk in readable(_in_time(answer, idle), encoding):
+        async for chunk in readable(_pieces(answer, idle), encoding):
             size += len(chunk)
             fits(size, request.limit)
             yield chunk
