@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import suppress
+from functools import partial
 from typing import Final
 
 from buspass.calls.house import House
@@ -115,34 +116,35 @@ async def give_back_now(house: House, task: str, head: Item) -> None:
 async def _hand_back(house: House, task: str, head: Item, link: Mapping[str, Value]) -> None:
     """Give a child's parent what the child has left, once; correct it where a call was settled late. It flows on."""
     parent, hosts = str(link["task"]), house.settings.hosts
-    closing = Closing(status=str(head["status"]), used=_used(head), caps=_left(head))
+    as_of = int(str(head["entries"]))  # whatever a task spends is counted there: of two heads it tells the newer
+    closing = Closing(status=str(head["status"]), used=_used(head), caps=_left(head), as_of=as_of)
     home = hosts.get(str(link["host"]))
     if home is None or home.state != hosts[house.place].state:  # there nobody takes our word for it
-        await stated(house.state, house.signer, house.clock, task, link, closing)
+        await stated(house.state, house.signer, house.clock, house.keyring.check, task, link, closing)
         if (proven := await closed(house.state, house.keyring.check, task, link)) is None:
             return
         closing = proven
     above = await house.beside(str(link["host"]))
     found = delegations((await above.tasks.look(parent)).head)
     entry = next((each for each in found if (each.task, each.attempt) == (task, link["attempt"])), None)
-    if entry is not None:
-        after = await above.delegations.settle(parent, entry, closing, house.host.name)
-    else:
-
-        async def sealed() -> frozenset[str]:
-            try:
-                return (await read_all(above.state, parent)).covered
-            except Unavailable as error:
-                detail = f"the parent's journal could not be read ({error}); retry"
-                raise Problem("state_unavailable", detail, retry_after=1) from error
-
-        if not await above.delegations.correct(parent, task, closing.used, sealed, house.host.name):
+    if entry is None or not await above.delegations.settle(parent, entry, closing, house.host.name):
+        corrected = await above.delegations.correct(
+            parent, task, closing, partial(_sealed, above, parent), house.host.name
+        )
+        if not corrected and entry is None:
             return
-        after = (await above.tasks.look(parent)).head
-    above.tasks.saw(parent, after)
+    after = (await above.tasks.look(parent)).head
     if after["status"] not in LIVING:
         await above.sealer.seal(parent)
         await give_back(above, parent, after)
+
+
+async def _sealed(house: House, task: str) -> frozenset[str]:
+    try:
+        return (await read_all(house.state, task)).covered
+    except Unavailable as error:
+        detail = f"the parent's journal could not be read ({error}); retry"
+        raise Problem("state_unavailable", detail, retry_after=1) from error
 
 
 def _used(head: Item) -> dict[str, int]:

@@ -52,7 +52,9 @@ class Books:
 
 
 def closing(cost: int, **more: Any) -> Closing:
-    return Closing(**{"status": "completed", "used": {"cost": cost, "calls": 1}, "caps": {"pay": 1}, **more})
+    return Closing(
+        **{"status": "completed", "used": {"cost": cost, "calls": 1}, "caps": {"pay": 1}, "as_of": 1, **more}
+    )
 
 
 @pytest.fixture
@@ -116,8 +118,8 @@ async def test_settling_again_changes_nothing(books: Books) -> None:
 async def test_corrections_add_up_to_what_the_child_used(books: Books) -> None:
     entry = await books.take()
     await books.delegations.settle("t", entry, closing(300), "h")
-    for used in (200, 200, 90, 140):
-        await books.delegations.correct("t", "t_child", {"cost": used, "calls": 1}, books.sealed, "h")
+    for as_of, used in enumerate((200, 200, 90, 140), start=2):
+        await books.delegations.correct("t", "t_child", closing(used, as_of=as_of), books.sealed, "h")
         assert balance(books.head).spent["cost"] == used
     assert books.head["entries"] == 4, "the settle and three corrections: 200 was said twice"
 
@@ -127,10 +129,45 @@ async def test_a_correction_that_broke_off_is_posted_by_the_next(books: Books) -
     await books.delegations.settle("t", entry, closing(300), "h")
     record: Mapping[str, Any] = books.state.dump()["t"]["rec:t_child"]
     credit = {**record, "state": "credit", "use": {"cost": -100}}
-    await books.state.apply("t", [Put("credit:t_child.0", credit)])  # and the host died
-    assert await books.delegations.correct("t", "t_child", {"cost": 200, "calls": 1}, books.sealed, "h")
+    await books.state.apply("t", [Put("credit:t_child.0", {**credit, "as_of": 2})])  # and the host died
+    assert await books.delegations.correct("t", "t_child", closing(200, as_of=2), books.sealed, "h")
     assert balance(books.head).spent["cost"] == 200
-    assert not await books.delegations.correct("t", "t_child", {"cost": 200, "calls": 1}, books.sealed, "h")
+    assert not await books.delegations.correct("t", "t_child", closing(200, as_of=2), books.sealed, "h")
+
+
+async def test_what_a_frozen_host_read_long_ago_corrects_nothing(books: Books) -> None:
+    entry = await books.take()
+    await books.delegations.settle("t", entry, closing(300, as_of=3), "h")
+    assert await books.delegations.correct("t", "t_child", closing(90, as_of=5), books.sealed, "h")
+    assert not await books.delegations.correct("t", "t_child", closing(300, as_of=3), books.sealed, "h")
+    assert not await books.delegations.correct("t", "t_child", closing(200, as_of=4), books.sealed, "h")
+    assert balance(books.head).spent["cost"] == 90
+
+
+async def test_a_newer_closing_is_told_to_have_met_an_older_one(books: Books) -> None:
+    """Whoever settles second must correct: the first one's record stands for ever."""
+    entry = await books.take()
+    assert await books.delegations.settle("t", entry, closing(300, as_of=3), "h")
+    assert not await books.delegations.settle("t", entry, closing(90, as_of=4), "h")
+    assert await books.delegations.settle("t", entry, closing(500, as_of=2), "h")
+    assert balance(books.head).spent["cost"] == 300
+
+
+async def test_two_corrections_at_once_come_to_the_newer_one(books: Books) -> None:
+    entry = await books.take()
+    await books.delegations.settle("t", entry, closing(300), "h")
+    looked, calls = books.state.list, 0
+
+    async def behind(*parts: Any) -> Any:
+        nonlocal calls
+        found, calls = await looked(*parts), calls + 1
+        if calls == 1:  # another host's, in the moment after our look
+            await books.delegations.correct("t", "t_child", closing(100, as_of=2), books.sealed, "h")
+        return found
+
+    books.state.list = behind  # type: ignore[method-assign]
+    assert await books.delegations.correct("t", "t_child", closing(80, as_of=3), books.sealed, "h")
+    assert balance(books.head).spent["cost"] == 80
 
 
 async def test_a_head_that_forbids_it_is_given_for_the_guard(books: Books) -> None:

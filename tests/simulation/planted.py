@@ -136,7 +136,7 @@ async def released_as_told(self, account, allocation, spent, as_of):
 async def settled_without_record(self, parent, entry, closing, host):
     """Give back what a child left and write nothing down."""
     await self._commit(parent, [returning(entry, closing.used, closing.caps)])
-    return await self._head(parent)
+    return True
 
 
 def by_place(entry, used, caps, *, counted=False):
@@ -157,7 +157,7 @@ def on_credit(parent, entry, fence, now):
     return Update(update.key, require, update.add, update.set, index=update.index)
 
 
-async def uncorrected(self, parent, child, used, sealed, host):
+async def uncorrected(self, parent, child, closing, sealed, host):
     """Leave it at what the child gave back first."""
     return False
 

@@ -71,11 +71,15 @@ class Delegation:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Closing:
-    """How a child ended: what it used, and which calls of capped tools it has left."""
+    """How a child ended: what it used, and which calls of capped tools it has left.
+
+    `as_of` grows with whatever that is read from: the child's `entries`. Of two closings the newer one is true.
+    """
 
     status: str
     used: Amounts
     caps: Mapping[str, int]
+    as_of: int
 
 
 class Delegations:
@@ -118,8 +122,11 @@ class Delegations:
         """Give back whole what stands for nothing: no child lives on it."""
         await self._commit(parent, [returning(entry, {}, entry.caps)])
 
-    async def settle(self, parent: str, entry: Delegation, closing: Closing, host: str) -> Item:
-        """Write what the child used, and give back the rest; give the parent's head as it is then."""
+    async def settle(self, parent: str, entry: Delegation, closing: Closing, host: str) -> bool:
+        """Write what the child used, and give back the rest; say whether the record that stands knows this closing.
+
+        Where it does not, another was told an older one first: `correct` it.
+        """
         key = record_key(entry.task)
         record: dict[str, Value] = {
             "kind": "child",
@@ -130,60 +137,80 @@ class Delegations:
             "state": "settled",
             "status": closing.status,
             "attempt": entry.attempt,
+            "as_of": closing.as_of,
             "use": {name: amount for name, amount in closing.used.items() if amount},
             "caps": dict(closing.caps),
         }
         end = returning(entry, closing.used, closing.caps, counted=True)
         result = await self._commit(parent, [Put(key, self._stamp(parent, key, record)), end])
-        if isinstance(result, Refused) and result.index == 0:
-            found = result.item
-            if found is not None and found["attempt"] == entry.attempt:  # a crash between record and head
-                end = returning(entry, amounts(found, "use"), amounts(found, "caps"), counted=True)
-                await self._commit(parent, [end])
-            else:  # the child was settled under another entry
-                await self.give_back(parent, entry)
-        return await self._head(parent)
+        found = result.item if isinstance(result, Refused) and result.index == 0 else None
+        if found is None:
+            return True
+        if found["attempt"] == entry.attempt:  # a crash between record and head, or another host at work
+            end = returning(entry, amounts(found, "use"), amounts(found, "caps"), counted=True)
+            await self._commit(parent, [end])
+        else:  # the child was settled under another entry
+            await self.give_back(parent, entry)
+        return _as_of(found) >= closing.as_of
 
     async def correct(
-        self, parent: str, child: str, used: Amounts, sealed: Callable[[], Awaitable[frozenset[str]]], host: str
+        self, parent: str, child: str, closing: Closing, sealed: Callable[[], Awaitable[frozenset[str]]], host: str
     ) -> bool:
         """Post the difference to what was settled before; say whether something was posted.
 
-        `sealed`: records under a seal of the parent's; what stands there was posted long ago.
+        A closing that is not newer than what stands there changes nothing: its bearer was frozen since. `sealed`:
+        records under a seal of the parent's; what stands there was posted long ago. Raises Problem conflict.
         """
         record = await self._read(parent, record_key(child))
         if record is None:
             return False
-        head, before = await self._head(parent), amounts(record, "use")
-        posts = await self._list(parent, f"{credit_key(child)}.")
-        old, posted = await sealed() if posts else frozenset(), False
+        posted = False
+        for _ in range(TRIES):
+            posts = await self._list(parent, f"{credit_key(child)}.")
+            posted |= await self._post(parent, posts, sealed)
+            if closing.as_of <= max(map(_as_of, (record, *(credit for _, credit in posts)))):
+                return posted
+            more = {name: closing.used.get(name, 0) for name in ACCOUNTS}
+            for item in (record, *(credit for _, credit in posts)):
+                for name, amount in amounts(item, "use").items():
+                    more[name] -= amount
+            if not any(more.values()):
+                return posted
+            call, now = f"{child}.{len(posts)}", self._clock.now()
+            correction: dict[str, Value] = {
+                "kind": "child",
+                "name": record["name"],
+                "host": host,
+                "at": record["at"],
+                "ended": now,
+                "state": "credit",
+                "attempt": record["attempt"],
+                "as_of": closing.as_of,
+                "use": {name: amount for name, amount in more.items() if amount},
+            }
+            key = credit_key(call)
+            back = {name: -amount for name, amount in more.items()}
+            put = Put(key, self._stamp(parent, key, correction))
+            result = await self._commit(parent, [put, crediting(parent, call, back, now)])
+            if isinstance(result, Applied):
+                return True
+            # that number was taken, by ours whose answer was lost or by another's: the next look sees
+        raise Problem("conflict", "the child is corrected by others right now; retry", retry_after=0.5)
+
+    async def _post(
+        self, parent: str, posts: Sequence[tuple[str, Item]], sealed: Callable[[], Awaitable[frozenset[str]]]
+    ) -> bool:
+        """Post corrections whose writers died between the record and the head; say whether one was."""
+        if not posts:
+            return False
+        head, old, posted = await self._head(parent), await sealed(), False
         for key, credit in posts:
-            for name, amount in amounts(credit, "use").items():
-                before[name] = before.get(name, 0) + amount
             call = key.removeprefix(credit_key(""))
             if key not in old and call not in table(head, "late"):
                 back = {name: -amount for name, amount in amounts(credit, "use").items()}
                 await self._commit(parent, [crediting(parent, call, back, self._clock.now())])
                 posted = True
-        more = {name: used.get(name, 0) - before.get(name, 0) for name in ACCOUNTS}
-        if not any(more.values()):
-            return posted
-        call, now = f"{child}.{len(posts)}", self._clock.now()
-        correction: dict[str, Value] = {
-            "kind": "child",
-            "name": record["name"],
-            "host": host,
-            "at": record["at"],
-            "ended": now,
-            "state": "credit",
-            "attempt": record["attempt"],
-            "use": {name: amount for name, amount in more.items() if amount},
-        }
-        key = credit_key(call)
-        back = {name: -amount for name, amount in more.items()}
-        put = Put(key, self._stamp(parent, key, correction))
-        await self._commit(parent, [put, crediting(parent, call, back, now)])
-        return True
+        return posted
 
     # ── the store ───────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -298,6 +325,11 @@ def _affordable(head: Item, wish: Delegation) -> None:
     for tool, calls in wish.caps.items():
         if whole(table(head, "left").get(tool, 0)) < calls:
             raise Problem("call_limit", f"tool {tool!r} has fewer calls left than the child would get", tool=tool)
+
+
+def _as_of(record: Item) -> int:
+    """Say how new the closing is that a child's record, or a correction to it, stands on."""
+    return whole(record.get("as_of", 0))
 
 
 def _plain(account: str, amount: int) -> int | float:

@@ -26,9 +26,18 @@ type CheckSignature = Callable[[str, bytes, str], Awaitable[bool]]
 
 
 async def stated(
-    state: State, signer: Signer, clock: Clock, task: str, link: Mapping[str, Value], closing: Closing
+    state: State,
+    signer: Signer,
+    clock: Clock,
+    check: CheckSignature,
+    task: str,
+    link: Mapping[str, Value],
+    closing: Closing,
 ) -> None:
-    """Put the statement, unless it stands. `link`: the child's parent and attempt. Raises Problem state_unavailable."""
+    """Put the statement, unless it or a newer one stands. `link`: the child's parent and attempt.
+
+    Raises Problem state_unavailable, conflict.
+    """
     try:
         for _ in range(TRIES):
             found = await state.read(task, KEY)
@@ -39,9 +48,13 @@ async def stated(
                 "status": closing.status,
                 "used": dict(closing.used),
                 "caps": dict(closing.caps),
+                "as_of": closing.as_of,
             }
             if found is not None and all(found.get(name) == value for name, value in said.items()):
                 return
+            newer = None if found is None else await _genuine(found, check, task, link)
+            if newer is not None and newer.as_of > closing.as_of:
+                return  # whoever asks for this one was frozen since it looked
             number = whole(found["number"]) + 1 if found else 0
             said |= {"number": number, "at": clock.now(), "kid": text(signer.jwk["kid"])}
             signature = base64.urlsafe_b64encode(await signer.sign(_signed(said))).rstrip(b"=").decode()
@@ -61,12 +74,17 @@ async def closed(state: State, check: CheckSignature, task: str, link: Mapping[s
         found = await state.read(task, KEY)
     except Unavailable as error:
         raise Problem("state_unavailable", f"the closing could not be read ({error}); retry", retry_after=1) from error
+    return None if found is None else await _genuine(found, check, task, link)
+
+
+async def _genuine(found: Item, check: CheckSignature, task: str, link: Mapping[str, Value]) -> Closing | None:
     meant = (task, link["task"], link["attempt"])
-    if found is None or tuple(found.get(name) for name in ("task", "parent", "attempt")) != meant:
+    if tuple(found.get(name) for name in ("task", "parent", "attempt")) != meant:
         return None
     if not await check(text(found["kid"]), _signed(found), text(found["signature"])):
         return None
-    return Closing(status=text(found["status"]), used=amounts(found, "used"), caps=amounts(found, "caps"))
+    as_of = whole(found.get("as_of", 0))
+    return Closing(status=text(found["status"]), used=amounts(found, "used"), caps=amounts(found, "caps"), as_of=as_of)
 
 
 def _signed(item: Item | Mapping[str, Value]) -> bytes:
