@@ -2,8 +2,9 @@
 
 import importlib.util
 import re
-from dataclasses import replace
 from pathlib import Path
+
+from msgspec.structs import replace
 
 from buspass.errors import CODES, Code
 

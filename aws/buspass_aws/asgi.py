@@ -11,9 +11,10 @@ import base64
 import binascii
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, Final
 from urllib.parse import unquote_to_bytes
+
+from msgspec import Struct
 
 from buspass.errors import Problem
 from buspass.http.buffered import Answer
@@ -33,8 +34,7 @@ class EventError(ValueError):
     """The event is not an HTTP request in payload format 2.0. The message says what is wrong and what to do."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Request:
+class Request(Struct, frozen=True, kw_only=True):
     """An ASGI `http` scope and the whole body, in bytes."""
 
     scope: dict[str, Any]

@@ -15,10 +15,11 @@ import random
 import re
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Final
 from urllib.parse import parse_qsl, urlsplit
+
+from msgspec import Struct
 
 from buspass.config.scalars import is_loopback
 from buspass.ports.outbound import Ambiguous, NotSent, Outbound, Request, Response
@@ -35,8 +36,7 @@ _REGION: Final = re.compile(r"[a-z]{2,3}(-[a-z]+)+-\d{1,2}")
 _TRANSIENT: Final = frozenset({429, 500, 502, 503, 504})
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Address:
+class Address(Struct, frozen=True, kw_only=True):
     """A URL of buspass.yaml, taken apart: `scheme://NAME[/REST]?region=…&endpoint=…` and options of the adapter's."""
 
     name: str

@@ -12,8 +12,9 @@ import base64
 import json
 import traceback
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any, Final
+
+from msgspec import Struct
 
 VERSION: Final = "/2018-06-01/runtime"
 CONTENT_TYPE: Final = "application/vnd.awslambda.http-integration-response"
@@ -31,8 +32,7 @@ class AnswerLost(ConnectionError):  # noqa: N818 - says what happened
     """The service stopped taking an answer, as after the invocation's time-out. The next one can be asked for."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Invocation:
+class Invocation(Struct, frozen=True, kw_only=True):
     """What `next` gives. `deadline`: Unix time in seconds; `trace`: the X-Ray header, or empty; `event`: JSON."""
 
     id: str
@@ -41,8 +41,7 @@ class Invocation:
     event: bytes
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Reply:
+class _Reply(Struct, frozen=True, kw_only=True):
     status: int
     headers: Mapping[str, str]
     body: bytes

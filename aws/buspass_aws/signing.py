@@ -10,17 +10,17 @@ from __future__ import annotations
 import hashlib
 import hmac
 from collections.abc import Mapping
-from dataclasses import dataclass
 from datetime import datetime
 from functools import lru_cache
 from typing import Final
 from urllib.parse import quote
 
+from msgspec import Struct
+
 _ALGORITHM: Final = "AWS4-HMAC-SHA256"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Keys:
+class Keys(Struct, frozen=True, kw_only=True):
     """An access key. `token` is empty for a user's long-lived one."""
 
     access: str
@@ -32,8 +32,7 @@ class Keys:
         return f"Keys({self.access!r})"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Target:
+class Target(Struct, frozen=True, kw_only=True):
     """Where a request goes: the service's name as signatures know it, its region, and the host with its port."""
 
     service: str

@@ -15,13 +15,13 @@ write region on a failover. What may be repeated, `cosmos` repeats itself.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from typing import Any, Final
 from urllib.parse import unquote, urlsplit
 
 from azure.core.credentials_async import AsyncTokenCredential
 from azure.core.exceptions import AzureError
 from azure.cosmos.aio import ContainerProxy, CosmosClient
+from msgspec import Struct
 
 from buspass.ports.state import Unavailable
 from buspass_azure import access
@@ -35,8 +35,7 @@ ANSWER_SECONDS: Final = 8
 _ACCOUNT: Final = re.compile(r"[a-z0-9][a-z0-9-]{1,42}[a-z0-9]")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Address:
+class Address(Struct, frozen=True, kw_only=True):
     """Where an account's container is. `key` is an account key; None: the identity this process has in Entra ID."""
 
     endpoint: str
@@ -45,8 +44,7 @@ class Address:
     key: str | None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Account:
+class Account(Struct, frozen=True, kw_only=True):
     """An open client, and what has to be closed with it."""
 
     client: CosmosClient

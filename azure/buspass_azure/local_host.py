@@ -17,13 +17,13 @@ import re
 import sys
 import uuid
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Final
 
 from azure_functions_runtime import handle_event
 from azure_functions_runtime.utils import threadpool
+from msgspec import Struct
 
 from buspass.testing.loopback import serve
 from buspass_azure.local_proxy import SILENT_SECONDS, Forwarder, kestrel_path, to_headers, to_target
@@ -63,8 +63,7 @@ class _Protocol:
         return _Message
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class HttpFunction:
+class HttpFunction(Struct, frozen=True, kw_only=True):
     """A function with an HTTP trigger. `methods` in upper case, empty for all; `parameter` is the trigger's."""
 
     id: str

@@ -6,9 +6,10 @@ born gets a tombstone first, so that nobody can give it birth after its money we
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Final
+
+from msgspec import Struct
 
 from buspass.calls.house import House
 from buspass.closing import ABANDONED, LIVING, buried, settle_overdue
@@ -28,8 +29,7 @@ SEARCHED: Final = 100
 EVER: Final = 10**16 - 1
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Drawn:
+class Drawn(Struct, frozen=True, kw_only=True):
     """What a task got: `amount` in micro-dollars, and the account that it comes from and goes back to.
 
     `over`: it was given back already, so the task can't begin with it.

@@ -10,9 +10,11 @@ import base64
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from typing import Any, Final, Literal
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from buspass.calls.call import policy_task
 from buspass.calls.enforcement import Enforcing
@@ -33,8 +35,7 @@ METADATA_BYTES: Final = 4096
 FIRST_FENCE: Final = 1
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Started:
+class Started(Struct, frozen=True, kw_only=True):
     """A task with a token for its agent; `expires_in` in seconds, `base_url` where it calls."""
 
     view: View

@@ -6,7 +6,8 @@ Owns "Who may" of api.md. Another's task is `not_found`: that it exists is nobod
 from __future__ import annotations
 
 import hmac
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from buspass.calls.house import House
 from buspass.errors import Problem
@@ -18,23 +19,20 @@ from buspass.standing import claims_of
 from buspass.tasks import View
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TaskCaller:
+class TaskCaller(Struct, frozen=True, kw_only=True):
     """The bearer of a task token, or of a key in its standing task: then `key` is true, and it reads and calls only."""
 
     claims: TaskClaims
     key: bool = False
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class WorkloadCaller:
+class WorkloadCaller(Struct, frozen=True, kw_only=True):
     """A workload, proven by OIDC."""
 
     principal: Principal
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class OperatorCaller:
+class OperatorCaller(Struct, frozen=True, kw_only=True):
     """A person that `operators:` names, or the holder of a loopback host's operator key."""
 
     name: str

@@ -7,8 +7,10 @@ which this host does itself, also in another host's store. Refuses to know how i
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
 from typing import Any, Final
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from buspass.beginning import (
     Started,
@@ -42,8 +44,7 @@ from buspass.terms import Terms, mapping, narrowed, only, terms_of
 FIELDS: Final = ("workflow", "models", "tools", "metadata", "budget", "host")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Wish:
+class _Wish(Struct, frozen=True, kw_only=True):
     """What was asked for, judged: the child's workflow and terms, where it lies, and calls of capped tools it gets."""
 
     workflow: Workflow

@@ -11,12 +11,12 @@ Knows no HTTP library and no room. A driver's exception never crosses a port: ad
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, Final
 
+from msgspec import Struct
 
-@dataclass(frozen=True, slots=True)
-class Code:
+
+class Code(Struct, frozen=True):
     """One row of the table: HTTP status, the human title, and whether the same call may succeed later."""
 
     status: int

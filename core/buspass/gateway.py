@@ -12,8 +12,10 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, Coroutine, Mapping
 from contextlib import aclosing, suppress
-from dataclasses import dataclass, replace
 from typing import Any, Final
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from buspass.calls import repetition, soft
 from buspass.calls.action import Action
@@ -43,16 +45,14 @@ ROUNDS: Final = 64
 LEVELS: Final = ("none", "metadata", "redacted", "full")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Judged:
+class Judged(Struct, frozen=True, kw_only=True):
     """What stations 4 to 7 found: the head's version where a rule read the history, and policy's `log`."""
 
     version: int | None
     log: str | None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Admitted:
+class Admitted(Struct, frozen=True, kw_only=True):
     """A call that passed stations 4 to 8: the hold stands. `level`: what of its payload is logged."""
 
     view: View

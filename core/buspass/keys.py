@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
 from typing import Any, Final
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from buspass.callers import Caller, OperatorCaller
 from buspass.calls.house import House
@@ -26,8 +28,7 @@ LONGEST: Final = 10 * 365 * 86_400
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Made:
+class Made(Struct, frozen=True, kw_only=True):
     """A key and its text, which is shown this once."""
 
     key: Key

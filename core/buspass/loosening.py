@@ -8,8 +8,9 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
 from typing import Any, Final
+
+from msgspec import Struct, field
 
 from buspass.config.settings import After, Settings, Step, Workflow
 from buspass.model import ACCOUNTS, MICRO
@@ -23,8 +24,7 @@ MOST: Final = {"cycle": 6}
 _AFTER: Final = re.compile(r"after (\S+) \((done|where|within)\)")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Seen:
+class Seen(Struct, frozen=True, kw_only=True):
     """One thing that was seen `count` times: as a record's entry of `observed` says it, of a call of `kind` to `name`.
 
     `below`: the most that an account was short; `limit`: the task's own of that account then.
@@ -40,8 +40,7 @@ class Seen:
     limit: int | None = None
 
 
-@dataclass(slots=True)
-class Allowance:
+class Allowance(Struct):
     """What would be merged into buspass.yaml (lists replace lists), and what that can't allow."""
 
     workflow: dict[str, Any] = field(default_factory=dict)

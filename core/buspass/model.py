@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import Any, Final, Literal
+
+from msgspec import Struct, field
 
 type Amounts = Mapping[str, int]
 """By account: tokens, cost (micro-dollars), calls, model_calls, tool_calls; all integers."""
@@ -32,8 +33,7 @@ def due_shard(partition: str) -> str:
     return f"due:{zlib.crc32(partition.encode()) % DUE_SHARDS}"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Limits:
+class Limits(Struct, frozen=True, kw_only=True):
     """What a host can carry. Bytes for sizes, seconds for times; `first_byte` is the time to begin an answer."""
 
     request_bytes: int
@@ -42,8 +42,7 @@ class Limits:
     total: float
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Principal:
+class Principal(Struct, frozen=True, kw_only=True):
     """The workload that acts, proven by OIDC. `claims` are the mapped ones only."""
 
     identity: str
@@ -56,8 +55,7 @@ class Principal:
         return f"{self.identity}:{self.agent}"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Subject:
+class Subject(Struct, frozen=True, kw_only=True):
     """On whose behalf, and how that was proven."""
 
     type: str
@@ -72,8 +70,7 @@ class Subject:
 # --- inference: what surfaces, providers, routing and mediation hand each other through the gateway ---
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Image:
+class Image(Struct, frozen=True, kw_only=True):
     """A picture in a request: where it stands, and its bytes as base64. `detail` is the client's wish for its size."""
 
     path: str
@@ -81,8 +78,7 @@ class Image:
     detail: str = "auto"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Ask:
+class Ask(Struct, frozen=True, kw_only=True):
     """A model request that passed its surface's allow-list.
 
     `payload` is the surface's own body without what is ours (`model`, `stream`, OpenAI's `metadata`); `input_bytes`
@@ -107,8 +103,7 @@ class Ask:
     headers: Mapping[str, str] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Usage:
+class Usage(Struct, frozen=True, kw_only=True):
     """Tokens that a provider says it used.
 
     Parts of `input`: `cached` (read from a cache), `cache_write` (written to one), and of the latter `cache_write_1h`
@@ -126,8 +121,7 @@ class Usage:
     known: bool = True
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Offer:
+class Offer(Struct, frozen=True, kw_only=True):
     """A tool call that a model asks for: a licence for one action. `arguments_text` is JSON as the model wrote it."""
 
     id: str
@@ -135,8 +129,7 @@ class Offer:
     arguments_text: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Answer:
+class Answer(Struct, frozen=True, kw_only=True):
     """A provider's answer; `document` and `finish` (one reason a choice) are in the wire format of the asker's surface.
 
     `text` is the visible thought of all choices, `thinking` what the model thought before it, as far as it is shown.

@@ -7,8 +7,9 @@ it: that is `loosening`.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
 from typing import Any, Final
+
+from msgspec import Struct, field
 
 from buspass.callers import Caller, OperatorCaller
 from buspass.calls.house import House
@@ -31,8 +32,7 @@ type Key = tuple[str, str, str, str, str]
 """Verdict ("" of a refusal), code, kind and name of the call, rule."""
 
 
-@dataclass(slots=True)
-class Row:
+class Row(Struct):
     """What was seen once or more often."""
 
     count: int = 0
@@ -42,8 +42,7 @@ class Row:
     examples: list[dict[str, str]] = field(default_factory=list)
 
 
-@dataclass(slots=True)
-class Sum:
+class Sum(Struct):
     """What the journals came to."""
 
     tasks: int = 0

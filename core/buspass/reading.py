@@ -10,9 +10,10 @@ import json
 from bisect import bisect_right
 from collections.abc import Container, Mapping
 from contextlib import suppress
-from dataclasses import asdict
 from itertools import batched
 from typing import Any, Final
+
+from msgspec.structs import asdict
 
 from buspass.callers import Caller, TaskCaller, WorkloadCaller, fence_of, visible
 from buspass.calls.house import House

@@ -12,10 +12,11 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from itertools import batched
 from typing import Any, Final
+
+from msgspec import Struct
 
 from buspass.callers import Caller, OperatorCaller
 from buspass.calls.house import House
@@ -38,8 +39,7 @@ LAG: Final = 5_000
 _GROUP: Final = re.compile(r"[A-Za-z0-9_.:-]{1,128}")
 
 
-@dataclass(frozen=True, slots=True)
-class Folding:
+class Folding(Struct, frozen=True):
     """What a sealer does with a seal: it is folded in, and with its last one an ended task leaves the index."""
 
     rollups: Rollups
@@ -65,8 +65,7 @@ def over(head: Item, journal: Read) -> bool:
     return head["status"] not in LIVING and not head["open"] and journal.records.keys() <= journal.covered
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Asked:
+class Asked(Struct, frozen=True, kw_only=True):
     """What a report is asked for: dimensions to group by, first and last day (UTC, both included)."""
 
     group_by: tuple[str, ...]

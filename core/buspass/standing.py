@@ -14,8 +14,9 @@ from __future__ import annotations
 import base64
 import hashlib
 import hmac
-from dataclasses import replace
 from typing import Final
+
+from msgspec.structs import replace
 
 from buspass.allocation import draw, unused
 from buspass.calls.call import policy_task

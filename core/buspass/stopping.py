@@ -11,9 +11,11 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from typing import Final
+
+from msgspec import Struct, field
+from msgspec.structs import replace
 
 from buspass.calls.house import House
 from buspass.closing import LIVING, draining, end, lifecycle_record
@@ -36,8 +38,7 @@ CALM: Final = 0.25
 """Seconds between two looks at calls in flight."""
 
 
-@dataclass(slots=True, kw_only=True)
-class Swept:
+class Swept(Struct, kw_only=True):
     """What a stop came to. `missing`: hosts whose store could not be reached; `failed`: tasks that could not be ended.
 
     `flying`: tasks that had calls in flight when they were ended, with the house on their store. `calls`: those.

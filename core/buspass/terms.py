@@ -6,8 +6,9 @@ Owns that each can only narrow, and what a budget may look like. Pure. Refuses t
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any, Final
+
+from msgspec import Struct
 
 from buspass.config.settings import Workflow
 from buspass.errors import Problem
@@ -20,8 +21,7 @@ ROWS: Final = 20
 """Rows a problem shows at most."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Terms:
+class Terms(Struct, frozen=True, kw_only=True):
     """What a task begins with: grant, limits by account, seconds of life."""
 
     grant: Grant

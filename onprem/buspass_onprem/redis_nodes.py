@@ -10,11 +10,11 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from typing import Any, Final
 from urllib.parse import parse_qsl, urlsplit
 
 import redis.exceptions as errors
+from msgspec import Struct, field
 from redis.asyncio.connection import BlockingConnectionPool, Connection, SSLConnection
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
@@ -62,8 +62,7 @@ _REFUSED_WORDS: Final = (
 )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Address:
+class Address(Struct, frozen=True, kw_only=True):
     """What a URL says. `replicas` that must have a write before it counts as answered; `password`: a secret's name."""
 
     host: str
@@ -120,16 +119,14 @@ def _shown(url: str) -> str:
     return repr(f"{before.partition('://')[0]}://…@{after}" if at else url)
 
 
-@dataclass(slots=True)
-class Script:
+class Script(Struct):
     """A Lua script and the digest by which servers know it."""
 
     text: str
     digest: str
 
 
-@dataclass(slots=True)
-class Nodes:
+class Nodes(Struct):
     """Connections to one server, or to a cluster's primaries as they are found."""
 
     address: Address

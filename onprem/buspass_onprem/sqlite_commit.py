@@ -19,8 +19,9 @@ import sqlite3
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from typing import Any, Final
+
+from msgspec import Struct, field
 
 from buspass.jsontext import read, written
 from buspass.ports.state import (
@@ -66,8 +67,7 @@ def decode(text: str) -> dict[str, Any]:
     return item
 
 
-@dataclass(slots=True)
-class Batch:
+class Batch(Struct):
     """The items of one transaction: as the file has them, and as the applies so far make them.
 
     `known`: items that the file surely has so. `looks`: a first put looks whether there is one already.

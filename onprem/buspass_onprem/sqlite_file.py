@@ -8,10 +8,11 @@ from __future__ import annotations
 import os
 import sqlite3
 import time
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal
 from urllib.parse import parse_qsl, unquote, urlsplit
+
+from msgspec import Struct
 
 from buspass.ports.state import Unavailable
 
@@ -32,8 +33,7 @@ _TABLES: Final = (
 )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Address:
+class Address(Struct, frozen=True, kw_only=True):
     """What a URL says: `durability` power survives the loss of power, process the loss of the process only."""
 
     path: Path

@@ -1,11 +1,11 @@
 """The table of a breaker's states, played through: what trips it, what closes it, and how long it stays open."""
 
-from dataclasses import replace
 from itertools import product
 from random import Random
 from typing import get_args
 
 import pytest
+from msgspec.structs import replace
 
 from buspass.breakers import states
 from buspass.breakers.states import CLOSED, TABLE, Breaker, Fault

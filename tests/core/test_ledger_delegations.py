@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from buspass.ledger import Closing, Delegation, Delegations, Stale, balance, delegations, new_head
 from buspass.ledger.delegations import taking

@@ -1,8 +1,7 @@
 """Hold, settle, sweep and credit: what each does to a task's accounts, and which answer it gives."""
 
-from dataclasses import replace
-
 import pytest
+from msgspec.structs import replace
 
 from buspass.errors import Problem
 from buspass.ledger import Claim, Finished, Held, Ledger, Outcome, Stale, balance, new_head

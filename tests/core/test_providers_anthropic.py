@@ -1,10 +1,10 @@
 """Anthropic's wire format: the request that leaves, the answers of tests/data/anthropic, failures, what it may cost."""
 
 import json
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from buspass.config.settings import Auth, Price, Provider, Target
 from buspass.model import Ask, Failure, Usage

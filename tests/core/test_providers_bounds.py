@@ -1,10 +1,9 @@
 """What an attempt can use at most, and what tokens cost: integers, never below the truth."""
 
-from dataclasses import replace
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from buspass.config.settings import Price, Target, Tier
 from buspass.errors import Problem

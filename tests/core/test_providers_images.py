@@ -2,11 +2,11 @@
 
 import base64
 import struct
-from dataclasses import replace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from buspass.config.settings import Target
 from buspass.errors import Problem

@@ -8,7 +8,6 @@ import struct
 import zlib
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import replace
 from typing import Any
 
 import anthropic
@@ -16,6 +15,7 @@ import httpx
 import httpx2
 import openai
 import pytest
+from msgspec.structs import replace
 from pydantic import BaseModel
 
 from buspass.config.settings import Auth, Price, Provider, Target

@@ -1,10 +1,10 @@
 """OpenAI's wire format: the request that leaves, the answers of tests/data/openai, the failures and what they cost."""
 
 import json
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from buspass.config.settings import Auth, Provider, Target
 from buspass.model import Ask, Failure, Usage

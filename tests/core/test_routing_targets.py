@@ -1,12 +1,12 @@
 """Under `strategy: weighted` one random number decides the whole order, by weight."""
 
 from collections import Counter
-from dataclasses import replace
 from itertools import permutations
 from pathlib import Path
 from random import Random
 
 import pytest
+from msgspec.structs import replace
 
 from buspass.config.settings import Model, Target
 from buspass.errors import Problem

@@ -1,9 +1,9 @@
 """Tasks begin once, change status by one table, and lose nothing when an answer is lost."""
 
 import asyncio
-from dataclasses import replace
 
 import pytest
+from msgspec.structs import replace
 
 from buspass.errors import Problem
 from buspass.journal import Journal

@@ -1,9 +1,9 @@
 """Arguments become one request to one path; answers become results, facts and an outcome, never text for a model."""
 
 import json
-from dataclasses import replace
 
 import pytest
+from msgspec.structs import replace
 
 from buspass.config.settings import Auth, Host, Step, Tool
 from buspass.errors import Problem

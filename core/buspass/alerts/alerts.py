@@ -11,9 +11,10 @@ import hashlib
 import json
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Final
+
+from msgspec import Struct
 
 from buspass.config.settings import Webhook
 from buspass.model import DUE_INDEX, due_shard
@@ -29,8 +30,7 @@ TRIES: Final = 13
 """Tries until it is given up: after about a day."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Alert:
+class Alert(Struct, frozen=True, kw_only=True):
     """A message that waits. `body` is what is sent, the same at every try; `tries`: how many were begun."""
 
     id: str

@@ -14,8 +14,10 @@ import logging
 import math
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Final, Literal
+
+from msgspec import Struct, field
+from msgspec.structs import asdict, replace
 
 from buspass.breakers import states
 from buspass.breakers.states import CLOSED, Breaker, Fault
@@ -42,8 +44,7 @@ agent's daily bread, and a slow service is not a dead one."""
 log = logging.getLogger("buspass")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Rule:
+class Rule(Struct, frozen=True, kw_only=True):
     """How careful a breaker is, in calls that one host sends at once.
 
     `unproven`: before anything is proven; `careful`: while it is suspect or recovering. After `forgiving` successes in
@@ -66,8 +67,7 @@ RULES: Final = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Key:
+class Key(Struct, frozen=True):
     """Which breaker: of a model's target, of a tool's host, or of such a host for one task."""
 
     kind: Literal["model", "tool", "task"]
@@ -90,8 +90,7 @@ class Refusal(Exception):  # noqa: N818 - a breaker's word for it
         self.key, self.breaker, self.until = key, breaker, until
 
 
-@dataclass(eq=False, slots=True)
-class _Local:
+class _Local(Struct, eq=False):
     """What this host knows of one breaker. `read` and `proven` are monotonic seconds; `flying`: its calls under way."""
 
     breaker: Breaker = CLOSED
@@ -332,4 +331,4 @@ def _operation(key: Key, version: int, new: Breaker) -> Put | Delete:
 
 def breaker_in(item: Item) -> Breaker:
     """Read an item."""
-    return Breaker(**{part.name: item[part.name] for part in fields(Breaker)})  # type: ignore[arg-type]  # as it was put
+    return Breaker(**{part: item[part] for part in Breaker.__struct_fields__})  # type: ignore[arg-type]  # as it was put

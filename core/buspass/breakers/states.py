@@ -13,8 +13,10 @@ changes. Refuses to know what stands behind a breaker, and how it is stored.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
 from typing import Final, Literal
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 type State = Literal["closed", "suspect", "open", "half_open", "recovering"]
 type Event = Literal["failed", "tripped", "throttled", "succeeded", "proven", "taken", "returned"]
@@ -54,8 +56,7 @@ BUSY: Final = "throttled"
 """The kind of failure that says no more than that there are too many calls."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Breaker:
+class Breaker(Struct, frozen=True, kw_only=True):
     """One breaker. Times in ms since the epoch; `until` is when it may be probed, or the probe's lease ends.
 
     `strikes`: failures since the last success; `good`: successes of a recovery; `level`: how often it has opened;
@@ -78,8 +79,7 @@ class Breaker:
 CLOSED: Final = Breaker()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Fault:
+class Fault(Struct, frozen=True, kw_only=True):
     """How a call failed. `status`: 0 without an answer; `retry_after`: the service's own, in seconds."""
 
     kind: str

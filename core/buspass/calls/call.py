@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Mapping
-from dataclasses import dataclass, field
 from typing import Any, Final, Literal, Protocol, Self
+
+from msgspec import Struct, field
 
 from buspass.calls.enforcement import Enforcing
 from buspass.calls.house import House
@@ -29,8 +30,7 @@ SEND_WITHIN: Final = 5_000
 """Milliseconds from a hold within which it may be sent: after a kill nothing leaves later than this."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Incoming:
+class Incoming(Struct, frozen=True, kw_only=True):
     """A request to infer or to act, as `http` hands it in. `session`: a key's.
 
     `seconds`: what the host leaves until an answer begins, which is all there is unless it streams; `flowing`: what it
@@ -52,8 +52,7 @@ class Incoming:
     headers: Mapping[str, str] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Reply:
+class Reply(Struct, frozen=True, kw_only=True):
     """What goes back: a JSON document or a stream of events, its status and the `Buspass-*` headers."""
 
     status: int
@@ -62,8 +61,7 @@ class Reply:
     stream: AsyncGenerator[bytes, None] | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Ending:
+class Ending(Struct, frozen=True, kw_only=True):
     """How a dispatched call ended: money, what its record says, and the answer or the problem for the agent.
 
     `payload` is logged only as the workflow says; `said` is what a keyed stream told its client;

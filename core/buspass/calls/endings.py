@@ -8,8 +8,9 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import Any, Literal
+
+from msgspec import Struct, field
 
 from buspass.calls.call import Ending, Incoming, mark
 from buspass.calls.house import House
@@ -29,8 +30,7 @@ from buspass.tools.schema import parse_json
 log = logging.getLogger("buspass")
 
 
-@dataclass(frozen=True, slots=True)
-class Endings:
+class Endings(Struct, frozen=True):
     """Makes the ending of one inference.
 
     `notes`: what its attempts left: `breaker`, a change for the record; `also`, micro-dollars charged before the last.

@@ -9,8 +9,9 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Iterator, Mapping
 from contextlib import aclosing
-from dataclasses import dataclass, field
 from typing import Any, Final
+
+from msgspec import Struct, field
 
 from buspass.calls import upstreams
 from buspass.calls.arrivals import Arrivals
@@ -39,8 +40,7 @@ ERROR_BYTES: Final = 100_000
 """Bytes of a provider's refusal that are read."""
 
 
-@dataclass(frozen=True, slots=True)
-class Begun:
+class Begun(Struct, frozen=True):
     """A stream whose first event has come: until then another target might have been tried."""
 
     chunks: AsyncGenerator[bytes, None]

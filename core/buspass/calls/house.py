@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from buspass.alerts import Alerts
 from buspass.breakers import Breakers
@@ -31,8 +32,7 @@ from buspass.tasks import Licences, Task, Tasks
 from buspass.tasks.keys import Keys
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class House:
+class House(Struct, frozen=True, kw_only=True):
     """One host, composed. `operator_key` is the loopback operator's bearer, where there is one.
 
     `beside(NAME)` gives the same host at work on the store of another host of its domain: itself where that is its own.

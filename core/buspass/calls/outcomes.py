@@ -8,8 +8,9 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import AsyncGenerator, Sequence
-from dataclasses import replace
 from typing import Final
+
+from msgspec.structs import replace
 
 from buspass.calls.call import Call, Ending, Reply, mark
 from buspass.calls.flow import Flow

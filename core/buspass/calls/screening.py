@@ -9,8 +9,9 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
 from typing import Any, Final, Literal
+
+from msgspec.structs import replace
 
 from buspass.calls.enforcement import ENFORCED, Enforcing
 from buspass.calls.house import House
@@ -375,9 +376,8 @@ def _opaque(ask: Ask) -> Iterator[str]:
 
 def _shown(answer: Answer) -> list[Any]:
     """All of an answer that a plan is applied to: not its id and counts, whose digits might be anything."""
-    document = answer.document
     shown: list[Any] = [answer.text, *(offer.arguments_text for offer in answer.offers)]
-    if "choices" in document:
+    if "choices" in (document := answer.document):
         messages = [choice["message"] for choice in document["choices"]]
         return shown + [message.get(name) for message in messages for name in ("content", "refusal")]
     return shown + [block.get(name) for block in document.get("content", ()) for name in ("text", "input")]

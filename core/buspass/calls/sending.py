@@ -8,9 +8,11 @@ failed one may have cost is charged at once, in a record of kind `attempt`. Refu
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field, replace
 from typing import Final
 from urllib.parse import urlsplit
+
+from msgspec import Struct, field
+from msgspec.structs import replace
 
 from buspass.breakers import Breaker, Key, Pass, Refusal
 from buspass.calls import pacing, upstreams
@@ -44,8 +46,7 @@ def watched(settings: Settings) -> list[Key]:
     return list(dict.fromkeys([*models, *services]))
 
 
-@dataclass(slots=True, kw_only=True)
-class Sending:
+class Sending(Struct, kw_only=True):
     """One call's way through its targets. `request` makes an attempt's; `since` is the newest hold's time (ms).
 
     `paced`: the provider whose permit the first attempt has.
@@ -60,7 +61,7 @@ class Sending:
     patient: float
     paced: str
     tried: int = 0
-    since: int = field(init=False)
+    since: int = 0
     last: tuple[Failure, Target] | None = None
     away: list[tuple[str, int]] = field(default_factory=list)
 

@@ -10,9 +10,10 @@ import argparse
 import json
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
+
+from msgspec.structs import asdict
 
 from buspass.cli.printable import printable
 from buspass.cli.stop import USAGE, Stop

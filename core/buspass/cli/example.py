@@ -14,9 +14,10 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
+
+from msgspec import Struct
 
 from buspass.cli.stop import FAILED, Stop
 
@@ -31,8 +32,7 @@ SIMULATED: Final = "{provider: sim, model: clerk-1}"
 REAL: Final = "{provider: openai, model: gpt-5-mini}"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Example:
+class Example(Struct, frozen=True, kw_only=True):
     """A running example. `environ` is what the host must be told; `real`: the model is OpenAI's own."""
 
     environ: Mapping[str, str]

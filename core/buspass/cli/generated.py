@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from typing import Any, Final
+
+from msgspec import Struct
 
 WORKFLOW: Final = "run"
 COST: Final = 1.00
@@ -26,8 +27,7 @@ OTHER: Final = re.compile(r"audio|realtime|transcribe|tts|image|instruct|search|
 """What is no chat model, by its name."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Provider:
+class Provider(Struct, frozen=True, kw_only=True):
     """A provider whose key is in the environment. `base_url` is as the file has it."""
 
     name: str

@@ -10,10 +10,11 @@ import difflib
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict
 from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
+
+from msgspec import to_builtins
 
 from buspass.cli.printable import printable, table
 from buspass.cli.stop import FAILED, OK, USAGE, Stop
@@ -133,7 +134,7 @@ def _described(target: Any) -> dict[str, Any]:
 
 def _plain(price: Price) -> dict[str, Any]:
     """A price in USD per million tokens, as JSON."""
-    whole = asdict(price)
+    whole = to_builtins(price)
     tiers = [{"start": tier["start"], **_usd(tier)} for tier in whole["tiers"]]
     return {**_usd(whole), "tiers": tiers, "version": price.version}
 

@@ -15,13 +15,13 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import urlsplit
 
 import httpx
 import yaml
+from msgspec import Struct
 
 from buspass.cli import generated
 from buspass.cli.connection import DEFAULT_URL, SECONDS, data_directory, is_loopback
@@ -36,8 +36,7 @@ GRACE: Final = 30
 """Seconds that the gateway has to end."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Gateway:
+class Gateway(Struct, frozen=True, kw_only=True):
     """Where the gateway is (no /v1); the variables that hold secrets of its configuration; providers without a file."""
 
     url: str

@@ -9,10 +9,11 @@ import hashlib
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import asdict
 from decimal import Decimal
 from pathlib import Path
 from typing import Any, Final
+
+from msgspec import to_builtins
 
 from buspass.config import compose, places
 from buspass.config.document import Document, Problems, parse
@@ -102,7 +103,7 @@ def _policies(file: Configuration, folder: Path, problems: Problems) -> Mapping[
 def _revision(data: Any, policy: Mapping[str, str], models: Mapping[str, Any]) -> str:
     """Digest of what the file says (not how it is laid out), the policies and the prices in force."""
     prices = {
-        f"{target.provider}/{target.model}": target.price and asdict(target.price)
+        f"{target.provider}/{target.model}": target.price and to_builtins(target.price)
         for model in models.values()
         for target in model.targets
     }

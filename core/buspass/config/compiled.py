@@ -12,7 +12,6 @@ map, else the name of a class of `config.settings`.
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import ipaddress
 import json
@@ -20,6 +19,9 @@ import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from buspass.config import settings as shapes
 from buspass.config.settings import Host, Settings
@@ -31,7 +33,7 @@ MAGIC: Final = b'{"buspass_compiled":'
 PLACES: Final = ("signer", "state", "queue", "blobs")
 """Parts of a host that may lie in the configuration's folder or in BUSPASS_DATA."""
 CLASSES: Final = {
-    name: found for name, found in vars(shapes).items() if isinstance(found, type) and dataclasses.is_dataclass(found)
+    name: found for name, found in vars(shapes).items() if isinstance(found, type) and Struct in found.__bases__
 }
 
 
@@ -42,7 +44,7 @@ def written(settings: Settings, *, folder: str, data: str, loopback: bool) -> by
         "buspass_compiled": VERSION,
         "revision": settings.revision,
         "loopback": loopback,
-        "settings": _told(dataclasses.replace(settings, hosts=hosts)),
+        "settings": _told(replace(settings, hosts=hosts)),
     }
     return json.dumps({**whole, "digest": _digest(whole)}, separators=(",", ":"), ensure_ascii=False).encode()
 
@@ -68,7 +70,7 @@ def read(source: bytes, path: Path, environ: Mapping[str, str], bind: str) -> Se
     folder = os.path.abspath(path.parent)  # noqa: PTH100 - as config.build reads it: symlinks stay
     data = os.path.abspath(environ.get("BUSPASS_DATA") or Path("~/.local/share/buspass").expanduser())  # noqa: PTH100
     hosts = {name: _moved(host, {"{data}": data, "{folder}": folder}) for name, host in found.hosts.items()}
-    return dataclasses.replace(found, hosts=hosts)
+    return replace(found, hosts=hosts)
 
 
 def _whole(source: bytes, path: Path) -> Mapping[str, Any]:
@@ -90,7 +92,7 @@ def _digest(whole: Mapping[str, Any]) -> str:
 
 def _moved(host: Host, places: Mapping[str, str]) -> Host:
     """A host whose URLs lie elsewhere: the first of `places` that a URL's path begins with gives way."""
-    return dataclasses.replace(host, **{part: _url(getattr(host, part), places) for part in PLACES})
+    return replace(host, **{part: _url(getattr(host, part), places) for part in PLACES})
 
 
 def _url(url: str, places: Mapping[str, str]) -> str:
@@ -112,7 +114,7 @@ def _told(value: Any) -> Any:
         return ["l", [_told(part) for part in value]]
     if isinstance(value, Mapping):
         return ["d", {name: _told(part) for name, part in value.items()}]
-    fields = {field.name: _told(getattr(value, field.name)) for field in dataclasses.fields(value)}
+    fields = {name: _told(getattr(value, name)) for name in value.__struct_fields__}
     return [type(value).__name__, fields]
 
 

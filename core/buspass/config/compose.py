@@ -6,9 +6,10 @@ Takes a file without faults; refuses to find any.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from decimal import Decimal
 from typing import Any, Final
+
+from msgspec.structs import replace
 
 from buspass.config import prices, settings
 from buspass.config.schema import Configuration

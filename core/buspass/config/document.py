@@ -10,11 +10,11 @@ import json
 import math
 import re
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Any, Final
 
 import yaml
+from msgspec import Struct, field
 
 from buspass.errors import ConfigError
 
@@ -32,8 +32,7 @@ _CORE: Final = "tag:yaml.org,2002:"
 _BARE: Final = re.compile(r"[A-Za-z0-9_$<][A-Za-z0-9_<>-]*")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Document:
+class Document(Struct, frozen=True, kw_only=True):
     """What a file says. `values` and `keys` hold the position of each value, and of the key that names it."""
 
     name: str
@@ -127,8 +126,7 @@ def _decode(source: bytes, name: str) -> str:
         raise _fault(name, (line, column), f"byte 0x{source[error.start]:02x} is not UTF-8") from None
 
 
-@dataclass(slots=True)
-class _Node:
+class _Node(Struct):
     at: Position
     tag: str | None = None
     scalar: str | None = None

@@ -8,9 +8,10 @@ from __future__ import annotations
 import ipaddress
 import os
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
+
+from msgspec import Struct
 
 from buspass.config import scalars
 from buspass.config.document import Problems
@@ -21,8 +22,7 @@ from buspass.config.settings import Host
 DEFAULT_HOST: Final = "onprem"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Surroundings:
+class Surroundings(Struct, frozen=True, kw_only=True):
     """What a configuration is read in: the file's folder, the environment, and where the gateway listens."""
 
     folder: Path
@@ -42,8 +42,7 @@ class Surroundings:
         return os.path.abspath(named)  # noqa: PTH100 - a relative one is meant from where the command runs
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Domain:
+class Domain(Struct, frozen=True, kw_only=True):
     """The trust domain: its name, its hosts, and whether it proves local agents itself."""
 
     issuer: str

@@ -8,14 +8,14 @@ pico-dollars a token (USD per million tokens x 10⁶).
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import Any, Literal
+
+from msgspec import Struct, field
 
 type Schema = Mapping[str, Any]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Host:
+class Host(Struct, frozen=True, kw_only=True):
     """A host of the trust domain. `signer`, `state`, `queue`, `blobs` are URLs, already with the domain's defaults."""
 
     name: str
@@ -28,16 +28,14 @@ class Host:
     blobs: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SubjectClaims:
+class SubjectClaims(Struct, frozen=True, kw_only=True):
     """How an identity provider's token proves a subject: the subject's type, and the claim that holds its id."""
 
     type: str
     id: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class IdentityProvider:
+class IdentityProvider(Struct, frozen=True, kw_only=True):
     """An OIDC issuer that workloads, subjects or operators come from. `claims` maps our names to its claims."""
 
     name: str
@@ -47,8 +45,7 @@ class IdentityProvider:
     subject: SubjectClaims | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Auth:
+class Auth(Struct, frozen=True, kw_only=True):
     """How the gateway proves itself to a provider or a tool. `secret` is a name, never a value."""
 
     kind: Literal["none", "bearer", "header", "txn"]
@@ -57,8 +54,7 @@ class Auth:
     audience: str = ""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Provider:
+class Provider(Struct, frozen=True, kw_only=True):
     """A model provider: `api` names its wire format; `base_url` has no trailing slash.
 
     `rpm`, `tpm`: requests and tokens a minute, over all tasks; None: unlimited.
@@ -73,8 +69,7 @@ class Provider:
     tpm: int | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Tier:
+class Tier(Struct, frozen=True, kw_only=True):
     """Pico-dollars a token of a call whose whole input is more than `start` tokens: for all its tokens. See `Price`."""
 
     start: int
@@ -85,8 +80,7 @@ class Tier:
     cache_write_1h: int | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Price:
+class Price(Struct, frozen=True, kw_only=True):
     """Pico-dollars a token; `version` says where it came from. `tiers`, lowest first, are the prices of long inputs.
 
     `cache_write` is for input that the provider writes to its cache (for five minutes, where it offers a choice),
@@ -102,8 +96,7 @@ class Price:
     tiers: tuple[Tier, ...] = ()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Target:
+class Target(Struct, frozen=True, kw_only=True):
     """A provider's deployment behind an alias. Without a price it is refused as `unpriced` when cost is limited.
 
     `weight` is its share of the calls, against the other targets', where the alias's strategy is `weighted`.
@@ -115,8 +108,7 @@ class Target:
     price: Price | None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Model:
+class Model(Struct, frozen=True, kw_only=True):
     """An alias: what agents may name. Times in seconds, `max_output` in tokens, `attempts` in dispatches a call.
 
     `retry_budget`: the share of retries among all dispatches; `idle`: the longest pause within a stream.
@@ -133,8 +125,7 @@ class Model:
     idle: float = 60.0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Tool:
+class Tool(Struct, frozen=True, kw_only=True):
     """An HTTP tool. `url` may hold `{argument}` segments in its path; `keep` maps fact names to JSON pointers.
 
     `max_bytes`: the largest answer that is taken; `rate`: calls a second over all tasks; `polling`: seconds between two
@@ -158,8 +149,7 @@ class Tool:
     polling: float | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class After:
+class After(Struct, frozen=True, kw_only=True):
     """A prerequisite. In `where` (fact: wanted), values `$arguments.X` and `$subject.id` select, literals judge."""
 
     tool: str
@@ -167,8 +157,7 @@ class After:
     within: float | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Step:
+class Step(Struct, frozen=True, kw_only=True):
     """A tool's place in a route. `where` (argument: wanted) is compared, never filled in."""
 
     tool: str
@@ -177,24 +166,21 @@ class Step:
     max_calls: int | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AgentRule:
+class AgentRule(Struct, frozen=True, kw_only=True):
     """Who may start a workflow: an identity entry's name and an agent id, both globs."""
 
     identity: str
     agent: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SubjectRule:
+class SubjectRule(Struct, frozen=True, kw_only=True):
     """On whose behalf a workflow may act; present = required."""
 
     types: tuple[str, ...]
     proof: Literal["token", "asserted"]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PersonalData:
+class PersonalData(Struct, frozen=True, kw_only=True):
     """Where which classes may go. `to_tools`: what a tool may get at all; `block`: ends a call, whatever else says.
 
     `phone_regions` (ISO 3166): whose telephone numbers are known as people there write them, without a country's code.
@@ -207,8 +193,7 @@ class PersonalData:
     phone_regions: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Loops:
+class Loops(Struct, frozen=True, kw_only=True):
     """How often what repeats goes, by pattern, before it is a loop; `kill`: the third refusal of one ends the task."""
 
     identical: int = 3
@@ -219,8 +204,7 @@ class Loops:
     kill: bool = False
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Workflow:
+class Workflow(Struct, frozen=True, kw_only=True):
     """A kind of task. `limits` holds the limited accounts only; `wall`, `wait`, `token_ttl`, `replay_ttl`: seconds.
 
     `observe`: what would be refused is journalled, and passes. `soft`: the share of an account from which it is told,
@@ -251,8 +235,7 @@ class Workflow:
     wrap_up: str = ""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Pool:
+class Pool(Struct, frozen=True, kw_only=True):
     """Money that tasks draw from: `cost` in micro-dollars, all that there is in one `period` ("": ever).
 
     With a `parent` it is money of that pool. `shards`: parts that tasks draw from, so that they don't meet at one.
@@ -265,8 +248,7 @@ class Pool:
     shards: int = 1
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Webhook:
+class Webhook(Struct, frozen=True, kw_only=True):
     """Where messages of `on` (soft_limit, killed, breaker) are sent, signed with the secret of that name."""
 
     name: str
@@ -275,16 +257,14 @@ class Webhook:
     secret: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class OperatorRule:
+class OperatorRule(Struct, frozen=True, kw_only=True):
     """Whose OIDC token makes an operator: of `identity`, with `group` among the mapped claim `groups`."""
 
     identity: str
     group: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Settings:
+class Settings(Struct, frozen=True, kw_only=True):
     """The whole configuration at one revision (hex SHA-256 of file, policies and prices, first 16 digits)."""
 
     revision: str

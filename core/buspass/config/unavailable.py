@@ -7,14 +7,14 @@ A row is a path (`*` for any name or index), the sentence, and the values that d
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any, Final
+
+from msgspec import Struct
 
 from buspass.config.document import Path
 
 
-@dataclass(frozen=True, slots=True)
-class Row:
+class Row(Struct, frozen=True):
     """`path` is refused with `what`, unless its value is one of `built`."""
 
     path: str

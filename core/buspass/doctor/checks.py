@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass
 from typing import Final
+
+from msgspec import Struct
 
 from buspass.doctor import people, stores, upstreams
 from buspass.doctor.finding import Finding, refused
@@ -15,8 +16,7 @@ SECONDS: Final = 30.0
 """Of one check; each request within it has a shorter time of its own."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Check:
+class Check(Struct, frozen=True, kw_only=True):
     """A row: its name, what it asks, the parts it `needs` (names of `Patient`), and what does so."""
 
     name: str

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import Final, Literal
+
+from msgspec import Struct
 
 type Status = Literal["ok", "warning", "failed", "unknown"]
 
@@ -12,8 +13,7 @@ FIRST: Final = frozenset({"configuration", "host"})
 """Without these nothing else can be asked: that is wrong usage, not a part that fails."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Finding:
+class Finding(Struct, frozen=True, kw_only=True):
     """`about` names the part (an issuer, a provider, a URL); `what` never holds a secret; `remedy` is what to do.
 
     `unknown`: it could not be asked. Only `failed` makes a host unfit.

@@ -6,9 +6,10 @@ Refuses to open anything itself.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from urllib.parse import urlsplit
+
+from msgspec import Struct
 
 from buspass.config.settings import Host, Settings
 from buspass.identity.domain import DomainKey
@@ -50,8 +51,7 @@ class Watched:
         await self._inner.close()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Patient:
+class Patient(Struct, frozen=True, kw_only=True):
     """What the checks ask. A part that could not be opened is None: why was already told.
 
     `environ` is the host's; `operator_key` the bearer of a loopback gateway's own operator, where there is one.

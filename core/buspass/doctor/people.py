@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import hmac
 from collections.abc import AsyncIterator
-from dataclasses import replace
 from typing import Any, Final, get_args
 
 import jwt
+from msgspec.structs import replace
 
 from buspass.config.advice import advice
 from buspass.config.settings import Auth, Settings

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from functools import cache, partial
 from typing import Any, Final, Literal
 
+from msgspec import Struct
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route, Router
@@ -29,8 +29,7 @@ from buspass.reading import Reading
 type Who = Literal["anyone", "operator", "workload", "task", "task, workload or operator", "task or operator"]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Endpoint:
+class Endpoint(Struct, frozen=True, kw_only=True):
     """One row: what is served, to whom, and what is sent (a schema's name in `openapi`)."""
 
     method: str

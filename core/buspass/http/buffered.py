@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, MutableMapping, Sequence
-from dataclasses import dataclass
 from typing import Any
+
+from msgspec import Struct
 
 type Message = MutableMapping[str, Any]
 type Asgi = Callable[
@@ -17,8 +18,7 @@ type Asgi = Callable[
 ]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Answer:
+class Answer(Struct, frozen=True, kw_only=True):
     """What the application sent: raw header pairs in its order, the body in bytes."""
 
     status: int

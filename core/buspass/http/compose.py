@@ -9,10 +9,10 @@ from __future__ import annotations
 import ipaddress
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+from msgspec import Struct
 from starlette.types import Receive, Scope, Send
 
 from buspass.alerts import Alerts
@@ -95,8 +95,7 @@ class Application:
         await self.house.signer.close()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Parts:
+class Parts(Struct, frozen=True, kw_only=True):
     """What a host is made of apart from its store. `discovery` fetches issuers' documents; `operator` is a bearer."""
 
     settings: Settings

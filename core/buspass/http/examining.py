@@ -9,8 +9,9 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack
-from dataclasses import dataclass, field
 from typing import Any, Final
+
+from msgspec import Struct, field
 
 from buspass.config.settings import Host, Settings
 from buspass.doctor import Finding, Patient, Watched, examine, refused
@@ -39,8 +40,7 @@ KNOWN: Final = (ConfigError, Unavailable, BlobsUnavailable, SignerUnavailable, O
 """What says in its own words what is wrong; of another error only the kind is told, as its text may hold anything."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Opening:
+class _Opening(Struct, frozen=True):
     found: list[Finding] = field(default_factory=list)
     closing: AsyncExitStack = field(default_factory=AsyncExitStack)
 

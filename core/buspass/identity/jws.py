@@ -12,11 +12,11 @@ import base64
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, Final
 
 import jwt
 from jwt.api_jws import PyJWS
+from msgspec import Struct
 
 from buspass.ports.clock import Clock
 from buspass.ports.signer import Signer
@@ -39,8 +39,7 @@ class Expired(Untrusted):
     """Everything is right but the time."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Unverified:
+class Unverified(Struct, frozen=True, kw_only=True):
     """What a token says of itself. Nothing of it is proven: good for choosing a key, and for a helpful refusal."""
 
     text: str

@@ -9,8 +9,9 @@ from __future__ import annotations
 import base64
 import hashlib
 import re
-from dataclasses import dataclass
 from typing import Final
+
+from msgspec import Struct
 
 from buspass.errors import Problem
 from buspass.identity.jws import encoded
@@ -20,8 +21,7 @@ PREFIX: Final = "bp_"
 _SHAPE: Final = re.compile(r"bp_([a-z2-7]{16})_([A-Za-z0-9_-]{43})")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Shown:
+class Shown(Struct, frozen=True, kw_only=True):
     """A key's text as its holder sends it, the id it names (`k_…`) and the digest (hex SHA-256 of its secret)."""
 
     text: str

@@ -9,8 +9,9 @@ from __future__ import annotations
 import hashlib
 from collections import OrderedDict
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any, Final
+
+from msgspec import Struct
 
 from buspass.errors import Problem
 from buspass.identity import mistaken
@@ -36,16 +37,14 @@ SCOPE: Final = "models tools"
 _KEPT: Final = 4096
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Minted:
+class Minted(Struct, frozen=True, kw_only=True):
     """A token, and the seconds that it is good for."""
 
     token: str
     expires_in: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TaskClaims:
+class TaskClaims(Struct, frozen=True, kw_only=True):
     """What a verified task token says. `sub` is TYPE:ID of the subject, or as `act` IDENTITY:AGENT; `exp` in s."""
 
     task: str

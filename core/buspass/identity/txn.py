@@ -6,8 +6,9 @@ Owns their claims. Refuses to know who reads them: a service verifies with /.wel
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any, Final
+
+from msgspec import Struct
 
 from buspass.identity.jws import encoded
 from buspass.identity.tokens import signed
@@ -21,8 +22,7 @@ LIFETIME: Final = 60
 SCOPE: Final = "tools"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TxnToken:
+class TxnToken(Struct, frozen=True, kw_only=True):
     """The token for one dispatch, and its `jti` for the journal."""
 
     token: str

@@ -7,7 +7,8 @@ the one before, and the head's accounts equal to the sum of the records. Refuses
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from buspass.journal.merkle import root
 from buspass.journal.records import Journal
@@ -20,8 +21,7 @@ type CheckSignature = Callable[[str, bytes, str], Awaitable[bool]]
 """(kid, data, base64url signature) → genuine? Told by identity, which knows the domain's keys."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Verdict:
+class Verdict(Struct, frozen=True, kw_only=True):
     """What an audit found. `sealed` counts records under a seal; `problems` is empty when the journal is whole."""
 
     records: int

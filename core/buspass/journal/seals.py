@@ -12,8 +12,9 @@ import re
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from typing import Final
+
+from msgspec import Struct
 
 from buspass.errors import Problem
 from buspass.journal.merkle import root, root_over
@@ -47,8 +48,7 @@ STEADY_TRIES: Final = 16
 _UNSAFE: Final = re.compile(r"[^A-Za-z0-9_.:-]")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Read:
+class Read(Struct, frozen=True, kw_only=True):
     """A task's journal as it lies in the store, everything by key."""
 
     records: Mapping[str, Item]

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import Final
+
+from msgspec import Struct, field
 
 from buspass.journal.merkle import leaf
 from buspass.jsontext import canonical
@@ -19,8 +20,7 @@ KEPT: Final = 16_384
 """Records that are remembered over all tasks."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Leaf:
+class Leaf(Struct, frozen=True, kw_only=True):
     """One record under no seal yet: its hash in the tree, and what its reporting dimension sums."""
 
     hash: bytes
@@ -28,8 +28,7 @@ class Leaf:
     use: Mapping[str, Value]
 
 
-@dataclass(slots=True)
-class Open:
+class Open(Struct):
     """One task's. No seal before number `since` covers any of `leaves`; `before` is the digest of seal `since - 1`."""
 
     since: int

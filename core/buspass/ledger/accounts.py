@@ -6,14 +6,14 @@ Owns the arithmetic `spent = limit − available − Σ children − Σ open`. R
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from buspass.model import ACCOUNTS, SLOTS, THOUGHTS, UNLIMITED, Amounts
 from buspass.ports.state import Item, Value
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Balance:
+class Balance(Struct, frozen=True, kw_only=True):
     """A task's money at one look, by account; `limits` and `available` hold the limited accounts only."""
 
     limits: Amounts

@@ -11,8 +11,10 @@ version never comes back, so an update that arrives late is refused, and nothing
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
 from typing import Final, Literal, cast
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from buspass.errors import Problem
 from buspass.ledger.accounts import table, text, whole
@@ -45,8 +47,7 @@ PAUSE: Final = 0.005
 _POOL: Final = "pool:"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Allocation:
+class Allocation(Struct, frozen=True, kw_only=True):
     """Money that a pool gave to a task, or to another account. Micro-dollars; `at` and `due` (look at it then) in ms.
 
     `turn` counts its changes: 0 is an intent that the head may not have taken yet. `as_of`: how old the word is that
@@ -68,8 +69,7 @@ class Allocation:
         return self.id.removeprefix(_POOL) if self.id.startswith(_POOL) else ""
 
 
-@dataclass(frozen=True, slots=True)
-class Lack:
+class Lack(Struct, frozen=True):
     """An account has less than is asked for; `allocated` is with tasks that may give some of it back.
 
     `account` is the one that lacks it: the pool itself, or one above.

@@ -15,8 +15,10 @@ child (its beginning was repeated, or a write came late) stands for nothing and 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
 from typing import Any, Final
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from buspass.errors import Problem
 from buspass.ledger.accounts import amounts, coming, table, text, whole
@@ -51,8 +53,7 @@ RENEWED: Final = 120_000
 """Milliseconds between two renewals of the lease of a child in another store."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Delegation:
+class Delegation(Struct, frozen=True, kw_only=True):
     """What a child got. `caps`: calls of tools with `max_calls`, by segment; `host`: at whose store it lies, "" here.
 
     `at` and `deadline` (it must be over then) in ms; `place` and `attempt` say which entry it is.
@@ -69,8 +70,7 @@ class Delegation:
     attempt: str = ""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Closing:
+class Closing(Struct, frozen=True, kw_only=True):
     """How a child ended: what it used, and which calls of capped tools it has left.
 
     `as_of` grows with whatever that is read from: the child's `entries`. Of two closings the newer one is true.

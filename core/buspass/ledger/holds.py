@@ -6,9 +6,10 @@ Owns which condition guards which change. Refuses to know when they are sent (`l
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from operator import itemgetter
 from typing import Any, Final, Literal
+
+from msgspec import Struct
 
 from buspass.ledger.accounts import amounts, table, text, whole
 from buspass.model import DUE_INDEX, SLOTS, UNLIMITED, Amounts, due_shard
@@ -32,8 +33,7 @@ REMINDER: Final = "due:"
 """Begins the key of what has a timer post a correction; the call's id follows."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Claim:
+class Claim(Struct, frozen=True, kw_only=True):
     """What a call asks to hold. `call` is its id K, `name` the alias or tool as a segment.
 
     It must be over by `deadline` (ms), and `lasts` (ms) after its hold: time spent waiting for money is not its own.
@@ -58,8 +58,7 @@ class Claim:
     observed: bool = False
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Held:
+class Held(Struct, frozen=True, kw_only=True):
     """A hold that stands: nothing is sent without one. `turn` numbers the holds of this name, from 1."""
 
     claim: Claim
@@ -74,8 +73,7 @@ class Held:
         return ends(self.claim, self.at)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Outcome:
+class Outcome(Struct, frozen=True, kw_only=True):
     """How a call ended, for its head. `sent` False: surely nothing was dispatched, so nothing is counted.
 
     `use` is what it cost, by account. `last` and `kept` are an action's (`kept`: its facts as JSON text). `trail` is
@@ -138,8 +136,7 @@ def taking(claim: Claim, attempt: str, now: int) -> Update:
     return Update(HEAD, tuple(require), add, {("open", claim.call): entry})
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Entry:
+class Entry(Struct, frozen=True, kw_only=True):
     """A call in flight as the head shows it: enough to end it for somebody who never saw it begin."""
 
     call: str

@@ -9,8 +9,9 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, suppress
-from dataclasses import dataclass
 from typing import Final
+
+from msgspec import Struct
 
 from buspass.errors import Problem
 from buspass.ledger import refusals
@@ -66,15 +67,13 @@ TRIES: Final = 6
 """How often an operation with a lost or refused answer is sent again: each falsifies its own condition."""
 
 
-@dataclass(frozen=True, slots=True)
-class Stale:
+class Stale(Struct, frozen=True):
     """The hold was refused for no lack of money: `head` as it is now says why, and the guard reads it."""
 
     head: Item
 
 
-@dataclass(frozen=True, slots=True)
-class Finished:
+class Finished(Struct, frozen=True):
     """Another worker finished this keyed call meanwhile; the hold was given back. `record` is the outcome's."""
 
     record: Item

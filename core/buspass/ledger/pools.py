@@ -17,9 +17,10 @@ the next top-up draws it, and the close gives it back.
 from __future__ import annotations
 
 import asyncio
-from dataclasses import replace
 from typing import Final
 from weakref import WeakValueDictionary
+
+from msgspec.structs import replace
 
 from buspass.ledger.accounts import amounts, whole
 from buspass.ledger.allocations import (

@@ -6,7 +6,7 @@ who waits.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from msgspec import Struct
 
 from buspass.errors import Problem
 from buspass.ledger.accounts import amounts, coming, table, whole
@@ -15,8 +15,7 @@ from buspass.model import MICRO
 from buspass.ports.state import Item
 
 
-@dataclass(frozen=True, slots=True)
-class Shortage:
+class Shortage(Struct, frozen=True):
     """An account that is too small for a claim. `held`: calls in flight could cover it when they end.
 
     `lacks`: every account that is.
@@ -45,8 +44,7 @@ def shortage(head: Item, claim: Claim) -> Shortage | None:
     return short
 
 
-@dataclass(frozen=True, slots=True)
-class Overdraft:
+class Overdraft(Struct, frozen=True):
     """What an observed hold would have met, by how much it went below zero, and the task's limit of that account."""
 
     problem: Problem

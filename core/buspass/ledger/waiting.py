@@ -11,9 +11,10 @@ import asyncio
 from collections import deque
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
-from dataclasses import dataclass, field
 from typing import Final
 from weakref import WeakValueDictionary
+
+from msgspec import Struct, field
 
 from buspass.errors import Problem
 
@@ -28,8 +29,7 @@ LOOK_AGAIN: Final = 0.05
 """Seconds until who may try looks again: a settle in another process is seen this late at most."""
 
 
-@dataclass(eq=False, slots=True, kw_only=True)
-class Place:
+class Place(Struct, kw_only=True, eq=False):
     """One caller in line. `needs`: every account it takes from; `lacks`: those that it waits for."""
 
     needs: frozenset[str]

@@ -16,9 +16,11 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Final
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from buspass.config.settings import Pool
 
@@ -26,8 +28,7 @@ CHUNKS: Final = 16
 """Chunks in which a pool draws all that it holds: what lies idle in it is at most about one."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Account:
+class Account(Struct, frozen=True, kw_only=True):
     """A pool in one window. `holds`: all that it may ever give, micro-dollars; `ends`: ms since the epoch, 0 for never.
 
     With a `parent` its money comes from there as it is needed, a `chunk` at a time or more; without one it is born with

@@ -16,8 +16,9 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Final, Literal
+
+from msgspec import Struct
 
 from buspass.config.settings import Loops
 from buspass.loops.steps import LONG, Step
@@ -38,8 +39,7 @@ STAGES: Final[Mapping[Stage, Stage]] = {"clear": "told", "told": "refused", "ref
 ORDER: Final[tuple[Stage, ...]] = tuple(STAGES)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Asked:
+class Asked(Struct, frozen=True, kw_only=True):
     """The call that is asked for now. As in Step; `refusals` of the task until now."""
 
     kind: Literal["action", "inference"]
@@ -49,8 +49,7 @@ class Asked:
     refusals: int = 0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Found:
+class Found(Struct, frozen=True, kw_only=True):
     """A pattern, met `times` times where `limit` are allowed. `names`: the calls that repeat; `status`: an error's.
 
     `key` names this very loop. `open`: whether a call that was not made yet may be tried once after the task was told.

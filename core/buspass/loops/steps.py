@@ -7,9 +7,10 @@ what repeats.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from functools import lru_cache
 from typing import Final, Literal
+
+from msgspec import Struct
 
 from buspass.ports.state import Item
 
@@ -21,8 +22,7 @@ LONG: Final = "+"
 """Before the digest of tool results that are no mere receipt."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Step:
+class Step(Struct, frozen=True, kw_only=True):
     """A finished call. `number` counts the task's calls in the order of their holds.
 
     `asked`: digest of tool and arguments, or of the model request; `outcome`: digest of the result, or `!` and the

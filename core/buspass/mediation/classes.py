@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Final
+
+from msgspec import Struct
 
 from buspass.mediation import accounts, contact, credentials, national
 from buspass.mediation.patterns import Span, digits
@@ -17,8 +18,7 @@ type Find = Callable[[str, tuple[str, ...]], list[Span]]
 """Text and regions (ISO 3166, for telephone numbers) to spans; in any order, they may overlap."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Class:
+class Class(Struct, frozen=True, kw_only=True):
     """One row. `trigger` (RE2) stands in every text that holds the class, within one word.
 
     `normal` makes the spellings of one value equal; `mask` leaves what a person needs to recognize their own.

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from buspass.mediation.scanner import Part, parts
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Finding:
+class Finding(Struct, frozen=True, kw_only=True):
     """`count` occurrences of a class (`credit_card`, `email`, …) at one position, a path into request or answer.
 
     It never holds a value: findings are journalled and shown to policy.

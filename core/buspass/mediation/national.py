@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
 from typing import Final
 
+from msgspec import Struct
+
 from buspass.mediation.patterns import Span, bounded, compiled, digits
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Number:
+class Number(Struct, frozen=True, kw_only=True):
     """`form` in RE2's syntax; `check` is a module of python-stdnum, None where the state gave no check digit.
 
     A number whose check is weak (one random number in ten or eleven passes) is looked for in its written form only.

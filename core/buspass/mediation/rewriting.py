@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Final, Literal, get_args
+
+from msgspec import Struct
 
 from buspass.mediation.classes import CLASSES, known
 from buspass.mediation.credentials import labelled
@@ -28,8 +29,7 @@ class ContentBlocked(Exception):  # noqa: N818 - the problem `content_blocked` b
         super().__init__("; ".join(f"{finding.class_} at {finding.position}" for finding in self.findings))
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Plan:
+class Plan(Struct, frozen=True, kw_only=True):
     """Action per class; a class that is not named is not looked for, but `secret` is blocked unless it is named.
 
     `placeholders` is needed by the action `placeholder` and by `restore`, which puts values back into the text.

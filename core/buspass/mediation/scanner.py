@@ -7,9 +7,10 @@ found if it is no longer than half a window. Knows no plan: it says what each pa
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from functools import cache
 from typing import Final
+
+from msgspec import Struct
 
 from buspass.mediation.classes import CLASSES, known
 from buspass.mediation.patterns import Span, blanked, compiled, encodable, readable, seen
@@ -27,8 +28,7 @@ PEM_END: Final = r"-----END [A-Z ]{1,40}-----"
 PEM_KEPT: Final = 64
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Part:
+class Part(Struct, frozen=True, kw_only=True):
     """A piece of the text. `class_` is None for plain text, "placeholder" for what looks like one of ours.
 
     `more` marks the continuation of a secret longer than a window (a private key's body): no finding of its own.

@@ -8,8 +8,9 @@ from __future__ import annotations
 import json
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any, Final, Literal
+
+from msgspec import Struct, field
 
 from buspass.errors import Problem
 from buspass.policy import scan
@@ -22,8 +23,7 @@ LOGGING: Final = ("none", "metadata", "redacted", "full")
 _WHOLE: Final[frozenset[scan.Path]] = frozenset({()})
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Decision:
+class Decision(Struct, frozen=True, kw_only=True):
     """Policy's answer. No reason in `deny` means that policy has nothing against it, not that it is granted.
 
     `obligations` holds at most `targets`, `placeholder`, `mask` (lists of names), `max_tokens` (positive int), `log`;

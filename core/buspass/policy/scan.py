@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Final
+
+from msgspec import Struct
 
 type Path = tuple[str, ...]
 
@@ -26,8 +27,7 @@ _VOLATILE: Final = (("history",), ("now",), ("task", "status"))
 _EVERYTHING: Final[frozenset[Path]] = frozenset({()})
 
 
-@dataclass(frozen=True, slots=True)
-class Token:
+class Token(Struct, frozen=True):
     """A word, literal or sign of a module; `line` counts from 1, `first` says that it begins its line."""
 
     kind: str

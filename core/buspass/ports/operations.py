@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any, Final
+
+from msgspec import Struct, field
 
 type Path = tuple[str, ...]
 """Made by `at`. Conditions reach three segments deep, changes two."""
@@ -38,30 +39,26 @@ MISSING: Final = object()
 """What `value_at` may be asked to give where nothing is: unlike None, never a value."""
 
 
-@dataclass(frozen=True, slots=True)
-class Present:
+class Present(Struct, frozen=True):
     """Something is there, be it null."""
 
     path: Path
 
 
-@dataclass(frozen=True, slots=True)
-class Absent:
+class Absent(Struct, frozen=True):
     """Nothing is there, or what should hold it is missing or no map."""
 
     path: Path
 
 
-@dataclass(frozen=True, slots=True)
-class Equals:
+class Equals(Struct, frozen=True):
     """This very value is there, of this very type: True is not 1."""
 
     path: Path
     value: Scalar
 
 
-@dataclass(frozen=True, slots=True)
-class AtLeast:
+class AtLeast(Struct, frozen=True):
     """An integer is there, and it is not below `value`."""
 
     path: Path
@@ -71,8 +68,7 @@ class AtLeast:
 type Condition = Present | Absent | Equals | AtLeast
 
 
-@dataclass(frozen=True, slots=True)
-class Put:
+class Put(Struct, frozen=True):
     """Write the whole item. Without `require` there must be none; with it, one that satisfies it.
 
     Index entries that the item had and `index` does not name are withdrawn with the item they belonged to.
@@ -81,11 +77,10 @@ class Put:
     key: str
     value: Item
     require: tuple[Condition, ...] = ()
-    index: Index = field(default_factory=dict, kw_only=True)
+    index: Index = field(default_factory=dict)
 
 
-@dataclass(frozen=True, slots=True)
-class Update:
+class Update(Struct, frozen=True):
     """Change parts of an item that exists; never creates one. Index entries that `index` does not name stay.
 
     `add`: a missing leaf counts as 0. `set`: at depth one no map, because stores lay those out entry by
@@ -98,11 +93,10 @@ class Update:
     add: Mapping[Path, int] = field(default_factory=dict)
     set: Mapping[Path, Value] = field(default_factory=dict)
     remove: tuple[Path, ...] = ()
-    index: Index = field(default_factory=dict, kw_only=True)
+    index: Index = field(default_factory=dict)
 
 
-@dataclass(frozen=True, slots=True)
-class Delete:
+class Delete(Struct, frozen=True):
     """Remove an item that exists and satisfies `require`, with its index entries."""
 
     key: str

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Mapping
-from dataclasses import dataclass, field
 from typing import Protocol
 
+from msgspec import Struct, field
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Request:
+
+class Request(Struct, frozen=True, kw_only=True):
     """One HTTP request. `timeout` bounds all of it, in seconds; `limit` is the largest body taken, in bytes.
 
     Of a stream, `timeout` bounds the time until its headers, and `idle` that between two of its pieces.
@@ -23,8 +23,7 @@ class Request:
     idle: float = 60.0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Response:
+class Response(Struct, frozen=True, kw_only=True):
     """The whole answer; header names in lower case, the last of a repeated header wins."""
 
     status: int
@@ -32,8 +31,7 @@ class Response:
     body: bytes
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Streamed:
+class Streamed(Struct, frozen=True, kw_only=True):
     """An answer that has begun. `chunks` raises `TimedOut` or `Ambiguous`; `aclose()` it to let the connection go."""
 
     status: int

@@ -17,8 +17,9 @@ exist.
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, Final, Protocol
+
+from msgspec import Struct
 
 from buspass.ports.operations import (
     CHANGES,
@@ -96,15 +97,13 @@ NAME: Final = 255
 """Characters of a partition or key."""
 
 
-@dataclass(frozen=True, slots=True)
-class Applied:
+class Applied(Struct, frozen=True):
     """All operations stand. `item` is the last one's as it became; None after a delete."""
 
     item: Item | None
 
 
-@dataclass(frozen=True, slots=True)
-class Refused:
+class Refused(Struct, frozen=True):
     """Operation `index` met an item that does not satisfy it: `item`, as it was then or later; None if none.
 
     Neither it nor a later one was applied. Those before it stand, or were undone, as the store pleases.

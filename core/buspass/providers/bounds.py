@@ -8,8 +8,9 @@ of their own (`images`). Knows no budget.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from typing import Any, Final, Literal
+
+from msgspec import Struct
 
 from buspass.config.settings import Price, Target, Tier
 from buspass.errors import Problem, Refuse, enforce
@@ -21,8 +22,7 @@ PICO: Final = 1_000_000
 """Pico-dollars in a micro-dollar."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Overhead:
+class Overhead(Struct, frozen=True, kw_only=True):
     """Tokens that a provider adds at most: once a request, for each message, for each tool."""
 
     request: int
@@ -46,8 +46,7 @@ Source: platform.claude.com/docs/en/build-with-claude/prompt-caching, "pricing".
 """
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Bound:
+class Bound(Struct, frozen=True, kw_only=True):
     """The most that one attempt can use. `max_output` is the limit a choice that must be sent for that to hold.
 
     `caches`: the longest cache that the input may be written to, which makes it dearer; `auto`: the provider writes to

@@ -11,8 +11,9 @@ import binascii
 import math
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Final
+
+from msgspec import Struct
 
 from buspass.model import Image
 
@@ -48,8 +49,7 @@ def tokens(api: str, model: str, image: Image) -> int | None:
     return None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Tiles:
+class Tiles(Struct, frozen=True, kw_only=True):
     """`base` once, and `tile` for each 512 × 512 px after the picture was fitted: long side 2048, short side 768."""
 
     base: int
@@ -64,8 +64,7 @@ class Tiles:
         return self.base + self.tile * across * down
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Patches:
+class Patches(Struct, frozen=True, kw_only=True):
     """`percent` of a token for each 32 × 32 px, at most `budget` of them (`original` where that detail is asked)."""
 
     percent: int

@@ -6,16 +6,16 @@ Decoders of both wire formats make it, writers of both make their documents and 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import Any, Literal
+
+from msgspec import Struct, field
 
 from buspass.model import Offer
 
 type Kind = Literal["text", "refusal", "thinking", "sealed", "tool"]
 
 
-@dataclass(slots=True, kw_only=True)
-class Block:
+class Block(Struct, kw_only=True):
     """One piece of an answer. `text` is what it says, or a tool's arguments, or a sealed thought's data."""
 
     kind: Kind
@@ -33,8 +33,7 @@ class Block:
         return self.text + "".join(self.pieces)
 
 
-@dataclass(slots=True, kw_only=True)
-class Choice:
+class Choice(Struct, kw_only=True):
     """One answer of those that were asked for. `finish` is the provider's own word for why it ended, "" if it did not.
 
     `stop` is the stop sequence that ended it; `logprobs` is OpenAI's member of that name.
@@ -57,8 +56,7 @@ class Choice:
         return tuple(Offer(id=block.id, name=block.name, arguments_text=block.said() or "{}") for block in whole)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Delta:
+class Delta(Struct, frozen=True, kw_only=True):
     """One step of a stream: a choice begins, a block opens, grows, closes, or nothing but a sign of life.
 
     `block` counts the blocks of a choice; `opens` is given where it opens.
@@ -72,8 +70,7 @@ class Delta:
     logprobs: Mapping[str, Any] | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Head:
+class Head(Struct, frozen=True, kw_only=True):
     """What an answer says of itself. `created` is in seconds of Unix time, 0 where the provider does not say.
 
     `extra` are OpenAI's members of that name; `usage` is what Anthropic tells of the input when a message begins.

@@ -12,10 +12,11 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from datetime import datetime
 from email.utils import parsedate_to_datetime
 from typing import Final, Literal
+
+from msgspec import Struct
 
 _PART: Final = re.compile(r"(\d+(?:\.\d+)?)(h|ms|m|s)")
 _UNITS: Final = {"h": 3600.0, "m": 60.0, "s": 1.0, "ms": 0.001}
@@ -28,8 +29,7 @@ _KINDS: Final[Mapping[str, Literal["requests", "tokens"]]] = {
 LONGEST: Final = 3600.0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Quota:
+class Quota(Struct, frozen=True, kw_only=True):
     """Of `whole` permits `left` are left, and all of them again in `seconds`."""
 
     kind: Literal["requests", "tokens"]

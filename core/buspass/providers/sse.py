@@ -7,8 +7,9 @@ that begin with a colon are comments; one byte order mark may open the stream; a
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from typing import Final
+
+from msgspec import Struct
 
 LIMIT: Final = 4_000_000
 """Bytes of one event: a whole tool call may come in one piece."""
@@ -16,8 +17,7 @@ LINE_END: Final = re.compile(rb"\r\n|\r|\n")
 BOM: Final = b"\xef\xbb\xbf"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Event:
+class Event(Struct, frozen=True, kw_only=True):
     """One event: its name ("" where it has none) and its data."""
 
     name: str

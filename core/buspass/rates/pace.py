@@ -11,8 +11,10 @@ Times in microseconds since the epoch. Refuses to know who shares the timetable.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
 from typing import Final
+
+from msgspec import Struct, field
+from msgspec.structs import replace
 
 SECOND: Final = 1_000_000
 WHOLE: Final = 1000
@@ -26,16 +28,14 @@ TOGETHER: Final = SECOND
 """Complaints within this time are one: the calls were under way at once."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Limit:
+class Limit(Struct, frozen=True, kw_only=True):
     """At most `amount` permits in `period` µs."""
 
     amount: int
     period: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Pace:
+class Pace(Struct, frozen=True, kw_only=True):
     """What limits the calls to one thing. `name` is unique among all; `shown` is what a client is told."""
 
     name: str
@@ -43,8 +43,7 @@ class Pace:
     limits: Mapping[str, Limit]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Table:
+class Table(Struct, frozen=True, kw_only=True):
     """The timetable: when each limit's next permit falls due; the share in use, in thousandths, and since when."""
 
     due: Mapping[str, int] = field(default_factory=dict)

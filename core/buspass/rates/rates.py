@@ -10,8 +10,10 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
 from typing import Final
+
+from msgspec import Struct, field
+from msgspec.structs import replace
 
 from buspass.errors import Problem
 from buspass.ports.clock import Clock
@@ -31,8 +33,7 @@ class Exhausted(Exception):  # noqa: N818 - the room's word for it
         self.pace, self.seconds = pace, seconds
 
 
-@dataclass(eq=False, slots=True)
-class _Place:
+class _Place(Struct, eq=False):
     """One call in line. `latest`, `at` in µs; `at` is 0 while nothing is booked, `free` when it might have gone."""
 
     takes: Mapping[str, int]
@@ -41,8 +42,7 @@ class _Place:
     free: int = 0
 
 
-@dataclass(eq=False, slots=True)
-class _Line:
+class _Line(Struct, eq=False):
     """Those of this host who wait to be booked, and the timetable as this host knows it."""
 
     table: Table = EMPTY

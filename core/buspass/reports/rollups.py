@@ -16,9 +16,10 @@ import asyncio
 import hashlib
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
 from itertools import batched
 from typing import Final
+
+from msgspec import Struct, field
 
 from buspass.ports.state import Absent, Delete, Item, OutcomeUnknown, Present, Put, State, Unavailable, Update
 from buspass.reports.rows import Dimensions, Row, Table, by_day, from_values, merge, to_values
@@ -33,8 +34,7 @@ PAGE: Final = 200
 TAIL: Final = "tail"
 
 
-@dataclass(slots=True)
-class Day:
+class Day(Struct):
     """A day as its partitions tell it: summed rows, and the seals (`TASK.SEAL`) that are in them."""
 
     table: Table = field(default_factory=dict)

@@ -10,9 +10,10 @@ import json
 import math
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Final
+
+from msgspec import Struct, field
 
 from buspass.ports.state import Item, Value
 
@@ -23,8 +24,7 @@ STEPS: Final = 8
 """Buckets in an octave."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Dimensions:
+class Dimensions(Struct, frozen=True, kw_only=True):
     """What a report can be grouped by. `name` is an alias or a tool, `target` is PROVIDER/MODEL or empty."""
 
     workflow: str
@@ -51,8 +51,7 @@ class Dimensions:
         return fixed[group] if group in fixed else labels.get(group, "")
 
 
-@dataclass(slots=True)
-class Row:
+class Row(Struct):
     """Sums under one set of dimensions. `ended` counts durations: bucket → calls."""
 
     calls: int = 0

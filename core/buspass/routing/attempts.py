@@ -11,8 +11,9 @@ Sans-IO: deadline and attempts are numbers handed in. Knows no wire format: a `F
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Final, Literal
+
+from msgspec import Struct
 
 from buspass.config.settings import Target
 from buspass.errors import Problem
@@ -25,8 +26,7 @@ PASSING: Final = frozenset({"unreachable", "throttled"})
 """What may be over in a moment."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Retry:
+class Retry(Struct, frozen=True, kw_only=True):
     """Send once more, to `target`, after `pause` seconds; `anew`: under another hold than the one before."""
 
     target: Target
@@ -34,8 +34,7 @@ class Retry:
     anew: bool = False
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class GiveUp:
+class GiveUp(Struct, frozen=True, kw_only=True):
     """Tell the agent `problem`; settle the hold with `charge`: nothing, or all of it as `estimated`."""
 
     problem: Problem

@@ -12,8 +12,10 @@ import hashlib
 import logging
 import math
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
 from typing import Any, Final, Literal, cast, get_args
+
+from msgspec import Struct
+from msgspec.structs import asdict, replace
 
 from buspass.errors import Problem
 from buspass.ports.clock import Clock
@@ -51,8 +53,7 @@ KINDS: Final[tuple[Kind, ...]] = get_args(Kind.__value__)
 log = logging.getLogger("buspass")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Stop:
+class Stop(Struct, frozen=True, kw_only=True):
     """One order. `name`: of what (`kind`) is stopped, "" for `all`. Times in ms, 0 for never.
 
     `tasks`: how many it ended; `done`: when the last of them, and every store of the domain knew of it. `host`: where
@@ -223,7 +224,7 @@ class Stops:
             log.error("the item of stop %s was not written by a host of this domain: everything is stopped", key)
             return Stop(id=key, kind="all", name="", reason=ALTERED, by="", at=0, host=host)
         row = cast("Mapping[str, Any]", item)
-        return Stop(**{name: row[name] for name in Stop.__dataclass_fields__})
+        return Stop(**{name: row[name] for name in Stop.__struct_fields__})
 
     async def _read(self, key: str) -> Item | None:
         try:

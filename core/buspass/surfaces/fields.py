@@ -9,9 +9,10 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, Final
+
+from msgspec import Struct, field
 
 from buspass.errors import Problem
 
@@ -21,8 +22,7 @@ DEPTH: Final = 64
 NONE_REFUSED: Final[Mapping[str, str]] = MappingProxyType({})
 
 
-@dataclass(slots=True)
-class Report:
+class Report(Struct):
     """What was found: `unsupported` (we do not offer it) and `invalid` (nobody does)."""
 
     unsupported: list[dict[str, Any]] = field(default_factory=list)

@@ -6,8 +6,9 @@ Refuses to know when it is said, and what it says.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any, Final
+
+from msgspec.structs import replace
 
 from buspass.model import Ask
 from buspass.surfaces import anthropic_messages

@@ -9,8 +9,10 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import Any, Final, Literal, cast
+
+from msgspec import Struct
+from msgspec.structs import force_setattr
 
 from buspass.model import Principal, Subject
 from buspass.ports.state import Item, Value
@@ -18,20 +20,18 @@ from buspass.ports.state import Item, Value
 _SEGMENT: Final = re.compile(r"[A-Za-z0-9_.:-]{1,100}")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Grant:
+class Grant(Struct, frozen=True, kw_only=True):
     """What this one task got of its workflow: it can only narrow. `named`: its tools, to be looked up."""
 
     models: tuple[str, ...]
     tools: tuple[str, ...]
-    named: frozenset[str] = field(init=False, repr=False, compare=False)
+    named: frozenset[str] = frozenset()
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "named", frozenset(self.tools))
+        force_setattr(self, "named", frozenset(self.tools))
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Task:
+class Task(Struct, frozen=True, kw_only=True):
     """A task's facts. `created_at` and `deadline` in ms, `wall` in seconds.
 
     `depth`: how many levels of children it may have below it; `level`: how deep it lies itself, 0 without a parent.

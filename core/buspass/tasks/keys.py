@@ -13,9 +13,11 @@ import json
 import logging
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Final, cast
 from weakref import WeakValueDictionary
+
+from msgspec import Struct, field
+from msgspec.structs import asdict, replace
 
 from buspass.errors import Problem
 from buspass.ports.clock import Clock
@@ -45,8 +47,7 @@ TRIES: Final = 8
 log = logging.getLogger("buspass")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Key:
+class Key(Struct, frozen=True, kw_only=True):
     """What an operator made. Times in ms, 0 for never; `digest` and `previous` are hex SHA-256 of secrets.
 
     `models`: a subset of the workflow's, empty for all. `budget`: narrows the workflow's for each standing task.
@@ -72,8 +73,7 @@ class Key:
     version: int = 1
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Standing:
+class Standing(Struct, frozen=True, kw_only=True):
     """The standing task that a session of a key is in: its id and its generation, from 0."""
 
     task: str
@@ -122,7 +122,7 @@ class Keys:
             log.error("the item of key %s was not written by a host of this domain: it is ignored", key)
             return None
         row = cast("Mapping[str, Any]", item)
-        shape = {name: row[name] for name in Key.__dataclass_fields__}
+        shape = {name: row[name] for name in Key.__struct_fields__}
         return Key(**{**shape, "models": tuple(row["models"]), "budget": json.loads(row["budget"])})
 
     def _remember(self, key: str, at: float, found: Key | None) -> None:

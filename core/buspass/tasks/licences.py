@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import AsyncIterator, Collection, Iterable, Mapping
-from dataclasses import dataclass
 from typing import Any, Final, cast
+
+from msgspec import Struct
 
 from buspass.errors import Problem
 from buspass.ports.clock import Clock
@@ -27,8 +28,7 @@ type Place = tuple[int, int]
 """When a call's hold stood (ms), and its turn among those of its name."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Licence:
+class Licence(Struct, frozen=True, kw_only=True):
     """One tool call that a model asked for: the inference's id, its place there, its tool and arguments' digest."""
 
     inference: str

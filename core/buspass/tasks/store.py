@@ -9,9 +9,11 @@ from __future__ import annotations
 import asyncio
 from collections import OrderedDict
 from collections.abc import Callable, Container, Mapping, Sequence
-from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime, timedelta
 from typing import Final, cast
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from buspass.errors import Problem
 from buspass.model import DUE_INDEX, LOOK, THOUGHTS, UNLIMITED, due_shard
@@ -56,8 +58,7 @@ FIRST: Final = "0"
 """Sorts before every entry of a day."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class View:
+class View(Struct, frozen=True, kw_only=True):
     """A task and its head as last seen. `fresh`: read for this very call, so a refusal may rest on it.
 
     `key_at`: when its key was seen in the store (ms), for an erasure elsewhere must be noticed here.

@@ -13,8 +13,9 @@ from __future__ import annotations
 import json
 import uuid
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any, Final
+
+from msgspec import Struct, field
 
 from buspass.testing import cosmos_sql
 
@@ -39,16 +40,14 @@ class Fault(Exception):  # noqa: N818  (it is an answer)
         self.status, self.why, self.sub, self.after_ms = status, why, sub, after_ms
 
 
-@dataclass(frozen=True, slots=True)
-class Done:
+class Done(Struct, frozen=True):
     """A success: its status, and the document as it became, if there is one."""
 
     status: int
     document: Document | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Request:
+class Request(Struct, frozen=True, kw_only=True):
     """One operation on one document, as a batch carries it and a point operation comes to."""
 
     kind: str
@@ -58,8 +57,7 @@ class Request:
     if_none_match: str | None = None
 
 
-@dataclass(slots=True, kw_only=True)
-class Container:
+class Container(Struct, kw_only=True):
     """A container: its properties as the service gives them, and documents by partition and id."""
 
     properties: dict[str, Any]

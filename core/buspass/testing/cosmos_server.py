@@ -24,9 +24,10 @@ import json
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, Final
 from urllib.parse import unquote
+
+from msgspec import Struct
 
 from buspass.testing import cosmos_sql
 from buspass.testing.cosmos_http import Answer, Asked, listening
@@ -38,8 +39,7 @@ _PAGE: Final = 4 * 1024 * 1024
 """Bytes of documents in a page of a query."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Trouble:
+class Trouble(Struct, frozen=True, kw_only=True):
     """What one request meets. Without `status` and `drop` it is only late.
 
     `applied`: what was asked is done before the trouble shows. `drop`: the connection is closed without an answer.

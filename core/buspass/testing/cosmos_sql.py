@@ -12,8 +12,9 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, Final
+
+from msgspec import Struct
 
 UNDEFINED: Final = object()
 """No value: unlike null, which is one."""
@@ -33,8 +34,7 @@ class SyntaxFault(ValueError):  # noqa: N818  (it is an answer)
     """The text is no query that this service understands: 400."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Query:
+class Query(Struct, frozen=True, kw_only=True):
     """A parsed query. `select` makes the answer of a document; `order` holds (expression, descending)."""
 
     select: Expression

@@ -14,10 +14,11 @@ import json
 import time
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Final, Literal
 from urllib.parse import parse_qsl, unquote
+
+from msgspec import Struct
 
 PAYLOAD_BYTES: Final = 6 * 1024 * 1024
 """The largest event, envelope and base64 included."""
@@ -65,8 +66,7 @@ class AnswerStream:
             raise BrokenStream(self._broken)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Outcome:
+class Outcome(Struct, frozen=True, kw_only=True):
     """How an invocation ended. `payload`: the function's JSON, or its error's, in bytes; `stream` in its place."""
 
     kind: Literal["response", "stream", "error", "timeout"]
@@ -74,8 +74,7 @@ class Outcome:
     stream: AnswerStream | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Reply:
+class _Reply(Struct, frozen=True, kw_only=True):
     status: int
     headers: list[tuple[bytes, bytes]]
     body: bytes

@@ -19,21 +19,20 @@ import secrets
 import time
 from collections import deque
 from collections.abc import AsyncIterator
-from dataclasses import dataclass, field
 from typing import Any, Final
 from urllib.parse import parse_qs
 
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.utils import Prehashed, decode_dss_signature
 from cryptography.hazmat.primitives.hashes import SHA256
+from msgspec import Struct, field
 
 from buspass.testing.cosmos_http import Answer, Asked, listening
 
 RESOURCE: Final = "https://vault.azure.net"
 
 
-@dataclass(slots=True, kw_only=True)
-class Version:
+class Version(Struct, kw_only=True):
     """One version of a key. `operations`: what it may be used for."""
 
     key: ec.EllipticCurvePrivateKey
@@ -41,16 +40,14 @@ class Version:
     enabled: bool = True
 
 
-@dataclass(slots=True, kw_only=True)
-class Trouble:
+class Trouble(Struct, kw_only=True):
     """What the next request to the vault meets; `status` 0: the connection is closed without an answer."""
 
     status: int = 0
     code: str = "InternalError"
 
 
-@dataclass(slots=True)
-class KeyVaultServer:
+class KeyVaultServer(Struct):
     """A vault and an identity that may use it. `meet` plans troubles; `asked` tells what the vault was asked."""
 
     url: str = ""

@@ -21,9 +21,10 @@ import sys
 import time
 import uuid
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
+
+from msgspec import Struct, field
 
 from buspass.testing.function_url import AnswerStream, FunctionUrl, Outcome
 from buspass.testing.loopback import serve
@@ -44,8 +45,7 @@ class InitError(Exception):
     """The function never became ready. The message is what its runtime client reported."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Function:
+class Function(Struct, frozen=True, kw_only=True):
     """What is run, and how. `timeout` in seconds, `memory` in MB, which is told, not enforced.
 
     `streaming`: by `buspass_aws.runtime`, for which the handler is an application's start, in place of `awslambdaric`;
@@ -99,8 +99,7 @@ class Function:
         }
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Invocation:
+class _Invocation(Struct, frozen=True, kw_only=True):
     event: bytes
     outcome: asyncio.Future[Outcome]
     id: str = field(default_factory=lambda: str(uuid.uuid4()))

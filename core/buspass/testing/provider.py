@@ -12,9 +12,9 @@ import secrets
 import time
 from collections import deque
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
+from msgspec import Struct
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
@@ -27,8 +27,7 @@ from buspass.testing.provider_wire import Mind, Refused, completion, parse, text
 __all__ = ["Exchange", "Fault", "Provider", "echo"]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Exchange:
+class Exchange(Struct, frozen=True, kw_only=True):
     """One request as it came, and what was answered."""
 
     at: float

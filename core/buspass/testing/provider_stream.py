@@ -8,15 +8,15 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, Literal
+
+from msgspec import Struct
 
 PIECE = 12
 """Characters of text that one event brings."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Fault:
+class Fault(Struct, frozen=True, kw_only=True):
     """What goes wrong with one request. `seconds`: of something slow, or in Retry-After, which 0 leaves out.
 
     Before the answer: `rate_limited`, `overloaded` (529), `error`, `slow` (no headers yet), `invalid_json`, `html`.

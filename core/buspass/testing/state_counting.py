@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from buspass.ports.state import (
     Applied,
@@ -17,8 +18,7 @@ from buspass.ports.state import (
 )
 
 
-@dataclass(slots=True)
-class Count:
+class Count(Struct):
     """Calls of each method; `writes` are single operations as a store bills them, a refused one too."""
 
     reads: int = 0

@@ -11,9 +11,10 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from random import Random
 from typing import Any
+
+from msgspec import Struct
 
 from buspass.ports.state import (
     Applied,
@@ -39,29 +40,25 @@ class Crash(BaseException):
     """The caller's process died here: no code of its own may catch it, so it is no Exception."""
 
 
-@dataclass(frozen=True, slots=True)
-class Down:
+class Down(Struct, frozen=True):
     """Unavailable(at): this operation and those after it are not applied."""
 
     at: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Lost:
+class Lost(Struct, frozen=True):
     """OutcomeUnknown(at) although this operation was applied (if it was not refused)."""
 
     at: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Late:
+class Late(Struct, frozen=True):
     """OutcomeUnknown(at); the operation arrives with `deliver`, or never if `late` is cleared before."""
 
     at: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Dies:
+class Dies(Struct, frozen=True):
     """Crash once `after` operations of the apply are done; in a transaction only a whole apply is done."""
 
     after: int = 0
