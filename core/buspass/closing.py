@@ -6,6 +6,7 @@ that is. What is given back to a task that has ended itself flows on.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping
 from contextlib import suppress
 from functools import partial
@@ -13,6 +14,7 @@ from typing import Final
 
 from buspass.calls.house import House
 from buspass.errors import Problem
+from buspass.identity.peer_claims import Order, Statement
 from buspass.journal.seals import read_all
 from buspass.ledger import Closing, Delegation, balance, delegations, new_head
 from buspass.ledger.accounts import amounts
@@ -20,6 +22,7 @@ from buspass.ledger.holds import entries
 from buspass.ledger.ledger import SKEW
 from buspass.ledger.statement import closed, stated
 from buspass.model import ACCOUNTS
+from buspass.peering import asked, link_to, told
 from buspass.ports.state import Item, OutcomeUnknown, Put, Unavailable, Value
 from buspass.tasks import View
 from buspass.tasks.lifecycle import SEALING, Verb
@@ -103,14 +106,15 @@ async def give_back(house: House, task: str, head: Item) -> None:
         return
     if isinstance(pool := head.get("pool"), str):
         await house.pools.release(pool, task, balance(head).spent["cost"], int(str(head["entries"])))
-    if isinstance(link := head.get("parent"), Mapping):
+    if isinstance(link := head.get("parent"), Mapping) and "peer" not in link:
         await _hand_back(house, task, head, link)
 
 
 async def give_back_now(house: House, task: str, head: Item) -> None:
-    """The same where an answer must not wait for it: what is not given back now, the sweep gives back."""
+    """The same where an answer must not wait for it, and telling a peer; what is not done now, a timer does."""
     with suppress(Problem):
         await give_back(house, task, head)
+    await told(house, task, head)
 
 
 async def _hand_back(house: House, task: str, head: Item, link: Mapping[str, Value]) -> None:
@@ -127,16 +131,26 @@ async def _hand_back(house: House, task: str, head: Item, link: Mapping[str, Val
     above = await house.beside(str(link["host"]))
     found = delegations((await above.tasks.look(parent)).head)
     entry = next((each for each in found if (each.task, each.attempt) == (task, link["attempt"])), None)
-    if entry is None or not await above.delegations.settle(parent, entry, closing, house.host.name):
-        corrected = await above.delegations.correct(
-            parent, task, closing, partial(_sealed, above, parent), house.host.name
-        )
+    await _credited(above, parent, task, entry, closing)
+
+
+async def _credited(
+    house: House, parent: str, child: str, entry: Delegation | None, closing: Closing, peer: str = ""
+) -> None:
+    """Book how a child ended at its parent, and let what comes back flow on where the parent has ended too."""
+    book, host = house.delegations, house.host.name
+    if entry is None or not await book.settle(parent, entry, closing, host):
+        corrected = await book.correct(parent, child, closing, partial(_sealed, house, parent), host, peer)
         if not corrected and entry is None:
             return
-    after = (await above.tasks.look(parent)).head
-    if after["status"] not in LIVING:
-        await above.sealer.seal(parent)
-        await give_back(above, parent, after)
+    await _flow_on(house, parent)
+
+
+async def _flow_on(house: House, task: str) -> None:
+    head = (await house.tasks.look(task)).head
+    if head["status"] not in LIVING:
+        await house.sealer.seal(task)
+        await give_back(house, task, head)
 
 
 async def _sealed(house: House, task: str) -> frozenset[str]:
@@ -163,6 +177,8 @@ async def _settle_below(house: House, task: str, head: Item) -> bool:
     now, found = house.clock.now(), False
     for entry in delegations(head):
         overdue = now > min(entry.deadline + 2 * SKEW, entry.at + ABANDONED)
+        if entry.peer:
+            continue  # who looks at a task does not wait for those: a timer asks them
         if overdue or head["status"] == "killed":
             with suppress(Problem):  # out of reach it stays allocated: the next look sees
                 await settle_child(house, task, entry, kill=head["status"] == "killed")
@@ -173,16 +189,67 @@ async def _settle_below(house: House, task: str, head: Item) -> bool:
 async def end_children(house: House, task: str, head: Item) -> Item:
     """Kill the children of a task that was killed; give its head as it is then. Raises Problem state_unavailable.
 
-    One in another store that can't be reached stops by itself when its lease is over.
+    One in another store or at a peer that can't be reached stops by itself when its lease is over.
     """
     found = delegations(head)
     for entry in found:
+        if entry.peer:
+            continue
         try:
             await settle_child(house, task, entry, kill=True)
         except Problem:
             if not entry.host:
                 raise
+    await ask_peers(house, task, head)
     return (await house.tasks.look(task)).head if found else head
+
+
+# ── peers ───────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+async def ask_peers(house: House, task: str, head: Item, until: int = 0, *, unborn: str = "") -> bool:
+    """Have peers renew their children of this task until then (ms), or kill them where it was killed, and hear them.
+
+    Say whether it has any. One out of reach is asked again by a timer: what it has stays allocated. `unborn`: this one
+    alone, and it is not to be born any more.
+    """
+    killed, now = head["status"] == "killed", house.clock.now()
+
+    async def ask(entry: Delegation) -> None:
+        late = entry.at + ABANDONED <= now
+        link = link_to(house, task, entry)
+        order = Order(link=link, until=0 if killed else until, kill=killed, bury=killed or late or bool(unborn))
+        with suppress(Problem, Unavailable, OutcomeUnknown):
+            await heard(house, entry.peer, await asked(house, task, entry, order))
+
+    found = [entry for entry in delegations(head) if entry.peer and unborn in {"", entry.task}]
+    await asyncio.gather(*map(ask, found))
+    return bool(found)
+
+
+async def heard(house: House, peer: str, said: Statement) -> None:
+    """Take a peer's word for how its child of a task of ours stands: once, and no older one after it.
+
+    It gives back at most what the child got: a peer may lie about that and nothing else. Raises Problem.
+    """
+    if said.state not in {"ended", "void"}:
+        return
+    link = said.link
+    above = await house.beside(link.host)
+    try:
+        head = (await above.tasks.look(link.parent)).head
+    except Problem as problem:
+        if problem.code != "not_found":
+            raise
+        return  # it was erased: nobody is owed anything
+    meant = (link.child, link.allocation, peer)
+    entry = next((each for each in delegations(head) if (each.task, each.attempt, each.peer) == meant), None)
+    if said.state == "ended":
+        closing = Closing(status=said.status, used=said.used, caps={}, as_of=said.as_of)
+        await _credited(above, link.parent, link.child, entry, closing, peer)
+    elif entry is not None:
+        await above.delegations.give_back(link.parent, entry)
+        await _flow_on(above, link.parent)
 
 
 async def draining(house: House, head: Item) -> tuple[int, int]:
@@ -191,6 +258,9 @@ async def draining(house: House, head: Item) -> tuple[int, int]:
     count, latest = len(calls), max((entry.deadline for entry in calls), default=0)
     for child in delegations(head):
         lease = min(child.deadline, house.clock.now() + LEASE)
+        if child.peer:  # it has not said yet that nothing is in flight
+            latest = max(latest, lease)
+            continue
         try:
             there = await house.beside(child.host or house.place)
             below = await there.state.read(child.task, "head")
@@ -220,16 +290,24 @@ async def settle_child(house: House, parent: str, entry: Delegation, *, kill: bo
     if not isinstance(link, Mapping) or link["attempt"] != entry.attempt:
         await house.delegations.give_back(parent, entry)  # it lives on another entry
         return
-    if kill and view.head["status"] in LIVING:
-        record = lifecycle_record(there, "kill", status="killed", reason="its parent was killed", by=f"task {parent}")
-        with suppress_ended():
-            await there.tasks.change(entry.task, "kill", record)
-        await there.sealer.seal(entry.task)
-        view = await there.tasks.look(entry.task)
-    if kill and view.head["children"]:  # also where it had ended by itself: a kill is not answered before
-        await end_children(there, entry.task, view.head)
-        view = await there.tasks.look(entry.task)
+    if kill:
+        view = await kill_child(there, view, parent)
     await settle_overdue(there, view)
+
+
+async def kill_child(house: House, view: View, parent: str) -> View:
+    """Kill a child whose parent was killed, and all that is below it; give it as it is then. Raises Problem."""
+    task = view.task.id
+    if view.head["status"] in LIVING:
+        record = lifecycle_record(house, "kill", status="killed", reason="its parent was killed", by=f"task {parent}")
+        with suppress_ended():
+            await house.tasks.change(task, "kill", record)
+        await house.sealer.seal(task)
+        view = await house.tasks.look(task)
+    if view.head["children"]:  # also where it had ended by itself: a kill is not answered before
+        await end_children(house, task, view.head)
+        view = await house.tasks.look(task)
+    return view
 
 
 class suppress_ended(suppress):  # noqa: N801 - reads like `suppress`
@@ -244,13 +322,14 @@ class suppress_ended(suppress):  # noqa: N801 - reads like `suppress`
 
 async def _bury(house: House, above: str, parent: str, entry: Delegation) -> bool:
     """Put an ended head where a child was to be born; say whether nothing but that stands there."""
-    stone = {
-        **new_head(limits=entry.amounts, expires_at=entry.at, max_calls={}),
-        "status": "expired",
-        "parent": {"task": parent, "host": above, "attempt": entry.attempt},
-        "tombstone": True,
-    }
-    return await buried(house, entry.task, stone)
+    link = {"task": parent, "host": above, "attempt": entry.attempt}
+    return await buried(house, entry.task, tombstone(entry.amounts, entry.at, link))
+
+
+def tombstone(limits: Mapping[str, int], at: int, link: Mapping[str, Value]) -> dict[str, Value]:
+    """Give the head of a child that can't be born any more; `at` in ms."""
+    ended: dict[str, Value] = {"status": "expired", "parent": dict(link), "tombstone": True}
+    return {**new_head(limits=limits, expires_at=at, max_calls={}), **ended}
 
 
 async def buried(house: House, task: str, stone: Mapping[str, Value]) -> bool:

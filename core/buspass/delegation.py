@@ -27,11 +27,11 @@ from buspass.beginning import (
 from buspass.callers import Caller, TaskCaller, visible
 from buspass.calls.enforcement import Enforcing, enforcement
 from buspass.calls.house import House
-from buspass.closing import LEASE
 from buspass.config.settings import Workflow
 from buspass.errors import Problem
 from buspass.guard import check_standing
 from buspass.identity.tokens import TaskClaims
+from buspass.leases import first_lease
 from buspass.ledger import Delegation, Stale, delegations
 from buspass.ledger.accounts import amounts
 from buspass.ledger.delegations import CAPS
@@ -55,20 +55,11 @@ class _Wish(Struct, frozen=True, kw_only=True):
 
 async def begin_child(house: House, who: Caller, parent: str, body: Mapping[str, Any], key: str | None) -> Started:
     """Start a child for the bearer of its parent's token. Raises Problem."""
-    if not isinstance(who, TaskCaller) or who.key:
-        raise Problem("denied", "only a task's own agent hands parts of it on, with the task token", reasons=["caller"])
     asked = house.clock.now()
-    view = await visible(house, who, parent)
-    check_standing(view.head, who.claims.fence, house.clock.now())
-    if "peer" in body:
-        detail = "not available yet: children in another trust domain; `host` names another host of this one"
-        raise Problem("unsupported", detail, errors=[{"path": "peer", "message": "is not available yet"}])
+    view, claims = await handing(house, who, parent)
     only(body, FIELDS)
-    if view.task.depth < 1:
-        detail = "this task may have no children: budget.depth of its workflow is used up"
-        raise Problem("budget_exhausted", detail, limit="depth", needed=1, left=0)
     workflow = workflow_named(house, body.get("workflow", view.task.workflow))
-    principal = _acting(house, view.task, who.claims)
+    principal = acting(house, view.task, claims)
     check_agent(workflow, principal)
     await house.stops.ask(workflow.name, (principal.name, *names(view.task)))
     wish = _Wish(workflow=workflow, terms=_terms(workflow, view, body), host=_host(house, body), caps={})
@@ -80,7 +71,19 @@ async def begin_child(house: House, who: Caller, parent: str, body: Mapping[str,
     terms = replace(terms, wall=min(terms.wall, (view.task.deadline - draft.created_at) / 1000))
     wish = replace(wish, terms=terms, caps=_caps(workflow, terms.grant, view.head))
     said = {**body, "parent": parent, "workflow": workflow.name}
-    return await _born(house, view, who.claims.fence, wish, finished(house, draft, terms, said), enforced, asked)
+    return await _born(house, view, claims.fence, wish, finished(house, draft, terms, said), enforced, asked)
+
+
+async def handing(house: House, who: Caller, parent: str) -> tuple[View, TaskClaims]:
+    """Give a task that its own agent may hand a part on of. Raises Problem."""
+    if not isinstance(who, TaskCaller) or who.key:
+        raise Problem("denied", "only a task's own agent hands parts of it on, with the task token", reasons=["caller"])
+    view = await visible(house, who, parent)
+    check_standing(view.head, who.claims.fence, house.clock.now())
+    if view.task.depth < 1:
+        detail = "this task may have no children: budget.depth of its workflow is used up"
+        raise Problem("budget_exhausted", detail, limit="depth", needed=1, left=0)
+    return view, who.claims
 
 
 async def _born(
@@ -94,24 +97,18 @@ async def _born(
     if (found := await _standing(there, task)) is not None:
         return await tokened(there, found, task.principal, wish.host)
     apart = there.state is not house.state
-    entry = await house.delegations.delegate(
-        parent.task.id,
-        fence,
-        Delegation(
-            task=task.id,
-            workflow=segment(wish.workflow.name),
-            amounts=wish.terms.limits,
-            caps=wish.caps,
-            host=wish.host if apart else "",
-            at=task.created_at,
-            deadline=task.deadline,
-        ),
+    wanted = Delegation(
+        task=task.id,
+        workflow=segment(wish.workflow.name),
+        amounts=wish.terms.limits,
+        caps=wish.caps,
+        host=wish.host if apart else "",
+        at=task.created_at,
+        deadline=task.deadline,
     )
-    if isinstance(entry, Stale):
-        check_standing(entry.head, fence, house.clock.now())
-        raise Problem("conflict", "the task changes too fast right now; retry", retry_after=0.5)
+    entry = await taken(house, parent.task.id, fence, wanted)
     born: dict[str, Value] = {"parent": {"task": parent.task.id, "host": house.place, "attempt": entry.attempt}}
-    if (lease := _lease(parent.head, asked, apart=apart)) is not None:
+    if (lease := first_lease(parent.head, asked, apart=apart)) is not None:
         born |= {"lease": True, "expires_at": min(task.deadline, lease)}
     route = {segment(name): step.max_calls for name, step in wish.workflow.route.items() if name in task.grant.named}
     born["left"] = {**{tool: calls for tool, calls in route.items() if calls is not None}, **entry.caps}
@@ -124,15 +121,13 @@ async def _born(
     return await tokened(there, view, task.principal, wish.host)
 
 
-def _lease(above: Item, asked: int, *, apart: bool) -> int | None:
-    """Say until when (ms) a child goes on without word from above; None where every kill reaches it.
-
-    Not every one reaches a child in another store, nor who is below such a child, wherever they lie: theirs ends with
-    its. It counts from before the parent was seen alive: a host that is frozen at this birth adds nothing to it.
-    """
-    own = [asked + LEASE] if apart else []
-    inherited = [int(str(above["expires_at"]))] if "lease" in above else []
-    return min(own + inherited, default=None)
+async def taken(house: House, parent: str, fence: int, wanted: Delegation) -> Delegation:
+    """Take a child's budget out of its parent. Raises Problem."""
+    entry = await house.delegations.delegate(parent, fence, wanted)
+    if isinstance(entry, Stale):
+        check_standing(entry.head, fence, house.clock.now())
+        raise Problem("conflict", "the task changes too fast right now; retry", retry_after=0.5)
+    return entry
 
 
 async def _standing(there: House, task: Task) -> View | None:
@@ -152,7 +147,7 @@ async def _standing(there: House, task: Task) -> View | None:
 # ── what a child may be ─────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _acting(house: House, task: Task, claims: TaskClaims) -> Principal:
+def acting(house: House, task: Task, claims: TaskClaims) -> Principal:
     """Give who holds the token: whoever started the task, or resumed it."""
     if claims.act == task.principal.name:
         return task.principal
@@ -169,11 +164,16 @@ def _terms(workflow: Workflow, parent: View, body: Mapping[str, Any]) -> Terms:
         models=_named(body, "models", tuple(name for name in workflow.models if name in given.models)),
         tools=_tools(workflow, parent, body),
     )
+    check_limited(parent, terms)
+    return replace(terms, grant=grant)
+
+
+def check_limited(parent: View, terms: Terms) -> None:
+    """Refuse a child without a limit that its parent has. Raises Problem invalid_request."""
     missing = [name for name in amounts(parent.head, "limits") if name not in terms.limits]
     if missing:
         rows = [{"path": f"budget.{name}", "message": "its parent has a limit, so it needs one"} for name in missing]
         raise Problem("invalid_request", f"budget must name {', '.join(missing)}: its parent limits it", errors=rows)
-    return replace(terms, grant=grant)
 
 
 def _tools(workflow: Workflow, parent: View, body: Mapping[str, Any]) -> tuple[str, ...]:

@@ -64,6 +64,7 @@ CODES: Final[Mapping[str, Code]] = {
     "circuit_open": Code(503, "The service behind this call does not work", retryable=True),
     "no_target_available": Code(503, "No target of this model is available", retryable=True),
     "lease_expired": Code(503, "The task's parent has not been heard of for too long", retryable=True),
+    "peer_unavailable": Code(503, "Another trust domain cannot be asked", retryable=True),
     "identity_unavailable": Code(503, "Identity cannot be proven right now", retryable=True),
     "state_unavailable": Code(503, "The state store cannot be reached", retryable=True),
     "policy_unavailable": Code(503, "Policy could not be asked", retryable=True),

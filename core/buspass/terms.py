@@ -32,11 +32,14 @@ class Terms(Struct, frozen=True, kw_only=True):
 def terms_of(workflow: Workflow, budget: Mapping[str, Any]) -> Terms:
     """Give a workflow's terms under a client's budget. Raises Problem unsupported, invalid_request."""
     grant = Grant(models=workflow.models, tools=tuple(workflow.route))
-    return _budgeted(Terms(grant=grant, limits=workflow.limits, wall=workflow.wall), budget)
+    return budgeted(Terms(grant=grant, limits=workflow.limits, wall=workflow.wall), budget)
 
 
-def _budgeted(terms: Terms, budget: Mapping[str, Any]) -> Terms:
-    """Narrow the limits. Raises Problem invalid_request for what is unknown, malformed or wider."""
+def budgeted(terms: Terms, budget: Mapping[str, Any]) -> Terms:
+    """Narrow the limits; an account that has none gets one.
+
+    Raises Problem invalid_request for what is malformed or wider, unsupported for what is unknown.
+    """
     only(budget, BUDGET_FIELDS, "budget.")
     limits, wall = dict(terms.limits), terms.wall
     for name, value in budget.items():
@@ -54,6 +57,16 @@ def _budgeted(terms: Terms, budget: Mapping[str, Any]) -> Terms:
         else:
             limits[name] = amount
     return Terms(grant=terms.grant, limits=limits, wall=wall)
+
+
+def named_part(field: str, names: Any, allowed: tuple[str, ...]) -> tuple[str, ...]:
+    """Give the part of `allowed` that a list names, all of it where there is none. Raises Problem invalid_request."""
+    if names is None:
+        return allowed
+    if not isinstance(names, list | tuple) or not all(isinstance(name, str) and name in allowed for name in names):
+        row = {"path": field, "message": "is no list of what may be had", "allowed": list(allowed)}
+        raise Problem("invalid_request", f"{field} is a list of names that may be had here", errors=[row])
+    return tuple(name for name in allowed if name in names)
 
 
 def _amount(name: str, value: Any) -> int:

@@ -8,7 +8,7 @@ The index `due` is a hint: entries are written with what they are about, and wit
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from typing import Final
 
@@ -16,14 +16,16 @@ from buspass.alerting import deliver, watch
 from buspass.alerts.alerts import PREFIX
 from buspass.allocation import SWEPT, tend
 from buspass.calls.house import House
-from buspass.closing import LEASE, LIVING, settle_overdue
+from buspass.closing import LEASE, LIVING, ask_peers, settle_overdue
 from buspass.errors import Problem
 from buspass.journal.seals import KEEP_LATE, read_all
-from buspass.ledger import Delegation, delegations
+from buspass.leases import renew_below
+from buspass.ledger import delegations
 from buspass.ledger.delegations import RENEWED
 from buspass.ledger.holds import HEAD, REMINDER, credit_key, entries
 from buspass.ledger.ledger import SKEW
 from buspass.model import DUE_INDEX, DUE_SHARDS, LOOK, due_shard
+from buspass.peering import told
 from buspass.ports.state import Delete, Equals, Item, OutcomeUnknown, Unavailable, Update
 from buspass.stopping import finish
 from buspass.tasks import View
@@ -102,8 +104,12 @@ async def _look(house: House, partition: str, failed: set[str]) -> None:
     try:
         view = await settle_overdue(house, await house.tasks.look(partition))
         until = min(now + LEASE, int(str(view.head["expires_at"]))) if "lease" in view.head else now + LEASE
-        await _renew(house, view, until)
+        if await ask_peers(house, partition, view.head, until):
+            view = await house.tasks.look(partition)
+        await renew_below(house, view, until)
         when = next_look(view, now)
+        if when is None and not await told(house, partition, view.head):
+            when = now + max(LATER, (now - view.task.deadline) // 4)  # ever more seldom, however long it takes
     except Problem:
         when = now + LATER
     await _set(house, partition, when)
@@ -118,38 +124,11 @@ def next_look(view: View, now: int) -> int | None:
     ends = [call.deadline for call in entries(head)] + [child.deadline for child in children]
     ends += [view.task.deadline] if living else []
     times = [now + LOOK, *(end + 2 * SKEW + 1000 for end in ends)]
-    if any(child.host for child in children):
+    if any(child.apart for child in children):
         times.append(now + RENEWED)
     if head["status"] == "killed" and children:
         times.append(now + LATER)
     return max(min(times), now + 5000)
-
-
-async def _renew(house: House, view: View, until: int) -> None:
-    """Renew to `until` (ms) the leases below a task that was not killed; none to longer than that task's own.
-
-    Those of children in other stores, and of all who are below such a child, wherever they lie.
-    """
-    leased = "lease" in view.head
-    if view.head["status"] == "killed":
-        return
-    for child in delegations(view.head):
-        if child.host or leased:
-            with suppress(Problem, Unavailable, OutcomeUnknown):  # out of reach it stops by itself
-                await _renew_one(house, child, until)
-
-
-async def _renew_one(house: House, child: Delegation, until: int) -> None:
-    there = await house.beside(child.host or house.place)
-    below = await there.tasks.look(child.task)
-    link, old = below.head.get("parent"), int(str(below.head["expires_at"]))
-    until = min(below.task.deadline, until)
-    if not isinstance(link, Mapping) or link["attempt"] != child.attempt or "lease" not in below.head:
-        return
-    if until > old and (below.head["status"] in LIVING or below.head["children"]):
-        renewal = Update(HEAD, (Equals(("expires_at",), old),), {("version",): 1}, {("expires_at",): until})
-        await there.state.apply(child.task, [renewal])
-    await _renew(there, below, until)
 
 
 async def _set(house: House, task: str, when: int | None) -> None:

@@ -12,6 +12,7 @@ from buspass.config.settings import Host, Settings, Workflow
 from buspass.errors import Problem
 from buspass.identity.keyring import Keyring
 from buspass.identity.oidc import OidcVerifier
+from buspass.identity.peers import PeerTokens
 from buspass.identity.tokens import TaskTokens
 from buspass.identity.txn import TxnTokens
 from buspass.journal import Journal, Sealer, Vault
@@ -51,6 +52,7 @@ class House(Struct, frozen=True, kw_only=True):
     tokens: TaskTokens
     txn: TxnTokens
     oidc: OidcVerifier
+    peers: PeerTokens
     policy: Policy
     tasks: Tasks
     keys: Keys

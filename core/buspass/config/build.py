@@ -72,6 +72,7 @@ def compile(document: Document, around: Surroundings) -> Settings:  # noqa: A001
         operators=compose.operators(file),
         pools=compose.pools(file),
         webhooks=compose.webhooks(file),
+        peers=compose.peers(file),
         plain_http=places.plain_http(file, domain),
     )
 

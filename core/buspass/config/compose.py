@@ -281,6 +281,11 @@ def webhooks(file: Configuration) -> dict[str, settings.Webhook]:
     }
 
 
+def peers(file: Configuration) -> dict[str, settings.Peer]:
+    """Other trust domains."""
+    return {name: settings.Peer(name=name, url=shape.url, issuer=shape.issuer) for name, shape in file.peers.items()}
+
+
 def opa(file: Configuration) -> str:
     """The URL of the OPA server that policy is asked of, or "" where it is asked here."""
     server = file.policy.engine.opa if file.policy else None

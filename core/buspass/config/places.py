@@ -118,6 +118,8 @@ def _urls(file: Configuration, domain: Domain) -> Iterator[str]:
     yield from (entry.issuer for entry in file.identity)
     yield from (provider.base_url for provider in file.providers.values() if provider.base_url)
     yield from (webhook.url for webhook in file.webhooks.values())
+    for peer in file.peers.values():
+        yield from (peer.url, peer.issuer)
     if file.policy and file.policy.engine.opa:
         yield file.policy.engine.opa.url
     yield from (tool.http.url for tool in file.tools.values() if tool.http)

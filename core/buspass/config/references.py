@@ -28,6 +28,7 @@ PERIODS: Final = ("hour", "day", "week", "month", "")
 def check_references(file: Configuration, domain: Domain, problems: Problems) -> None:
     """Note every reference to something that isn't there and every part that doesn't fit."""
     _identities(file, problems)
+    _peers(file, domain, problems)
     _models(file, problems)
     _pools(file, problems)
     for name, tool in file.tools.items():
@@ -63,6 +64,18 @@ def _identities(file: Configuration, problems: Problems) -> None:
     for index, operator in enumerate(file.operators):
         if operator.identity not in seen:
             problems.add(("operators", index, "identity"), unknown(operator.identity, "identity", seen))
+
+
+def _peers(file: Configuration, domain: Domain, problems: Problems) -> None:
+    """A peer is named in `agents` as identities are, and known by its issuer: both must mean one thing."""
+    issuers: dict[str, str] = {domain.issuer: "this trust domain's own"}
+    taken = RESERVED | {entry.name: "an identity's" for entry in file.identity}
+    for name, peer in file.peers.items():
+        if (whose := taken.get(name)) is not None:
+            problems.add(("peers", name), f"{name!r} is {whose} own name; allowed: another name", key=True)
+        if (owner := issuers.get(peer.issuer)) is not None:
+            problems.add(("peers", name, "issuer"), f"is {owner} issuer; allowed: the other trust domain's")
+        issuers[peer.issuer] = f"peer {name!r}'s"
 
 
 def _models(file: Configuration, problems: Problems) -> None:
@@ -101,13 +114,13 @@ def _agents(at: Path, workflow: Workflow, file: Configuration, domain: Domain, p
     if domain.local_issuer:
         workloads.append(compose.LOCAL)
     for index, rule in enumerate(workflow.agents or ()):
-        if any(fnmatchcase(name, rule.identity) for name in workloads):
+        if rule.identity in file.peers or any(fnmatchcase(name, rule.identity) for name in workloads):
             continue
         place = (*at, "agents", index, "identity")
         if any(entry.name == rule.identity for entry in file.identity):
             problems.add(place, f"identity {rule.identity!r} maps no claim to agent; add claims: {{agent: …}} to it")
         else:
-            problems.add(place, unknown(rule.identity, "identity", workloads))
+            problems.add(place, unknown(rule.identity, "identity", [*workloads, *file.peers]))
 
 
 def _subject(at: Path, workflow: Workflow, file: Configuration, problems: Problems) -> None:

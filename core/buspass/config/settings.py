@@ -167,7 +167,7 @@ class Step(Struct, frozen=True, kw_only=True):
 
 
 class AgentRule(Struct, frozen=True, kw_only=True):
-    """Who may start a workflow: an identity entry's name and an agent id, both globs."""
+    """Who may start a workflow: an identity entry's name and an agent id, both globs; a peer's name to the letter."""
 
     identity: str
     agent: str
@@ -257,6 +257,14 @@ class Webhook(Struct, frozen=True, kw_only=True):
     secret: str
 
 
+class Peer(Struct, frozen=True, kw_only=True):
+    """Another trust domain: `url` is where its gateway is called, `issuer` its name, where it publishes its keys."""
+
+    name: str
+    url: str
+    issuer: str
+
+
 class OperatorRule(Struct, frozen=True, kw_only=True):
     """Whose OIDC token makes an operator: of `identity`, with `group` among the mapped claim `groups`."""
 
@@ -283,5 +291,6 @@ class Settings(Struct, frozen=True, kw_only=True):
     """`host:port` pairs outside loopback that the file itself names with http://."""
     pools: Mapping[str, Pool] = field(default_factory=dict)
     webhooks: Mapping[str, Webhook] = field(default_factory=dict)
+    peers: Mapping[str, Peer] = field(default_factory=dict)
     opa: str = ""
     """The URL of the OPA server that answers what `policy` asks; "": it is evaluated here."""

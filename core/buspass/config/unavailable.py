@@ -49,7 +49,6 @@ TABLE: Final = (
     Row("inspectors", "inspectors"),
     Row("webhooks.*.on.*", "messages of approvals", ("soft_limit", "killed", "breaker")),
     Row("telemetry", "telemetry"),
-    Row("peers", "peers"),
     Row("policy.engine", "this policy engine", ("embedded", "opa")),
 )
 

@@ -20,13 +20,14 @@ from buspass.http.calls import CallRoutes
 from buspass.http.exchange import Asked, Envelope, Handler, answer, guarded, refusal
 from buspass.http.keys import KeyRoutes
 from buspass.http.operation import UNSERVED, OperationRoutes
+from buspass.http.peers import PeerRoutes
 from buspass.http.reports import ReportRoutes
 from buspass.http.stops import StopRoutes
 from buspass.http.tasks import TaskRoutes
 from buspass.lifecycle import Lifecycle
 from buspass.reading import Reading
 
-type Who = Literal["anyone", "operator", "workload", "task", "task, workload or operator", "task or operator"]
+type Who = Literal["anyone", "peer", "operator", "workload", "task", "task, workload or operator", "task or operator"]
 
 
 class Endpoint(Struct, frozen=True, kw_only=True):
@@ -35,7 +36,7 @@ class Endpoint(Struct, frozen=True, kw_only=True):
     method: str
     path: str
     handler: str
-    section: Literal["Tasks", "Models", "Tools", "Keys", "Stops", "Reports", "Operation"]
+    section: Literal["Tasks", "Models", "Tools", "Keys", "Stops", "Reports", "Peers", "Operation"]
     who: Who
     summary: str
     sends: str = ""
@@ -88,7 +89,7 @@ ROUTES: Final[tuple[Endpoint, ...]] = (
         "token",
         "Tasks",
         "workload",
-        "Renew a task token (RFC 8693)",
+        "Renew a task token (RFC 8693), or begin a peer's child (RFC 7523)",
         sends="Form",
         answers="Token",
     ),
@@ -162,6 +163,26 @@ ROUTES: Final[tuple[Endpoint, ...]] = (
     _row("POST", "/v1/stops", "order", "Stops", "operator", "Stop", sends="NewStop", answers="Stopped", status=201),
     _row("GET", "/v1/stops", "stops", "Stops", "operator", "List the stops", answers="StopPage"),
     _row("DELETE", "/v1/stops/{id}", "lift", "Stops", "operator", "Lift a stop", answers="Stop"),
+    _row(
+        "POST",
+        "/v1/peers/orders",
+        "peer_order",
+        "Peers",
+        "peer",
+        "Renew or end a peer's child, and state how it stands",
+        sends="Order",
+        answers="Stated",
+    ),
+    _row(
+        "POST",
+        "/v1/peers/statements",
+        "peer_statement",
+        "Peers",
+        "peer",
+        "Hear how a child at a peer ended",
+        sends="Statement",
+        answers="Heard",
+    ),
     _row("GET", "/v1/spend", "spend", "Reports", "operator", "What was spent, grouped", answers="Report"),
     _row("GET", "/v1/latency", "latency", "Reports", "operator", "How long calls took, grouped", answers="Report"),
     _row(
@@ -241,6 +262,7 @@ def routed(house: House) -> ASGIApp:
         "Keys": KeyRoutes(house),
         "Stops": StopRoutes(house),
         "Reports": ReportRoutes(house),
+        "Peers": PeerRoutes(house),
         "Operation": operation,
     }
     document = cache(partial(openapi.document, ROUTES, house.settings.issuer))  # no cold start waits for it

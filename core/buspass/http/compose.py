@@ -28,6 +28,7 @@ from buspass.identity.domain import DomainKey
 from buspass.identity.keyring import Keyring
 from buspass.identity.local import LocalIssuer
 from buspass.identity.oidc import OidcVerifier
+from buspass.identity.peers import PeerTokens
 from buspass.identity.tokens import TaskTokens
 from buspass.identity.txn import TxnTokens
 from buspass.journal import Journal, Sealer, Vault
@@ -247,6 +248,7 @@ def _builder(parts: Parts) -> Build:
     engine = _engine(settings, parts.outbound, clock) if settings.policy else None
     local = LocalIssuer(settings.issuer, signer, parts.keyring, clock) if settings.local_issuer else None
     oidc = OidcVerifier(settings.identity, parts.discovery, clock, local=local)
+    peers = PeerTokens(settings.issuer, settings.peers, signer, parts.discovery, clock)
     policy, vault = Policy(engine, settings.policy), Vault(parts.blobs, parts.domain_key.derive("task-key-wrap"))
 
     retries = Retries()
@@ -267,6 +269,7 @@ def _builder(parts: Parts) -> Build:
             tokens=TaskTokens(settings.issuer, signer, keyring, clock),
             txn=TxnTokens(settings.issuer, signer, clock),
             oidc=oidc,
+            peers=peers,
             policy=policy,
             tasks=Tasks(state, clock, journal.stamp, {TAIL: tail}),
             keys=Keys(state, clock, journal.stamp, journal.genuine),

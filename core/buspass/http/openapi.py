@@ -115,6 +115,7 @@ SCHEMAS: Final[Mapping[str, Any]] = {
             "metadata": {"type": "object", "additionalProperties": {"type": ["string", "number", "boolean"]}},
             "budget": _object({**dict.fromkeys(ACCOUNTS, NUMBER), "wall": NUMBER}, required=(), closed=True),
             "host": STRING,
+            "peer": STRING,
         },
         required=(),
         closed=True,
@@ -151,8 +152,16 @@ SCHEMAS: Final[Mapping[str, Any]] = {
     "Verdict": _object(
         {"ok": {"type": "boolean"}, "records": WHOLE, "sealed": WHOLE, "seals": WHOLE, "problems": _list(STRING)}
     ),
-    "Form": {"type": "object", "description": "RFC 8693: grant_type, subject_token (task token), actor_token (OIDC)."},
+    "Form": {
+        "type": "object",
+        "description": "RFC 8693: grant_type, subject_token (task token), actor_token (OIDC). "
+        "RFC 7523: grant_type, assertion (a peer's grant).",
+    },
     "Token": _object({"access_token": STRING, "issued_token_type": STRING, "token_type": STRING, "expires_in": WHOLE}),
+    "Order": _object({"order": STRING}, closed=True),
+    "Stated": _object({"statement": STRING}),
+    "Statement": _object({"statement": STRING}, closed=True),
+    "Heard": _object({"heard": {"const": True}}),
     "Tools": _object({"data": _list(_object({"type": STRING, "function": {"type": "object"}, "url": STRING}))}),
     "ToolCall": _object(
         {"arguments": {"type": "object"}, "tool_call_id": STRING}, required=("arguments",), closed=True
@@ -259,7 +268,7 @@ def _operation(row: Row) -> dict[str, Any]:
             },
         },
     }
-    if row.who != "anyone":
+    if row.who not in {"anyone", "peer"}:
         operation["security"] = [{"bearer": []}]
     if names := re.findall(r"\{(\w+)(?::path)?\}", row.path):
         operation["parameters"] = [{"name": name, "in": "path", "required": True, "schema": STRING} for name in names]

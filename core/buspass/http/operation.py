@@ -18,6 +18,10 @@ from buspass.errors import Problem
 from buspass.http.exchange import answer, bearer
 from buspass.observed import observed
 
+GRANTS: Final = (
+    "urn:ietf:params:oauth:grant-type:token-exchange",
+    "urn:ietf:params:oauth:grant-type:jwt-bearer",
+)
 UNSERVED: Final = (
     "/v1/responses",
     "/v1/responses/{rest:path}",
@@ -148,7 +152,7 @@ class OperationRoutes:
             "issuer": issuer,
             "jwks_uri": f"{issuer}/.well-known/jwks.json",
             "token_endpoint": f"{issuer}/oauth2/token",
-            "grant_types_supported": ["urn:ietf:params:oauth:grant-type:token-exchange"],
+            "grant_types_supported": list(GRANTS),
             "token_endpoint_auth_methods_supported": ["none"],
             "response_types_supported": ["none"],
             "subject_types_supported": ["public"],

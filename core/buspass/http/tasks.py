@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Container
+from collections.abc import Container, Mapping
 from datetime import date
 from typing import Any, Final
 from urllib.parse import parse_qs
@@ -11,6 +11,8 @@ from urllib.parse import parse_qs
 from starlette.requests import Request
 from starlette.responses import Response
 
+from buspass.abroad import JWT_BEARER, Handed, hand_over
+from buspass.admitting import admit
 from buspass.beginning import Started
 from buspass.callers import caller
 from buspass.calls.house import House
@@ -50,7 +52,11 @@ class TaskRoutes:
     async def delegate(self, request: Request) -> Response:
         """Start a child."""
         who = await caller(self._house, bearer(request), session(request))
-        started = await begin_child(self._house, who, _id(request), await document(request), idempotency_key(request))
+        asked, key = await document(request), idempotency_key(request)
+        if "peer" in asked:
+            handed = await hand_over(self._house, who, _id(request), asked, key)
+            return answer(_handed(handed), 201, {"location": f"{handed.base_url}/tasks/{handed.document['id']}"})
+        started = await begin_child(self._house, who, _id(request), asked, key)
         return answer(self._started(started), 201, {"location": f"/v1/tasks/{started.view.task.id}"})
 
     async def list(self, request: Request) -> Response:
@@ -137,28 +143,30 @@ class TaskRoutes:
         return answer(await self._reading.verdict(who, _id(request)))
 
     async def token(self, request: Request) -> Response:
-        """Renew a task token (RFC 8693)."""
+        """Renew a task token (RFC 8693), or begin a peer's child (RFC 7523)."""
         if "application/x-www-form-urlencoded" not in request.headers.get("content-type", ""):
             raise Problem("invalid_request", "the body is a form: application/x-www-form-urlencoded (RFC 8693)")
         try:
             form = {name: values[0] for name, values in parse_qs((await body(request)).decode()).items()}
         except UnicodeDecodeError as error:
             raise Problem("invalid_request", "the form is not UTF-8") from error
+        if form.get("grant_type") == JWT_BEARER:
+            return await self._admit(form)
         if form.get("grant_type") != EXCHANGE:
-            raise Problem("unsupported", f"grant_type must be {EXCHANGE}: renewal of a task token")
+            detail = f"grant_type must be {EXCHANGE}: renewal of a task token, or {JWT_BEARER}: a peer's child"
+            raise Problem("unsupported", detail)
         if not form.get("subject_token") or not form.get("actor_token"):
             raise Problem(
                 "invalid_request", "subject_token (the task token) and actor_token (the workload's) are needed"
             )
         started = await self._lifecycle.renew(form["subject_token"], form["actor_token"])
-        return answer(
-            {
-                "access_token": started.token,
-                "issued_token_type": ACCESS_TOKEN,
-                "token_type": "Bearer",
-                "expires_in": started.expires_in,
-            }
-        )
+        return answer(_token(started))
+
+    async def _admit(self, form: Mapping[str, str]) -> Response:
+        if not form.get("assertion"):
+            raise Problem("invalid_request", "assertion (a peer's grant) is needed")
+        started = await admit(self._house, form["assertion"])
+        return answer(_token(started) | {"task": shown(started.view), "base_url": started.base_url})
 
     def _started(self, started: Started) -> dict[str, Any]:
         return {
@@ -167,6 +175,24 @@ class TaskRoutes:
             "expires_in": started.expires_in,
             "base_url": started.base_url,
         }
+
+
+def _token(started: Started) -> dict[str, Any]:
+    return {
+        "access_token": started.token,
+        "issued_token_type": ACCESS_TOKEN,
+        "token_type": "Bearer",
+        "expires_in": started.expires_in,
+    }
+
+
+def _handed(handed: Handed) -> dict[str, Any]:
+    return {
+        "task": handed.document,
+        "token": handed.token,
+        "expires_in": handed.expires_in,
+        "base_url": handed.base_url,
+    }
 
 
 def _id(request: Request) -> str:

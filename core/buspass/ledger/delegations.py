@@ -8,6 +8,9 @@ where a child lies and when it has ended: it is told what was spent.
                `available + n − used`. So a child is to its parent what a call is, but that it may last
     corrected  a child's call that was settled late: a credit record, posted once under its marker
 
+A child at a peer is settled by what the peer says, up to what it got: more is the peer's own loss, and what was not
+allocated to it is not counted.
+
 An entry has an `attempt` of its own; the child's head names the one that it lives on. Whatever else was taken for that
 child (its beginning was repeated, or a write came late) stands for nothing and goes back whole, without a record.
 """
@@ -49,6 +52,8 @@ PLACES: Final = 16
 CAPS: Final = 2
 """Tools with `max_calls` that one child may get: an update carries ten changes."""
 PAUSE: Final = 0.02
+CORRECTIONS: Final = 64
+"""Corrections that are taken of one child at a peer: each is a record, and nobody else bounds how many it sends."""
 RENEWED: Final = 120_000
 """Milliseconds between two renewals of the lease of a child in another store."""
 
@@ -56,7 +61,8 @@ RENEWED: Final = 120_000
 class Delegation(Struct, frozen=True, kw_only=True):
     """What a child got. `caps`: calls of tools with `max_calls`, by segment; `host`: at whose store it lies, "" here.
 
-    `at` and `deadline` (it must be over then) in ms; `place` and `attempt` say which entry it is.
+    `peer`: in which other trust domain, "" in this one. `at` and `deadline` (it must be over then) in ms; `place` and
+    `attempt` say which entry it is.
     """
 
     task: str
@@ -66,8 +72,14 @@ class Delegation(Struct, frozen=True, kw_only=True):
     host: str
     at: int
     deadline: int
+    peer: str = ""
     place: str = ""
     attempt: str = ""
+
+    @property
+    def apart(self) -> bool:
+        """Whether a kill may not get through, so that it lives on a lease."""
+        return bool(self.host or self.peer)
 
 
 class Closing(Struct, frozen=True, kw_only=True):
@@ -127,7 +139,7 @@ class Delegations:
 
         Where it does not, another was told an older one first: `correct` it.
         """
-        key = record_key(entry.task)
+        key, used = record_key(entry.task), _counted(entry, closing.used)
         record: dict[str, Value] = {
             "kind": "child",
             "name": entry.workflow,
@@ -138,10 +150,12 @@ class Delegations:
             "status": closing.status,
             "attempt": entry.attempt,
             "as_of": closing.as_of,
-            "use": {name: amount for name, amount in closing.used.items() if amount},
+            "use": {name: amount for name, amount in used.items() if amount},
             "caps": dict(closing.caps),
         }
-        end = returning(entry, closing.used, closing.caps, counted=True)
+        if entry.peer:
+            record |= {"peer": entry.peer, "amounts": dict(entry.amounts)}
+        end = returning(entry, used, closing.caps, counted=True)
         result = await self._commit(parent, [Put(key, self._stamp(parent, key, record)), end])
         found = result.item if isinstance(result, Refused) and result.index == 0 else None
         if found is None:
@@ -154,23 +168,32 @@ class Delegations:
         return _as_of(found) >= closing.as_of
 
     async def correct(
-        self, parent: str, child: str, closing: Closing, sealed: Callable[[], Awaitable[frozenset[str]]], host: str
+        self,
+        parent: str,
+        child: str,
+        closing: Closing,
+        sealed: Callable[[], Awaitable[frozenset[str]]],
+        host: str,
+        peer: str = "",
     ) -> bool:
         """Post the difference to what was settled before; say whether something was posted.
 
         A closing that is not newer than what stands there changes nothing: its bearer was frozen since. `sealed`:
-        records under a seal of the parent's; what stands there was posted long ago. Raises Problem conflict.
+        records under a seal of the parent's; what stands there was posted long ago. `peer`: whose word it is, "" this
+        domain's. Raises Problem conflict.
         """
         record = await self._read(parent, record_key(child))
-        if record is None:
+        if record is None or record.get("peer", "") != peer:
             return False
-        posted = False
+        used, posted = _within(amounts(record, "amounts"), closing.used) if peer else closing.used, False
         for _ in range(TRIES):
             posts = await self._list(parent, f"{credit_key(child)}.")
             posted |= await self._post(parent, posts, sealed)
             if closing.as_of <= max(map(_as_of, (record, *(credit for _, credit in posts)))):
                 return posted
-            more = {name: closing.used.get(name, 0) for name in ACCOUNTS}
+            if peer and len(posts) >= CORRECTIONS:
+                return posted
+            more = {name: used.get(name, 0) for name in ACCOUNTS}
             for item in (record, *(credit for _, credit in posts)):
                 for name, amount in amounts(item, "use").items():
                     more[name] -= amount
@@ -272,8 +295,9 @@ def taking(parent: str, entry: Delegation, fence: int, now: int) -> Update:
         "host": entry.host,
         "at": entry.at,
         "deadline": entry.deadline,
+        **({"peer": entry.peer} if entry.peer else {}),
     }
-    index = {"due": (due_shard(parent), f"{now + RENEWED:016d}")} if entry.host else {}
+    index = {"due": (due_shard(parent), f"{now + RENEWED:016d}")} if entry.apart else {}
     return Update(HEAD, tuple(require), add, {("children", entry.place): value}, index=index)
 
 
@@ -300,6 +324,7 @@ def delegations(head: Item) -> list[Delegation]:
             host=text(item["host"]),
             at=whole(item["at"]),
             deadline=whole(item["deadline"]),
+            peer=text(item.get("peer", "")),
             place=place,
             attempt=text(item["attempt"]),
         )
@@ -325,6 +350,16 @@ def _affordable(head: Item, wish: Delegation) -> None:
     for tool, calls in wish.caps.items():
         if whole(table(head, "left").get(tool, 0)) < calls:
             raise Problem("call_limit", f"tool {tool!r} has fewer calls left than the child would get", tool=tool)
+
+
+def _counted(entry: Delegation, used: Amounts) -> Amounts:
+    """Give what a closing counts for."""
+    return _within(entry.amounts, used) if entry.peer else used
+
+
+def _within(most: Amounts, used: Amounts) -> dict[str, int]:
+    """Give what a peer says was used, of what it got: it may lie about its own part and nothing else."""
+    return {name: max(0, min(used.get(name, 0), amount)) for name, amount in most.items()}
 
 
 def _as_of(record: Item) -> int:

@@ -103,8 +103,10 @@ class Domain:
         state: State | None = None,
         states: Mapping[str, State] | None = None,
         limits: Limits = LIMITS,
+        domain_key: str = DOMAIN_KEY,
     ) -> None:
         """`states`: the stores of hosts that override `state`, by their URL."""
+        self._domain_key = domain_key
         self.clock = clock or FakeClock()
         self.states = dict(states or {})
         self.state = Counting(state or MemoryState())
@@ -128,7 +130,7 @@ class Domain:
                 "BUSPASS_DATA": str(self._data / name),
                 "BUSPASS_HOST": name,
                 "PROVIDER_KEY": PROVIDER_KEY,
-                "BUSPASS_DOMAIN_KEY": DOMAIN_KEY,
+                "BUSPASS_DOMAIN_KEY": self._domain_key,
             }
             self.apps[name] = await composed(
                 environ,

@@ -114,7 +114,7 @@ class Telemetry(Shape):
 
 
 class Peer(Shape):
-    """Another trust domain."""
+    """Another trust domain: where its gateway is called, and the issuer under which it publishes its keys."""
 
     url: HttpUrl
     issuer: IssuerUrl
