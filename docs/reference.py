@@ -185,7 +185,7 @@ def surface(page: str) -> str:
     return re.sub(r"(?<=is `not_found`:\n\n)`/.*?(?=\.\n|\.\Z)", lambda _: text, page, flags=re.DOTALL)
 
 
-WHO: Final = ("workload", "operator", "task", "anyone")
+WHO: Final = ("workload", "operator", "task", "peer", "anyone")
 ROUTED: Final = tuple(route.path for route in ROUTES)
 
 

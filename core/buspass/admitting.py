@@ -7,13 +7,12 @@ that workflow allows anybody. Refuses to know HTTP, and what the parent's domain
 from __future__ import annotations
 
 from collections.abc import Mapping
-from fnmatch import fnmatchcase
 from typing import Any
 
 from msgspec.structs import replace
 
 from buspass.allocation import draw, unused
-from buspass.beginning import Started, ask, check_first, finished, labels, put, tokened, workflow_named
+from buspass.beginning import Started, ask, check_agent, check_first, finished, labels, put, tokened, workflow_named
 from buspass.calls.enforcement import enforcement
 from buspass.calls.house import House
 from buspass.closing import LEASE, buried, heard, kill_child, settle_overdue, tombstone
@@ -39,7 +38,7 @@ async def admit(house: House, assertion: str) -> Started:
     _check_part(peer, grant.link)
     workflow = workflow_named(house, grant.workflow)
     principal = Principal(identity=peer.name, issuer=peer.issuer, agent=grant.act)
-    _check_admitted(workflow, principal)
+    check_agent(house, workflow, principal)
     await house.stops.ask(workflow.name, (principal.name,))
     now = house.clock.now()
     if grant.until <= now:
@@ -139,15 +138,6 @@ def _check_part(peer: Peer, link: Link) -> None:
     """Keep a peer to its own part of the ids: no token of its names a task of anybody else. Raises Problem denied."""
     if not is_child_of(peer.issuer, link.child):
         raise Problem("denied", "this is no id of that peer's children", reasons=["peer"])
-
-
-def _check_admitted(workflow: Workflow, principal: Principal) -> None:
-    """Admit a peer's agent where a rule names the peer itself: `*` means this domain's identities. Raises denied."""
-    for rule in workflow.agents:
-        if rule.identity == principal.identity and fnmatchcase(principal.agent, rule.agent):
-            return
-    detail = f"{principal.name} may not start {workflow.name!r}: name the peer in its agents to admit it"
-    raise Problem("denied", detail, reasons=["agent"])
 
 
 def _terms(workflow: Workflow, grant: Grant, now: int) -> Terms:

@@ -22,6 +22,7 @@ from buspass.calls.house import House
 from buspass.closing import LIVING, lifecycle_record
 from buspass.config.settings import Workflow
 from buspass.errors import Problem
+from buspass.identity.local import NAME as LOCAL
 from buspass.ledger import new_head
 from buspass.model import Principal
 from buspass.policy import document
@@ -70,10 +71,15 @@ def workflow_named(house: House, name: Any) -> Workflow:
     return known[name]
 
 
-def check_agent(workflow: Workflow, principal: Principal) -> None:
-    """Refuse who may not start this workflow. Raises Problem denied."""
+def check_agent(house: House, workflow: Workflow, principal: Principal) -> None:
+    """Refuse who may not start this workflow. Raises Problem denied.
+
+    A glob means identities that prove workloads here; a peer is admitted where its name stands to the letter.
+    """
+    ours = principal.identity == LOCAL or principal.identity in house.settings.identity
     for rule in workflow.agents:
-        if fnmatchcase(principal.identity, rule.identity) and fnmatchcase(principal.agent, rule.agent):
+        named = fnmatchcase(principal.identity, rule.identity) if ours else principal.identity == rule.identity
+        if named and fnmatchcase(principal.agent, rule.agent):
             return
     raise Problem("denied", f"{principal.name} may not start {workflow.name!r}", reasons=["agent"])
 

@@ -60,7 +60,7 @@ async def begin_child(house: House, who: Caller, parent: str, body: Mapping[str,
     only(body, FIELDS)
     workflow = workflow_named(house, body.get("workflow", view.task.workflow))
     principal = acting(house, view.task, claims)
-    check_agent(workflow, principal)
+    check_agent(house, workflow, principal)
     await house.stops.ask(workflow.name, (principal.name, *names(view.task)))
     wish = _Wish(workflow=workflow, terms=_terms(workflow, view, body), host=_host(house, body), caps={})
     if key is not None:

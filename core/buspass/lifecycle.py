@@ -56,7 +56,7 @@ class Lifecycle:
         principal = await self._workload(token)
         only(body, START_FIELDS)
         workflow = workflow_named(house, body.get("workflow"))
-        check_agent(workflow, principal)
+        check_agent(house, workflow, principal)
         await house.stops.ask(workflow.name, (principal.name,))
         subject = await self._subject(workflow, body.get("on_behalf_of"))
         metadata = labels(body.get("metadata"))
@@ -164,7 +164,7 @@ class Lifecycle:
         if view.task.principal.identity == KEY:  # its calls go on by themselves: nobody takes them over
             raise hidden
         try:
-            check_agent(workflow, principal)
+            check_agent(house, workflow, principal)
         except Problem as refusal:
             raise hidden from refusal
         await house.stops.ask(workflow.name, (principal.name, *names(view.task)))

@@ -159,7 +159,7 @@ async def test_calls_of_a_tool_that_a_child_has_not_made_come_back(family: Famil
 @pytest.mark.parametrize(
     ("body", "code", "says"),
     [
-        ({"peer": "partner"}, "unsupported", "not available yet: children in another trust domain"),
+        ({"peer": "partner"}, "invalid_request", "peer names another trust domain that buspass.yaml has"),
         ({"pool": "x"}, "unsupported", "field 'pool'"),
         ({"workflow": "nope"}, "not_found", "no workflow 'nope'"),
         ({"workflow": "others"}, "denied", "may not start 'others'"),

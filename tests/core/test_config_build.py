@@ -131,7 +131,6 @@ NOT_YET = """9:8 queue: this queue; allowed: sqlite://
 65:13 inspectors: inspectors
 66:84 webhooks.alerts.on[3]: messages of approvals; allowed: soft_limit, killed, breaker
 67:12 telemetry: telemetry
-68:11 peers: peers
 69:37 policy.engine: this policy engine; allowed: embedded, opa
 """
 

@@ -67,6 +67,22 @@ IN_THE_SHOP = [
         "f:16:37 workflows.w.agents[0].identity: no identity 'okta'; allowed: entra",
     ),
     (
+        "workflows: {w: {agents: [{identity: other, agent: x}]}}\npeers: {far: {url: https://f.example, issuer: https://f.example}}",
+        "f:16:37 workflows.w.agents[0].identity: no identity 'other'; allowed: entra, far",
+    ),
+    (
+        "workflows: {w: {models: [p/m]}}\npeers: {entra: {url: https://f.example, issuer: https://f.example}}",
+        "f:17:9 peers.entra: 'entra' is an identity's own name; allowed: another name",
+    ),
+    (
+        "workflows: {w: {models: [p/m]}}\npeers: {local: {url: https://f.example, issuer: https://f.example}}",
+        "f:17:9 peers.local: 'local' is the local issuer's own name; allowed: another name",
+    ),
+    (
+        "workflows: {w: {models: [p/m]}}\npeers: {a: {url: https://a.example, issuer: https://f.example}, b: {url: https://b.example, issuer: https://f.example}}",
+        "f:17:101 peers.b.issuer: is the peer a's issuer; allowed: the other trust domain's",
+    ),
+    (
         "workflows: {w: {agents: [{identity: shop, agent: x}]}}",
         "f:16:37 workflows.w.agents[0].identity: identity 'shop' maps no claim to agent; add claims: {agent: …} to it",
     ),

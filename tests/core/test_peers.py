@@ -29,10 +29,8 @@ async def rest(both: Neighbours, parent: Agent, *children: Agent) -> None:
     head = both.head(parent.task)
     assert (head["children"], head["open"]) == ({}, {})
     spent = both.spent(parent.task)
-    pool, guests = both.pool("home"), both.pool("partner")
-    assert (pool["allocated"]["cost"], pool["available"]["cost"]) == (0, 5_000_000 - spent)
-    below = sum(both.spent(child.task) for child in children)
-    assert (guests["allocated"]["cost"], guests["available"]["cost"]) == (0, 2_000_000 - below)
+    assert both.pool("home") == (5_000_000 - spent, 0)
+    assert both.pool("partner") == (2_000_000 - sum(both.spent(child.task) for child in children), 0)
     await both.sound(both.home, parent.task)
     for child in children:
         await both.sound(both.partner, child.task)

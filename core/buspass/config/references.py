@@ -75,7 +75,7 @@ def _peers(file: Configuration, domain: Domain, problems: Problems) -> None:
             problems.add(("peers", name), f"{name!r} is {whose} own name; allowed: another name", key=True)
         if (owner := issuers.get(peer.issuer)) is not None:
             problems.add(("peers", name, "issuer"), f"is {owner} issuer; allowed: the other trust domain's")
-        issuers[peer.issuer] = f"peer {name!r}'s"
+        issuers[peer.issuer] = f"the peer {name}'s"
 
 
 def _models(file: Configuration, problems: Problems) -> None:

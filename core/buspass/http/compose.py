@@ -248,10 +248,9 @@ def _builder(parts: Parts) -> Build:
     engine = _engine(settings, parts.outbound, clock) if settings.policy else None
     local = LocalIssuer(settings.issuer, signer, parts.keyring, clock) if settings.local_issuer else None
     oidc = OidcVerifier(settings.identity, parts.discovery, clock, local=local)
-    peers = PeerTokens(settings.issuer, settings.peers, signer, parts.discovery, clock)
     policy, vault = Policy(engine, settings.policy), Vault(parts.blobs, parts.domain_key.derive("task-key-wrap"))
 
-    retries = Retries()
+    retries, peers = Retries(), PeerTokens(settings.issuer, settings.peers, signer, parts.discovery, clock)
 
     def build(state: State, keyring: Keyring, place: str) -> House:
         rollups = Rollups(state)

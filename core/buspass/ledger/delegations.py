@@ -200,19 +200,9 @@ class Delegations:
             if not any(more.values()):
                 return posted
             call, now = f"{child}.{len(posts)}", self._clock.now()
-            correction: dict[str, Value] = {
-                "kind": "child",
-                "name": record["name"],
-                "host": host,
-                "at": record["at"],
-                "ended": now,
-                "state": "credit",
-                "attempt": record["attempt"],
-                "as_of": closing.as_of,
-                "use": {name: amount for name, amount in more.items() if amount},
-            }
             key = credit_key(call)
             back = {name: -amount for name, amount in more.items()}
+            correction = _correction(record, closing, more, host, now)
             put = Put(key, self._stamp(parent, key, correction))
             result = await self._commit(parent, [put, crediting(parent, call, back, now)])
             if isinstance(result, Applied):
@@ -350,6 +340,21 @@ def _affordable(head: Item, wish: Delegation) -> None:
     for tool, calls in wish.caps.items():
         if whole(table(head, "left").get(tool, 0)) < calls:
             raise Problem("call_limit", f"tool {tool!r} has fewer calls left than the child would get", tool=tool)
+
+
+def _correction(record: Item, closing: Closing, more: Amounts, host: str, now: int) -> dict[str, Value]:
+    """Give the credit record by which a child's use is what its newer closing says."""
+    return {
+        "kind": "child",
+        "name": record["name"],
+        "host": host,
+        "at": record["at"],
+        "ended": now,
+        "state": "credit",
+        "attempt": record["attempt"],
+        "as_of": closing.as_of,
+        "use": {name: amount for name, amount in more.items() if amount},
+    }
 
 
 def _counted(entry: Delegation, used: Amounts) -> Amounts:

@@ -120,9 +120,13 @@ class Neighbours:
                 total += int(item.get("use", {}).get(account, 0))
         return total
 
-    def pool(self, domain: str) -> Any:
-        (found,) = [items for name, items in self.states[domain].dump().items() if name.startswith("pool:")]
-        return found["head"]
+    def pool(self, domain: str) -> tuple[int, int]:
+        """Give what the domain's pool has, and what is allocated of it; one that nobody drew from is not there yet."""
+        found = [items.get("head") for name, items in self.states[domain].dump().items() if name.startswith("pool:")]
+        if not (heads := [head for head in found if head]):
+            return {"home": 5_000_000, "partner": 2_000_000}[domain], 0
+        (head,) = heads
+        return head["available"]["cost"], head["allocated"]["cost"]
 
     async def operate(self, domain: Domain, method: str, path: str) -> Any:
         (name,) = domain.apps
