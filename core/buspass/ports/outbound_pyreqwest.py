@@ -19,7 +19,7 @@ below the request's, so that whatever is still under way at the deadline was han
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncGenerator, AsyncIterator, Coroutine
 from contextlib import AbstractContextManager, nullcontext
 from datetime import timedelta
 from pathlib import Path
@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from buspass.ports.outbound import Ambiguous, NotSent, Request, Response, Streamed, TimedOut
 from buspass.ports.outbound_bodies import CHUNK, SENT, announced, fits, named, readable, whole
+from buspass.ports.outbound_deadlines import Deadlines
 from buspass.ports.outbound_idle import Idle
 
 if TYPE_CHECKING:
@@ -58,64 +59,52 @@ class PyreqwestOutbound:
     def __init__(self) -> None:
         self._clients: dict[tuple[float, float], Client] = {}
         self._free = asyncio.Semaphore(CONNECTIONS)
+        self._deadlines = Deadlines()
         self._closed = False
 
     async def send(self, request: Request) -> Response:
         """Send once. Raises NotSent, TimedOut, Ambiguous as the port says."""
         outgoing = self._written(request).timeout(timedelta(seconds=request.timeout + LATER))
         reading = outgoing.streamed_read_buffer_limit(min(CHUNK, request.limit + 1)).build_streamed()
-
-        async def whole_answer() -> Response:
-            before = _cancellations()
-            async with reading as answer:
-                got = await _whole(answer, request)
-                _heed(before)
-                return got
-
-        return await self._in_turn(request, "whole answer", whole_answer)
+        return await self._in_turn(request, "whole answer", _exchange(reading, request))
 
     async def open(self, request: Request) -> Streamed:
         """Send once, and give the answer when its headers are there. Raises NotSent, TimedOut, Ambiguous."""
         written = self._written(request, _least(READ, max(request.timeout, request.idle)))
         outgoing = written.streamed_read_buffer_limit(0).build_streamed()  # else a short one is held until it is whole
-
-        async def begun() -> Answer:
-            before = _cancellations()
-            answer = await outgoing.__aenter__()
-            try:
-                _heed(before)
-            except asyncio.CancelledError:
-                await outgoing.__aexit__(None, None, None)
-                raise
-            return answer
-
-        answer = await self._in_turn(request, "beginning of an answer", begun)
+        answer = await self._in_turn(request, "beginning of an answer", _begun(outgoing))
         headers, encoding = named(answer.headers.items())
         return Streamed(status=answer.status, headers=headers, chunks=_chunks(outgoing, answer, encoding, request))
 
     async def close(self) -> None:
         """Close every connection; requests under way fail. Idempotent, and nothing is sent after it."""
         self._closed = True
+        self._deadlines.close()
         for client in self._clients.values():
             await client.close()
         self._clients.clear()
 
-    async def _in_turn[T](self, request: Request, what: str, work: Callable[[], Coroutine[Any, Any, T]]) -> T:
+    async def _in_turn[T](self, request: Request, what: str, work: Coroutine[Any, Any, T]) -> T:
         """Wait for one of CONNECTIONS, then do the work, all within the request's time."""
         handed_over = False
         try:
-            async with asyncio.timeout(request.timeout), self._free:
+            with self._deadlines.within(request.timeout):
+                await self._free.acquire()
                 handed_over = True
                 try:
-                    return await work()
+                    return await work
                 except (NotSent, Ambiguous):
                     raise
                 except Exception as error:  # a driver's error never leaves here, whatever its name
                     raise _translated(error) from error
+                finally:
+                    self._free.release()
         except TimeoutError:
             if handed_over:
                 raise TimedOut(f"no {what} within {request.timeout:g} s") from None
             raise NotSent(f"no connection within {request.timeout:g} s") from None
+        finally:
+            work.close()  # where it was never begun
 
     def _written(self, request: Request, read: float = 0) -> RequestBuilder:
         """Write the request, of a stream that may stand still for `read` seconds. Raises NotSent."""
@@ -177,15 +166,33 @@ def _builder(connect: float, read: float) -> ClientBuilder:
     return builder.read_timeout(timedelta(seconds=read)) if read else builder
 
 
+async def _exchange(reading: StreamRequest, request: Request) -> Response:
+    before = _cancellations()
+    async with reading as answer:
+        got = await _whole(answer, request)
+        _heed(before)
+        return got
+
+
+async def _begun(outgoing: StreamRequest) -> Answer:
+    before = _cancellations()
+    answer = await outgoing.__aenter__()
+    try:
+        _heed(before)
+    except asyncio.CancelledError:
+        await outgoing.__aexit__(None, None, None)
+        raise
+    return answer
+
+
 async def _whole(answer: Answer, request: Request) -> Response:
-    pairs = [*answer.headers.items()]
-    length = dict(pairs).get("content-length", "")
+    headers = dict(answer.headers.items())
+    length = headers.get("content-length", "")
     announced(length, request.limit)
-    headers, encoding = named(pairs)
-    if encoding == "identity" and length.isdecimal():  # hyper takes exactly so many
-        body = (await answer.bytes()).to_bytes()
-    else:
-        body = await whole(readable(_pieces(answer, nullcontext()), encoding), request.limit)
+    if length.isdecimal() and "content-encoding" not in headers:  # hyper takes exactly so many
+        return Response(status=answer.status, headers=headers, body=(await answer.bytes()).to_bytes())
+    headers, encoding = named(headers.items())
+    body = await whole(readable(_pieces(answer, nullcontext()), encoding), request.limit)
     return Response(status=answer.status, headers=headers, body=body)
 
 
