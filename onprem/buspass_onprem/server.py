@@ -17,11 +17,12 @@ from pathlib import Path
 from typing import Final
 
 import uvicorn
+from starlette.types import ASGIApp as Asgi
+from starlette.types import Receive, Scope, Send
 
 from buspass.errors import ConfigError
 from buspass.http import Application, start
 from buspass.model import Limits
-from buspass_onprem.http1 import Connection
 
 LIMITS: Final = Limits(
     request_bytes=20 * 1024 * 1024,
@@ -124,8 +125,7 @@ async def _run(application: Application, listener: socket.socket, ready: Ready, 
 
 def _configuration(application: Application) -> uvicorn.Config:
     return uvicorn.Config(
-        application,
-        http=Connection,
+        joined(application),
         loop="auto",
         lifespan="off",
         ws="none",
@@ -136,6 +136,24 @@ def _configuration(application: Application) -> uvicorn.Config:
         timeout_keep_alive=IDLE,
         timeout_graceful_shutdown=DRAIN,
     )
+
+
+def joined(application: Asgi) -> Asgi:
+    """Give the application each header once, as Lambda and Functions do: repeated ones comma-joined (RFC 9110 §5.3).
+
+    Otherwise two Authorization headers would mean the first here, and neither there.
+    """
+
+    async def run(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            headers: dict[bytes, bytes] = {}
+            for name, value in scope["headers"]:
+                between = b"; " if name == b"cookie" else b","
+                headers[name] = headers[name] + between + value if name in headers else value
+            scope["headers"] = list(headers.items())
+        await application(scope, receive, send)
+
+    return run
 
 
 def _in_url(bind: str) -> str:

@@ -119,7 +119,7 @@ def _host() -> Any:
     try:
         return importlib.import_module(HOST)
     except ModuleNotFoundError as error:
-        if error.name is None or error.name.split(".")[0] not in {"uvicorn", "httptools", "buspass_onprem"}:
+        if error.name is None or error.name.split(".")[0] not in {"uvicorn", "buspass_onprem"}:
             raise
         raise Stop("`buspass up` needs the on-prem host: pip install 'buspass[onprem]'", USAGE) from error
 
