@@ -77,15 +77,16 @@ class Gateway:
 
     async def _govern(self, incoming: Incoming, kind: type[Inference | Action]) -> Reply:
         watch = Stopwatch(self._house.clock)
-        with watch("authenticate"):
-            claims = await claims_of(self._house, incoming.token, incoming.session)
+        watch("authenticate")
+        claims = await claims_of(self._house, incoming.token, incoming.session)
         call: Call | None = None
         enforced = enforcement(self._house.settings.workflows.get(claims.workflow))
         try:
-            with watch("parse"):
-                call = made = kind(self._house, incoming, claims, enforced)
-            with watch("recall"):
-                done = await self._recall(made, claims)
+            watch("parse")
+            call = made = kind(self._house, incoming, claims, enforced)
+            watch("recall")
+            done = await self._recall(made, claims)
+            watch("guard")
             admitted = done or await self._admit(made, claims, incoming, watch)
         except BaseException as problem:
             if call is not None:
@@ -153,8 +154,8 @@ class Gateway:
                 if call.keyed and (done := await self._finished(call, view)) is not None:
                     return done  # its twin took what this one lacks
                 raise
-            with watch("hold"):
-                result = await house.ledger.hold(call.claim(view, judged.version, deadline), wait)
+            watch("hold")
+            result = await house.ledger.hold(call.claim(view, judged.version, deadline), wait)
             if isinstance(result, Held):
                 house.tasks.saw(claims.task, result.head)
                 await self._judge_again(call, view, result)
@@ -175,17 +176,17 @@ class Gateway:
 
     async def _judge(self, call: Call, view: View, watch: Stopwatch, deadline: int) -> Judged:
         """Stations 4 to 7 on one view of the task."""
+        watch("guard")
         call.enforcement.anew(fresh=view.fresh)
-        with watch("guard"):
-            version = call.guard(view)
-        with watch("plan"):
-            call.plan(view)
-        with watch("inspect"):
-            findings = await call.inspect(view)
-        with watch("decide"):
-            log = await self._decide(call, view, findings) if self._house.policy.asks("call") else None
-        with watch("guard"):
-            await call.ready((deadline - self._house.clock.now()) / 1000)
+        version = call.guard(view)
+        watch("plan")
+        call.plan(view)
+        watch("inspect")
+        findings = await call.inspect(view)
+        watch("decide")
+        log = await self._decide(call, view, findings) if self._house.policy.asks("call") else None
+        watch("guard")
+        await call.ready((deadline - self._house.clock.now()) / 1000)
         return Judged(version=version, log=log)
 
     async def _judge_again(self, call: Call, view: View, held: Held) -> None:
@@ -249,8 +250,8 @@ class Gateway:
 
     async def _carry_out(self, call: Call, admitted: Admitted, watch: Stopwatch) -> Reply:
         try:
-            with watch("dispatch"):
-                ending = await call.dispatch(admitted.view, admitted.held)
+            watch("dispatch")
+            ending = await call.dispatch(admitted.view, admitted.held)
         except Exception as error:  # noqa: BLE001
             # whatever went wrong, a hold must not be left: it may have been sent, so it is charged in full
             ending = broken(admitted.held, error)
@@ -258,12 +259,13 @@ class Gateway:
 
     async def _finish(self, call: Call, admitted: Admitted, ending: Ending, watch: Stopwatch) -> Reply:
         """Settle, then answer: a problem is raised with the headers that tell what it cost."""
-        with watch("settle"):
-            try:
-                head = await self._settle(call, admitted, ending)
-            except Problem as error:
-                raise unsettled(admitted.view.task, call) from error
-        headers = self._headers(call, admitted.view, ending, head) | {"Server-Timing": watch.header()}
+        watch("settle")
+        try:
+            head = await self._settle(call, admitted, ending)
+        except Problem as error:
+            raise unsettled(admitted.view.task, call) from error
+        headers = self._headers(call, admitted.view, ending, head)
+        headers["Server-Timing"] = watch.header()
         if ending.problem is not None:
             problem = ending.problem
             problem.task, problem.call = admitted.view.task.id, call.id
@@ -275,8 +277,8 @@ class Gateway:
 
     async def _stream(self, call: Inference, admitted: Admitted, watch: Stopwatch) -> Reply:
         try:
-            with watch("dispatch"):
-                begun = await call.begin(admitted.view, admitted.held)
+            watch("dispatch")
+            begun = await call.begin(admitted.view, admitted.held)
         except Exception as error:  # noqa: BLE001 - as in _carry_out
             begun = broken(admitted.held, error)
         if isinstance(begun, Ending):
@@ -296,12 +298,12 @@ class Gateway:
         said: list[bytes] = []
         try:
             yield b""  # from here on it is settled, even if nobody ever reads it
-            with watch("dispatch"):
-                async with aclosing(flow.pieces()) as pieces:
-                    async for piece in pieces:
-                        if call.keyed:
-                            said.append(piece)
-                        yield piece
+            watch("dispatch")
+            async with aclosing(flow.pieces()) as pieces:
+                async for piece in pieces:
+                    if call.keyed:
+                        said.append(piece)
+                    yield piece
             ending = streamed(flow.ending(), said, flow) if call.keyed else flow.ending()
         except Problem as problem:
             ending = flow.ending(problem)
@@ -313,8 +315,8 @@ class Gateway:
                 with suppress(Problem):  # nobody is left to be told; the hold is the sweep's to end
                     await self._surely(self._close(call, admitted, flow, flow.ending(gone)))
         try:
-            with watch("settle"):
-                head = await self._surely(self._close(call, admitted, flow, ending))
+            watch("settle")
+            head = await self._surely(self._close(call, admitted, flow, ending))
         except Problem:
             yield flow.last(replace(ending, problem=unsettled(admitted.view.task, call)), {})
             return

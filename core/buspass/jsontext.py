@@ -2,7 +2,8 @@
 
 Owns that every value gets the same bytes as by `json` without spaces, in UTF-8, names sorted where asked for; what the
 fast way does not take (integers above 64 bits, read-only mappings, lone surrogates) goes the slow way, with its errors.
-Not for a stranger's text: that is `tools.schema.parse_json`, which knows names that stand twice.
+A stranger's text is read by `tools.schema.parse_json`, which knows names that stand twice: `shortest` is its first
+look.
 """
 
 from __future__ import annotations
@@ -21,13 +22,16 @@ def written(value: Any) -> bytes:
         return json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode()
 
 
-def canonical(value: Any) -> bytes:
-    """Give the one JSON text of a value, names sorted by code point. Raises ValueError for NaN and infinities."""
+def canonical(value: Any, *, finite: bool = False) -> bytes:
+    """Give the one JSON text of a value, names sorted by code point. Raises ValueError for NaN and infinities.
+
+    `finite`: it was read from JSON, which has neither.
+    """
     try:
         text = orjson.dumps(value, option=orjson.OPT_SORT_KEYS)
     except TypeError:
         return _slowly(value)
-    if b"null" in text:  # what orjson makes of NaN, too
+    if not finite and b"null" in text:  # what orjson makes of NaN, too
         _slowly(value)
     return text
 
@@ -39,3 +43,16 @@ def _slowly(value: Any) -> bytes:
 def read(text: str | bytes) -> Any:
     """Give the value of a text that a host of ours wrote. Raises ValueError."""
     return orjson.loads(text)
+
+
+def shortest(text: bytes) -> Any:
+    """Give the value of a text that is just what `written` makes of it, as most clients write; None for any other.
+
+    So nothing in it is hidden: a name that stands twice would have been written once, a number that no float holds
+    another way, half a surrogate pair not at all.
+    """
+    try:
+        value = orjson.loads(text)
+        return value if orjson.dumps(value) == text else None
+    except (ValueError, TypeError):
+        return None

@@ -66,7 +66,7 @@ class Watch(Stopwatch):
 
     def __call__(self, station):
         here(station)
-        return super().__call__(station)
+        super().__call__(station)
 
 
 def step(operations):

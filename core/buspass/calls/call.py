@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Mapping
-from typing import Any, Final, Literal, Protocol, Self
+from functools import cache
+from typing import Any, Final, Literal, Protocol
 
 from msgspec import Struct, field
 
@@ -16,7 +17,7 @@ from buspass.identity.tokens import TaskClaims
 from buspass.journal import Erased
 from buspass.jsontext import written
 from buspass.ledger import Claim, Held, Outcome
-from buspass.ledger.accounts import amounts, table
+from buspass.ledger.accounts import table, whole
 from buspass.ledger.refusals import Mark
 from buspass.mediation.inspect import Finding
 from buspass.model import MICRO
@@ -146,7 +147,7 @@ class Call(Protocol):
 
 
 class Stopwatch:
-    """Time spent at each station, for `Server-Timing`. `with watch(STATION):`, one block after the other."""
+    """Time spent at each station, for `Server-Timing`. `watch(STATION)`: it begins, and the one before is over."""
 
     __slots__ = ("_begun", "_now", "_spent", "_station")
 
@@ -155,20 +156,21 @@ class Stopwatch:
         self._spent: dict[str, float] = {}
         self._station, self._begun = "", 0.0
 
-    def __call__(self, station: str) -> Self:
-        self._station = station
-        return self
-
-    def __enter__(self) -> None:
-        self._begun = self._now()
-
-    def __exit__(self, *_: object) -> None:
-        station = self._station
-        self._spent[station] = self._spent.get(station, 0.0) + self._now() - self._begun
+    def __call__(self, station: str) -> None:
+        now, spent, before = self._now(), self._spent, self._station
+        if before:
+            spent[before] = spent.get(before, 0.0) + (now - self._begun) * 1000
+        self._station, self._begun = station, now
 
     def header(self) -> str:
         """Give the header's value; durations in milliseconds (W3C Server Timing)."""
-        return ", ".join([f"{name};dur={seconds * 1000:.2f}" for name, seconds in self._spent.items()])
+        Stopwatch.__call__(self, "")
+        return _timing(*self._spent) % (*self._spent.values(),)
+
+
+@cache
+def _timing(*stations: str) -> str:
+    return ", ".join(f"{name};dur=%.2f" for name in stations)
 
 
 def in_time(held: Held, now: int, since: int | None = None) -> float:
@@ -236,14 +238,13 @@ def _last(head: Item, name: str) -> str | None:
 
 def remaining(head: Item, now: int) -> str:
     """Give `Buspass-Budget-Remaining`: the limited accounts and the seconds left."""
-    parts = []
-    limits, available = table(head, "limits"), amounts(head, "available")
-    for name in limits:
-        amount = available[name]
-        shown = f"{amount / MICRO:.6f}".rstrip("0").rstrip(".") if name == "cost" else str(amount)
-        parts.append(f"{name}={shown}")
-    seconds = max(0, (int(str(head["expires_at"])) - now) // 1000)
-    return ", ".join([*parts, f"wall={seconds}"])
+    said = ""
+    available = table(head, "available")
+    for name in table(head, "limits"):
+        amount = whole(available[name])
+        shown = f"{amount / MICRO:.6f}".rstrip("0").rstrip(".") if name == "cost" else amount
+        said += f"{name}={shown}, "
+    return f"{said}wall={max(0, (whole(head['expires_at']) - now) // 1000)}"
 
 
 def mark(house: House, task: Task, fingerprint: str) -> str:

@@ -60,7 +60,7 @@ class Inference:
         self.name = self.ask.model
         self.cause = ""
         self.keyed = incoming.key is not None
-        self.asked = hashlib.sha256(canonical(body)).hexdigest()
+        self.asked = hashlib.sha256(canonical(body, finite=True)).hexdigest()
         self.id = keyed(claims.task, incoming.key, self.kind) if incoming.key else keyless(house.clock, "i")
         self.enforcement = enforcement
         self._house = house
@@ -355,10 +355,10 @@ class Inference:
 
 
 def asked_of(incoming: Incoming, body: Any) -> Ask:
-    """Parse a request by the surface that it came in at. Raises Problem."""
+    """Parse a request, which `parse_json` read, by the surface that it came in at. Raises Problem."""
     if incoming.surface == anthropic_messages.NAME:
-        return anthropic_messages.parse(body, headers=incoming.headers, streaming=True)
-    return openai_chat.parse(body, streaming=True)
+        return anthropic_messages.parse(body, headers=incoming.headers, streaming=True, read=True)
+    return openai_chat.parse(body, streaming=True, read=True)
 
 
 def _some(models: Sequence[str]) -> str:

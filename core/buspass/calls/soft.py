@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import suppress
+from typing import Any
 
 from buspass.calls.house import House
 from buspass.errors import Problem
@@ -17,10 +18,14 @@ from buspass.tasks import Task
 
 def past(head: Item, soft: float) -> dict[str, int]:
     """Give the limited accounts of which at least the share `soft` is spent, with how much, in percent."""
-    available, limits = table(head, "available"), table(head, "limits")
-    used = {name: whole(limit) - whole(available[name]) for name, limit in limits.items()}
-    if not any(amount >= soft * whole(limits[name]) for name, amount in used.items()):
+    available: Mapping[str, Any] = table(head, "available")
+    limits: Mapping[str, Any] = table(head, "limits")
+    for name, limit in limits.items():
+        if limit - available[name] >= soft * limit:
+            break
+    else:
         return {}  # nearly always: what is in flight and what children have need not be summed up
+    used = {name: whole(limit) - whole(available[name]) for name, limit in limits.items()}
     others = coming(head)
     spent = {name: amount - others[name] for name, amount in used.items()}
     return {
@@ -32,14 +37,18 @@ def past(head: Item, soft: float) -> dict[str, int]:
 
 def header(house: House, task: Task, head: Item) -> dict[str, str]:
     """Give `Buspass-Budget-Soft`, where an account is past the soft limit."""
-    said = ", ".join(f"{name}={share}%" for name, share in past(head, _soft(house, task)).items())
-    return {"Buspass-Budget-Soft": said} if said else {}
+    if not (shares := past(head, _soft(house, task))):
+        return {}
+    return {"Buspass-Budget-Soft": ", ".join(f"{name}={share}%" for name, share in shares.items())}
 
 
 async def warn(house: House, task: Task, head: Item) -> None:
     """Write the journal's entry for each account that is past its soft limit and has none yet."""
-    marked, soft = head.get("soft"), _soft(house, task)
-    for name, share in past(head, soft).items():
+    soft = _soft(house, task)
+    if not (shares := past(head, soft)):
+        return
+    marked = head.get("soft")
+    for name, share in shares.items():
         if not isinstance(marked, Mapping) or name in marked:
             continue
         record: dict[str, Value] = {

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Awaitable, Iterable, Mapping
 from functools import cache, partial
 from typing import Any, Final, Literal
 
@@ -291,29 +291,26 @@ def _direct(served: Mapping[str, _Any], router: ASGIApp) -> ASGIApp:
     plain = {path: handler for path, handler in served.items() if "{" not in path}
     tools, act = "/v1/tools/", served["/v1/tools/{name}"]
 
-    async def run(scope: Scope, receive: Receive, send: Send) -> None:
+    def run(scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         path = "" if scope.get("root_path") else scope["path"]
         if (handler := plain.get(path)) is not None:
-            await handler(scope, receive, send)
-        elif path.startswith(tools) and (name := path[len(tools) :]) and "/" not in name:
-            await act({**scope, "path_params": {"name": name}}, receive, send)
-        else:
-            await router(scope, receive, send)
+            return handler(scope, receive, send)
+        if path.startswith(tools) and (name := path[len(tools) :]) and "/" not in name:
+            return act({**scope, "path_params": {"name": name}}, receive, send)
+        return router(scope, receive, send)
 
     return run
 
 
 def _by_method(methods: Mapping[str, Handler], envelope: Envelope) -> Handler:
-    async def run(request: Request) -> Response:
-        method = "GET" if request.method == "HEAD" and "GET" in methods else request.method
-        if (handler := methods.get(method)) is None:
-            allowed = ", ".join(sorted(methods))
-            problem = Problem("http_method", f"{request.method[:20]} is not known here; {allowed} is", allowed=allowed)
-            problem.headers = {"allow": allowed}
-            return refusal(problem, envelope)
-        return await handler(request)
+    async def unknown(request: Request) -> Response:
+        allowed = ", ".join(sorted(methods))
+        problem = Problem("http_method", f"{request.method[:20]} is not known here; {allowed} is", allowed=allowed)
+        problem.headers = {"allow": allowed}
+        return refusal(problem, envelope)
 
-    return run
+    known = {"HEAD": methods["GET"], **methods} if "GET" in methods else methods
+    return lambda request: known.get(request.method, unknown)(request)
 
 
 def _unknown(operation: OperationRoutes) -> Handler:
@@ -348,15 +345,16 @@ class _Any:
 def _front(inner: ASGIApp) -> ASGIApp:
     """Take HTTP only: a WebSocket is closed at once, so that a client falls back without waiting."""
 
-    async def run(scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "websocket":
-            await send({"type": "websocket.close", "code": 1003})
-        elif scope["type"] == "lifespan":
-            await _lifespan(receive, send)
-        else:
-            await inner(scope, receive, send)
+    def run(scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
+        if scope["type"] == "http":
+            return inner(scope, receive, send)
+        return _lifespan(receive, send) if scope["type"] == "lifespan" else _closed(send)
 
     return run
+
+
+async def _closed(send: Send) -> None:
+    await send({"type": "websocket.close", "code": 1003})
 
 
 async def _lifespan(receive: Receive, send: Send) -> None:

@@ -9,10 +9,12 @@ import asyncio
 import logging
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import suppress
+from functools import lru_cache
+from types import MappingProxyType
 from typing import Any, Final, Literal, cast
 
 from starlette.datastructures import Headers
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
@@ -25,6 +27,8 @@ from buspass.tools.schema import parse_json
 type Handler = Callable[[Request], Awaitable[Response]]
 type Envelope = Literal["problem", "openai", "anthropic"]
 
+OWN: Final = ((b"cache-control", b"no-store"), (b"content-type", b"application/json"))
+UNLABELLED: Final[Mapping[str, Any]] = MappingProxyType({})
 BODY_BYTES: Final = 1_000_000
 KEY_CHARACTERS: Final = 255
 SESSION_CHARACTERS: Final = 128
@@ -36,22 +40,26 @@ class _Named(Headers):
     """Headers that are looked up in a map: a call asks for eight, and each time the list would be walked."""
 
     def __init__(self, raw: list[tuple[bytes, bytes]]) -> None:
-        super().__init__(raw=raw)
-        self._first = {name.decode("latin-1"): value.decode("latin-1") for name, value in reversed(raw)}
+        self._list = raw
+        self._first = dict(reversed(raw))
 
     def __getitem__(self, key: str) -> str:
-        return self._first[key.lower()]
+        return self._first[key.lower().encode("latin-1")].decode("latin-1")
 
     def get(self, key: str, default: Any = None) -> Any:
-        return self._first.get(key.lower(), default)
+        found = self._first.get(key.lower().encode("latin-1"))
+        return default if found is None else found.decode("latin-1")
 
 
 class Asked(Request):
     """A request whose headers are found at once."""
 
+    __slots__ = ("headers",)
+    headers: Headers  # in place of a property that would look whether they are made
+
     def __init__(self, scope: Scope, receive: Receive) -> None:
         super().__init__(scope, receive)
-        self._headers = _Named(list(scope["headers"]))
+        self.headers = _Named(list(scope["headers"]))
 
 
 class _Told(Response):
@@ -59,10 +67,21 @@ class _Told(Response):
 
     def __init__(self, data: bytes, status: int, headers: Mapping[str, str]) -> None:
         self.status_code, self.body, self.background = status, data, None
-        written_ones = [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in headers.items()]
-        size = b"%d" % len(data)
-        own = [(b"cache-control", b"no-store"), (b"content-length", size), (b"content-type", b"application/json")]
-        self.raw_headers = written_ones + own
+        self.raw_headers = [
+            *[(_lower(name), value.encode("latin-1")) for name, value in headers.items()],
+            (b"content-length", b"%d" % len(data)),
+            *OWN,
+        ]
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002 - ASGI's signature
+        await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+        await send({"type": "http.response.body", "body": self.body})
+
+
+@lru_cache(maxsize=64)
+def _lower(name: str) -> bytes:
+    """Give a header's name as ASGI wants it; there are not many."""
+    return name.lower().encode("latin-1")
 
 
 def bearer(request: Request) -> str:
@@ -93,16 +112,18 @@ async def body(request: Request, most: int = BODY_BYTES) -> bytes:
     declared = request.headers.get("content-length", "")
     if declared.isascii() and declared.isdigit() and int(declared) > most:
         raise too_large(most)
-    parts, size = [], 0
-    try:
-        async for part in request.stream():
-            size += len(part)
-            if size > most:
-                raise too_large(most)
-            parts.append(part)
-    except ClientDisconnect as error:
-        raise Problem("invalid_request", "the request broke off") from error
-    return b"".join(parts)
+    receive = request.receive
+    parts, size, more = [], 0, True
+    while more:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise Problem("invalid_request", "the request broke off")
+        part, more = message.get("body", b""), message.get("more_body", False)
+        size += len(part)
+        if size > most:
+            raise too_large(most)
+        parts.append(part)
+    return parts[0] if len(parts) == 1 else b"".join(parts)
 
 
 def too_large(most: int) -> Problem:
@@ -143,7 +164,7 @@ def labels(request: Request) -> Mapping[str, Any]:
     """Give `Buspass-Metadata`, a flat JSON object that labels the spend. Raises Problem invalid_request."""
     text = request.headers.get("buspass-metadata")
     if text is None:
-        return {}
+        return UNLABELLED
     wrong = Problem("invalid_request", "Buspass-Metadata is a JSON object of at most 16 scalars and 1,024 characters")
     if len(text) > 1024:
         raise wrong

@@ -68,6 +68,11 @@ def seen(pattern: str, text: str) -> bool:
         data = text.encode()
     except UnicodeEncodeError:
         data = encodable(text).encode()
+    return seen_in(pattern, data)
+
+
+def seen_in(pattern: str, data: bytes) -> bool:
+    """The same for a text in UTF-8."""
     return _in_bytes(pattern).search(data) is not None
 
 

@@ -13,7 +13,7 @@ from typing import Final
 from msgspec import Struct
 
 from buspass.mediation.classes import CLASSES, known
-from buspass.mediation.patterns import Span, blanked, compiled, encodable, readable, seen
+from buspass.mediation.patterns import Span, blanked, compiled, encodable, readable, seen, seen_in
 from buspass.mediation.segments import end_of, start_of
 
 WINDOW: Final = 512
@@ -181,6 +181,14 @@ class Scanner:
 def silent(texts: Iterable[str], classes: tuple[str, ...]) -> bool:
     """Whether none of the texts can hold anything of these classes, nor a placeholder: one look at all of them."""
     return not seen(_trigger(classes), "\n".join(texts))
+
+
+def silent_json(text: bytes, classes: tuple[str, ...]) -> bool:
+    """The same of a JSON text. False says nothing: a number in it, or an escape, may look like the beginning of one.
+
+    No trigger holds a sign that JSON escapes, so what stands in a string stands in the text as well.
+    """
+    return not seen_in(_trigger(classes), text)
 
 
 def parts(text: str, classes: Iterable[str], regions: tuple[str, ...] = ()) -> list[Part]:

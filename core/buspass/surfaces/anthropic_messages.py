@@ -31,14 +31,15 @@ WRITTEN: Final = re.compile(r"messages\[\d+\]\.content\[\d+\]\.input\b")
 """Where the arguments of an earlier tool call stand: they count as JSON."""
 
 
-def parse(body: Any, *, headers: Mapping[str, str] | None = None, streaming: bool = False) -> Ask:
+def parse(body: Any, *, headers: Mapping[str, str] | None = None, streaming: bool = False, read: bool = False) -> Ask:
     """A request from its parsed JSON and its headers (names in lower case).
 
     Raises `unsupported` or `invalid_request` with a row for each thing wrong. `streaming`: the host can carry a stream;
-    where it can't, `stream: true` is refused.
+    where it can't, `stream: true` is refused. `read`: `parse_json` gave the body, and would have refused what is not
+    sound.
     """
     passed = passing(headers or {})
-    return _ask(_judged(REQUEST, body, passed, streaming=streaming), passed)
+    return _ask(_judged(REQUEST, body, passed, streaming=streaming, read=read), passed)
 
 
 def parse_count(body: Any, *, headers: Mapping[str, str] | None = None) -> Ask:
@@ -137,10 +138,13 @@ def problem(found: Problem) -> tuple[int, dict[str, str], dict[str, Any]]:
     return found.status, headers, {"type": "error", "error": framing.ours(found) | error}
 
 
-def _judged(check: Check, body: Any, passed: Mapping[str, str], *, streaming: bool) -> dict[str, Any]:
+def _judged(
+    check: Check, body: Any, passed: Mapping[str, str], *, streaming: bool, read: bool = False
+) -> dict[str, Any]:
     report = Report()
-    fields.sound(body, report)
-    report.close()
+    if not read:
+        fields.sound(body, report)
+        report.close()
     clean: dict[str, Any] = check(body, "", report)
     if not streaming and isinstance(body, dict) and body.get("stream") is True:
         report.refuse("stream", "cannot be true: streaming is not available yet", [False])

@@ -238,14 +238,13 @@ def strings(value: Any) -> list[str]:
     """Every string and member name below a value, in no order."""
     found: list[str] = []
     pending = [value]
-    while pending:
-        each = pending.pop()
-        if isinstance(each, str):
+    for each in pending:  # which grows meanwhile
+        if (kind := type(each)) is str:
             found.append(each)
-        elif isinstance(each, dict):
+        elif kind is dict:
             found += each
             pending += each.values()
-        elif isinstance(each, list):
+        elif kind is list:
             pending += each
     return found
 

@@ -5,12 +5,12 @@ Knows no surface's field names and no provider's formula: pictures are found by 
 
 from __future__ import annotations
 
-import json
 import re
 import unicodedata
-from collections.abc import Collection, Container, Iterable
+from collections.abc import Collection, Container, Iterable, Sequence
 from typing import Any, Final
 
+from buspass.jsontext import written
 from buspass.surfaces import fields
 from buspass.surfaces.fields import Check, Report
 
@@ -19,11 +19,14 @@ BASE64: Final = re.compile(r"[A-Za-z0-9+/]+={0,2}")
 DATA_URL: Final = re.compile(rf"data:({'|'.join(PICTURES)});base64,", re.IGNORECASE)
 
 
-def octets(strings: Iterable[str]) -> int:
+def octets(strings: Sequence[str]) -> int:
     """Bytes that bound the tokens of these texts.
 
     Some tokenizers write text in Unicode's NFC before they cut it, which can be longer: the larger of both counts.
     """
+    whole = "".join(strings)
+    if whole.isascii():
+        return len(whole)
     return sum(
         len(string)
         if string.isascii()
@@ -46,7 +49,7 @@ def said(value: Any, path: str, pictures: Collection[str]) -> list[str]:
 
 def compact(value: Any) -> str:
     """A schema as the shortest JSON that a provider could show to a model."""
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+    return written(value).decode()
 
 
 def base64(value: Any, path: str, report: Report) -> Any:

@@ -6,7 +6,9 @@ Knows no provider, no grant and no price: `model` is whatever alias the agent wr
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import cache
+from itertools import count
 from typing import Any, Final
 
 from buspass.errors import Problem
@@ -18,8 +20,12 @@ NAME: Final = "openai.chat"
 MOST_OUTPUT: Final = 2**24
 """Tokens: above every model there is, and small enough that no product of it leaves an account's range."""
 MOST_CHOICES: Final = 8
+WARM: Final = 16
+"""Requests after which it is worth the milliseconds to have what judges plain ones in one look."""
 OURS: Final = frozenset({"model", "metadata", "stream", "stream_options"})
 """Members that are for the gateway; a provider gets its own `model`, and no labels of somebody's spend."""
+SCHEMAS: Final = ("tools", "tool_choice", "response_format")
+"""Members that count as JSON."""
 
 FUNCTION_NAME: Final = text(pattern=r"[a-zA-Z0-9_-]{1,64}")
 SPEAKER: Final = text(pattern=r"[^\s<|\\/>]{1,64}")
@@ -160,22 +166,25 @@ REQUEST: Final = record(
 )
 
 
-def parse(body: Any, *, streaming: bool = False) -> Ask:
+def parse(body: Any, *, streaming: bool = False, read: bool = False) -> Ask:
     """A request from its parsed JSON. Raises `unsupported` or `invalid_request` with a row for each thing wrong.
 
-    `streaming`: the host can carry a stream; where it can't, `stream: true` is refused.
+    `streaming`: the host can carry a stream; where it can't, `stream: true` is refused. `read`: `parse_json` gave the
+    body, and would have refused what is not sound.
     """
     report = Report()
-    fields.sound(body, report)
-    report.close()
-    clean = REQUEST(body, "", report)
+    if not read:
+        fields.sound(body, report)
+        report.close()
+    plain = next(_PARSED) >= WARM and _fits()(body)
+    clean = dict(body) if plain else REQUEST(body, "", report)
     if not streaming and isinstance(body, dict):
         _refuse_stream(body, report)
     if not report.unsupported and not report.invalid:
         _agree(clean, report)
     report.close()
     payload = {name: value for name, value in clean.items() if name not in OURS}
-    images = tuple(_images(clean["messages"]))
+    images = () if plain else tuple(_images(clean["messages"]))
     return Ask(
         surface=NAME,
         model=clean["model"],
@@ -190,6 +199,17 @@ def parse(body: Any, *, streaming: bool = False) -> Ask:
         include_usage=clean.get("stream_options", {}).get("include_usage", False),
         images=images,
     )
+
+
+_PARSED: Final = count()
+
+
+@cache
+def _fits() -> Callable[[Any], bool]:
+    """No cold start waits for it."""
+    from buspass.surfaces.chat_plain import fits  # noqa: PLC0415 - see above
+
+    return fits
 
 
 def texts(ask: Ask) -> Iterator[tuple[str, str]]:
@@ -288,10 +308,10 @@ def _images(messages: Iterable[Mapping[str, Any]]) -> Iterator[Image]:
 
 def _size(payload: Mapping[str, Any], images: Iterable[Image]) -> int:
     """Bytes that bound the text tokens: of messages each string, of schemas the JSON (its punctuation counts too)."""
-    pictures = {f"{image.path}.image_url.url" for image in images}
+    pictures = {f"{image.path}.image_url.url" for image in images} if images else ()
     said = measure.said(payload["messages"], "messages", pictures)
-    schemas = [payload[part] for part in ("tools", "tool_choice", "response_format") if part in payload]
-    return measure.octets([*said, *map(measure.compact, schemas)])
+    said += [measure.compact(payload[part]) for part in SCHEMAS if part in payload]
+    return measure.octets(said)
 
 
 def _only(members: Mapping[str, Any], names: Iterable[str]) -> dict[str, Any]:

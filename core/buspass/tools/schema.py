@@ -13,6 +13,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any, Final
 
 from buspass.errors import Problem
+from buspass.jsontext import shortest
 
 if TYPE_CHECKING:
     from jsonschema_rs import ValidationError, ValidationErrorKind
@@ -34,6 +35,10 @@ def parse_json(body: bytes, *, limit: int = BYTES, depth: int = DEPTH) -> Any:
     """
     if len(body) > limit:
         raise Problem("request_too_large", f"the JSON has {len(body)} bytes; at most {limit} are taken")
+    if (value := shortest(body)) is not None:
+        if body.count(b"[") + body.count(b"{") > depth:  # else it can't be nested deeper
+            _bound(value, depth, surrogates=False)
+        return value
     try:
         text = body.decode()
     except UnicodeDecodeError as error:
