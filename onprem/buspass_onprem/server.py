@@ -23,6 +23,7 @@ from starlette.types import Receive, Scope, Send
 from buspass.errors import ConfigError
 from buspass.http import Application, start
 from buspass.model import Limits
+from buspass_onprem.apart import document
 
 LIMITS: Final = Limits(
     request_bytes=20 * 1024 * 1024,
@@ -73,7 +74,8 @@ async def serve(environ: Mapping[str, str], *, bind: str, port: int, ready: Read
     data_directory(environ)
     with listen(bind, port) as listener:
         where = listener.getsockname()[1]
-        application = await start(environ, LIMITS, bind=bind, port=where)
+        read = document(environ, bind=bind, port=where)
+        application = await start(environ, LIMITS, bind=bind, port=where, document=read)
         timer = asyncio.create_task(application.keep())
         try:
             return await _run(application, listener, ready, f"http://{_in_url(bind)}:{where}")

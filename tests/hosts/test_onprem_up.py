@@ -5,6 +5,8 @@ import json
 import re
 import signal
 import stat
+import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -242,6 +244,39 @@ def _stopped_in_flight(folder, config, provider):
         assert running.stop() == 0
         caller.join()
     return answers[0]
+
+
+def test_what_reads_yaml_does_not_stay_in_the_process_that_serves(tmp_path):
+    (tmp_path / "buspass.yaml").write_text(CONFIG.format(url="http://127.0.0.1:9"))
+    with up(data=tmp_path / "data", environ={"SIM_KEY": "sk-sim"}, until="export BUSPASS_WORKLOAD_TOKEN") as running:
+        mapped = Path(f"/proc/{running.process.pid}/maps").read_text(encoding="ascii")
+        issuer = httpx.get(f"{running.url}/.well-known/openid-configuration").json()["issuer"]
+    assert "httptools" in mapped
+    assert not re.search("pydantic|jsonschema_rs", mapped)
+    assert issuer == running.url, "read for the port that was found free, not for the usual one"
+
+
+def test_what_was_read_apart_is_what_would_have_been_read_here(tmp_path):
+    path = tmp_path / "buspass.yaml"
+    path.write_text(CONFIG.format(url="http://127.0.0.1:9"))
+    environ = {"BUSPASS_CONFIG": str(path), "BUSPASS_DATA": str(tmp_path / "data")}
+    script = """if True:
+        import os, sys
+        from buspass.http.compose import settings_of
+        from buspass_onprem.apart import document
+        found = document(os.environ, bind="127.0.0.1", port=8811)
+        assert "pydantic" not in sys.modules
+        apart, here = (settings_of(os.environ, "127.0.0.1", 8811, each) for each in (found, None))
+        print(apart == here, "pydantic" in sys.modules)
+    """
+    done = subprocess.run([sys.executable, "-c", script], env=environ, capture_output=True, text=True, timeout=120)
+    assert done.stdout == "True True\n", done.stderr
+    path.write_text("version: 1\nnonsense: true\n")
+    script = (
+        "import os\nfrom buspass_onprem.apart import document\nprint(document(os.environ, bind='127.0.0.1', port=1))"
+    )
+    done = subprocess.run([sys.executable, "-c", script], env=environ, capture_output=True, text=True, timeout=120)
+    assert (done.stdout, done.stderr) == ("None\n", ""), "whoever serves reads it again, and says what is wrong"
 
 
 # ── the data directory ──────────────────────────────────────────────────────────────────────────────────────────────

@@ -5,35 +5,20 @@ Owns what a failure to ask is called. Refuses to open a store, and to show a tok
 
 from __future__ import annotations
 
-import ipaddress
 import os
 import re
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any, Final
 from urllib.parse import urlsplit
 
 import httpx
 
+from buspass.cli.machine import data_directory, is_loopback
 from buspass.cli.stop import FAILED, USAGE, Stop
 
 DEFAULT_URL: Final = "http://127.0.0.1:8700"
-DEFAULT_DATA: Final = "~/.local/share/buspass"
 SECONDS: Final = 30
 _TASK: Final = re.compile(r"t_[A-Za-z0-9]{1,62}")
-
-
-def data_directory() -> Path:
-    """BUSPASS_DATA as an absolute path; it need not exist."""
-    return Path(os.environ.get("BUSPASS_DATA") or DEFAULT_DATA).expanduser().absolute()
-
-
-def is_loopback(host: str) -> bool:
-    """Tell whether a URL's host or a bind address is this machine alone."""
-    try:
-        return ipaddress.ip_address(host.strip("[]")).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 def task_path(task: str, *more: str) -> str:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Final
 
 from msgspec.structs import asdict
 
+from buspass.cli.machine import data_directory
 from buspass.cli.printable import printable
 from buspass.cli.stop import USAGE, Stop
 
@@ -43,7 +44,6 @@ def run(arguments: argparse.Namespace) -> int:
     """Examine the host. Returns 0, 1 or 2. Raises Stop where there is no configuration."""
     import asyncio  # noqa: PLC0415 - help needs no loop
 
-    from buspass.cli.connection import data_directory  # noqa: PLC0415 - httpx costs a tenth of a second
     from buspass.doctor import exit_code  # noqa: PLC0415
     from buspass.http.examining import examined  # noqa: PLC0415
 

@@ -8,6 +8,7 @@ import re
 from pathlib import Path
 from typing import Any, Final
 
+from buspass.cli.machine import data_directory
 from buspass.cli.stop import FAILED, OK, USAGE, Stop
 
 FILE: Final = Path("buspass.yaml")
@@ -29,7 +30,6 @@ def add(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None
 
 def run(arguments: argparse.Namespace) -> int:  # noqa: ARG001 - a verb's signature
     """Write the file. Raises Stop."""
-    from buspass.cli.connection import data_directory  # noqa: PLC0415
     from buspass.cli.generated import initial  # noqa: PLC0415
     from buspass.cli.run import LAST  # noqa: PLC0415
 

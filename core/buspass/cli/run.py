@@ -14,6 +14,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from buspass.cli.machine import data_directory
 from buspass.cli.printable import money
 from buspass.cli.stop import FAILED, USAGE, Stop
 
@@ -214,8 +215,6 @@ def _reason(code: int) -> str:
 
 def _remember(command: list[str], gateway: Gateway, task: Mapping[str, Any], timeline: Timeline) -> None:
     """Keep what was used for `buspass init`: where there was a file, there is nothing to write."""
-    from buspass.cli.connection import data_directory  # noqa: PLC0415
-
     if not gateway.providers:
         return
     tally = timeline.tally

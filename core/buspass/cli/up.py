@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlsplit
 
 from buspass.cli.agent import hide
+from buspass.cli.machine import data_directory, is_loopback
 from buspass.cli.stop import FAILED, INTERRUPTED, OK, USAGE, Stop
 
 if TYPE_CHECKING:
@@ -64,7 +65,6 @@ def run(arguments: argparse.Namespace) -> int:
     environ = _environment(arguments, bind)
     if arguments.until_eof:
         hide()
-        threading.Thread(target=_end_with_stdin, daemon=True).start()
     os.umask(0o077)  # keys, stores and sockets: whatever is made here is its owner's alone
     host = _host()
     with ExitStack() as stack:
@@ -77,6 +77,8 @@ def run(arguments: argparse.Namespace) -> int:
             environ["BUSPASS_CONFIG"] = str(config)
 
         async def ready(url: str, application: Application) -> None:
+            if arguments.until_eof:
+                threading.Thread(target=_end_with_stdin, daemon=True).start()
             _announce(url, application, "its own example" if example else str(config))
             await _introduce(url, application, example)
 
@@ -97,8 +99,6 @@ def _end_with_stdin() -> None:
 
 def _address(arguments: argparse.Namespace) -> tuple[str, int]:
     """The flags, else BUSPASS_URL where it names a loopback port: what task and trace will ask is what is served."""
-    from buspass.cli.connection import is_loopback  # noqa: PLC0415 - with httpx, which the host loads anyhow
-
     url = urlsplit(os.environ.get("BUSPASS_URL", ""))
     here = url.scheme == "http" and is_loopback(url.hostname or "")
     bind, port = (str(url.hostname), url.port) if here else (BIND, None)
@@ -106,8 +106,6 @@ def _address(arguments: argparse.Namespace) -> tuple[str, int]:
 
 
 def _environment(arguments: argparse.Namespace, bind: str) -> dict[str, str]:
-    from buspass.cli.connection import data_directory, is_loopback  # noqa: PLC0415
-
     environ = {**os.environ, "BUSPASS_DATA": str(data_directory())}
     url = urlsplit(environ.get("BUSPASS_URL", ""))
     if is_loopback(bind) and is_loopback(url.hostname or "") and (arguments.bind or arguments.port is not None):
@@ -134,7 +132,6 @@ def _configuration(arguments: argparse.Namespace) -> Path | None:
 
 
 def _example(bind: str, environ: Mapping[str, str]) -> Any:
-    from buspass.cli.connection import is_loopback  # noqa: PLC0415
     from buspass.cli.example import running  # noqa: PLC0415
 
     if not is_loopback(bind):

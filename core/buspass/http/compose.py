@@ -115,10 +115,18 @@ class Parts(Struct, frozen=True, kw_only=True):
 
 
 async def start(
-    environ: Mapping[str, str], limits: Limits, *, bind: str = "127.0.0.1", port: int = 8700
+    environ: Mapping[str, str],
+    limits: Limits,
+    *,
+    bind: str = "127.0.0.1",
+    port: int = 8700,
+    document: bytes | None = None,
 ) -> Application:
-    """Bring a host up from `BUSPASS_CONFIG`, `BUSPASS_HOST` and `BUSPASS_DATA`. Raises ConfigError."""
-    return await composed(environ, limits, bind=bind, port=port)
+    """Bring a host up from `BUSPASS_CONFIG`, `BUSPASS_HOST` and `BUSPASS_DATA`. Raises ConfigError.
+
+    `document`: what was compiled of BUSPASS_CONFIG just now, for this bind and port.
+    """
+    return await composed(environ, limits, bind=bind, port=port, document=document)
 
 
 async def composed(
@@ -132,9 +140,10 @@ async def composed(
     state: State | None = None,
     blobs: Blobs | None = None,
     opening: Open | None = None,
+    document: bytes | None = None,
 ) -> Application:
     """Do what `start` does, with parts handed in. `opening` opens the stores of other hosts of the domain."""
-    settings, local = settings_of(environ, bind, port)
+    settings, local = settings_of(environ, bind, port, document)
     host, data = host_of(settings, environ), data_of(environ)
     clock, discovery = clock or SystemClock(), outbound or HttpxOutbound()
     secrets = secrets_of(environ)
@@ -173,7 +182,9 @@ async def composed(
         return application
 
 
-def settings_of(environ: Mapping[str, str], bind: str, port: int) -> tuple[Settings, bool]:
+def settings_of(
+    environ: Mapping[str, str], bind: str, port: int, document: bytes | None = None
+) -> tuple[Settings, bool]:
     """Give the settings, and whether this host is its user's alone, so that it may make its own keys.
 
     What was compiled for a bind that others can reach is not, wherever it listens: on Lambda and Functions the gateway
@@ -183,6 +194,8 @@ def settings_of(environ: Mapping[str, str], bind: str, port: int) -> tuple[Setti
     if not named:
         raise ConfigError(["BUSPASS_CONFIG is not set: it names the host's buspass.yaml"])
     path = Path(named)
+    if document is not None:
+        return compiled.read(document, path, environ, bind), _loopback(bind)
     if path.is_file() and compiled.is_compiled(source := path.read_bytes()):
         return compiled.read(source, path, environ, bind), _loopback(bind) and compiled.for_loopback(source)
     from buspass.config.build import load  # noqa: PLC0415 - YAML and pydantic stay off hosts with a compiled bundle
