@@ -144,9 +144,8 @@ async def composed(
 ) -> Application:
     """Do what `start` does, with parts handed in. `opening` opens the stores of other hosts of the domain."""
     settings, local = settings_of(environ, bind, port, document)
-    host, data = host_of(settings, environ), data_of(environ)
+    host, data, secrets = host_of(settings, environ), data_of(environ), secrets_of(environ)
     clock, discovery = clock or SystemClock(), outbound or HttpxOutbound()
-    secrets = secrets_of(environ)
     domain_key = await domain_key_of(settings, secrets, data, create=local)
     operator: str | None = await adapter("keys", "operator")(data, create=True) if local else None
     signer: Signer = await adapter("signer", host.signer.partition(":")[0])(host.signer, data=data, create=local)
