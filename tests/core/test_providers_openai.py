@@ -1,6 +1,8 @@
 """OpenAI's wire format: the request that leaves, the answers of tests/data/openai, the failures and what they cost."""
 
+import copy
 import json
+import random
 from pathlib import Path
 
 import pytest
@@ -9,8 +11,9 @@ from msgspec.structs import replace
 from buspass.config.settings import Auth, Provider, Target
 from buspass.model import Ask, Failure, Usage
 from buspass.ports.outbound import Ambiguous, NotSent, Response, TimedOut
-from buspass.providers import failures
+from buspass.providers import failures, openai
 from buspass.providers.bounds import Bound
+from buspass.providers.decoding import told
 from buspass.providers.openai import answer, request, usage
 
 DATA = Path(__file__).parents[1] / "data" / "openai"
@@ -256,3 +259,41 @@ def test_a_providers_words_are_few():
     assert len(failures.message(json.dumps({"error": {"message": "no. " * 10_000}}).encode())) == 500
     assert failures.message(b"<html>") == ""
     assert failures.message(b"[" * 200_000) == ""
+
+
+CALL = {"id": "c", "type": "function", "function": {"name": "look", "arguments": ""}}
+CHOICE = {"index": 0, "message": {"role": "assistant", "content": "hi"}, "finish_reason": "stop"}
+WRONG = (None, 0, "", "x", [], [CALL], {}, CALL, "tool_calls", "end_turn", True)
+
+
+def outcome(read, document):
+    try:
+        return read(document)
+    except (ValueError, TypeError) as error:  # a TypeError in both, or in neither
+        return str(error)
+
+
+def test_an_answer_in_its_own_format_is_what_its_blocks_would_say():
+    """For those who speak it no blocks are made."""
+    chance = random.Random(3)
+    said = 0
+    for _ in range(3000):
+        document = {"id": "x", "choices": [copy.deepcopy(CHOICE) for _ in range(chance.randrange(1, 3))]}
+        for choice in document["choices"]:
+            message = choice["message"]
+            message |= chance.choice(({}, {"refusal": "no"}, {"content": None, "tool_calls": [CALL, CALL]}))
+            if chance.random() < 0.6:
+                holder = chance.choice((choice, message, document))
+                holder[chance.choice((*holder, "refusal", "tool_calls", "usage"))] = copy.deepcopy(chance.choice(WRONG))
+
+        def slowly(document):
+            choices = [openai._choice(choice) for choice in openai.items(document, "choices", least=1)]
+            return told("openai.chat", openai._head(document), choices, usage(document.get("usage")), document)
+
+        def fast(document):
+            return openai._as_it_is(document, openai.items(document, "choices", least=1))
+
+        first = outcome(fast, document)
+        said += not isinstance(first, str)
+        assert first == outcome(slowly, document), document
+    assert 500 < said < 2900

@@ -121,8 +121,10 @@ class Inference:
             able, refusal = self._able(self.enforcement.refuse)
         if not able and refusal is not None:
             raise refusal
-        self._targets = tuple(target for target, _ in able)
-        self._bound = max((bound for _, bound in able), key=lambda bound: bound.tokens)
+        self._targets = tuple([target for target, _ in able])
+        self._bound = (
+            able[0][1] if len(able) == 1 else max([bound for _, bound in able], key=lambda bound: bound.tokens)
+        )
         limited = "cost" in _limits(view)
         self._cost = bounds.ceiling(self._targets, self._bound, limited=limited, refuse=self.enforcement.refuse)
 
@@ -142,6 +144,8 @@ class Inference:
         model = self._model()
         if self._draw is None and model.strategy == "weighted":
             self._draw = int.from_bytes(self._house.clock.random(DRAW))
+        if not self._away and not self._house.stops.standing and self._permitted is None and self._draw is None:
+            return targets.candidates(model)  # nearly always
         away = {key.name: until for key, until in self._away.items()}
         stopped = {name: stop for name in map(targets.name, model.targets) if (stop := self._stopped(name)) is not None}
         try:
@@ -168,7 +172,8 @@ class Inference:
 
         Raises Problem rate_limited.
         """
-        await self._look_again()  # policy may have asked for placeholders
+        if self._screening.wanting:
+            await self._look_again()  # policy may have asked for placeholders
         chosen = await pacing.permit(self._house, self._targets, self._bound.tokens, seconds / 2, self._paced)
         self._paced = chosen.provider
         self._targets = (chosen, *(target for target in self._targets if target is not chosen))
@@ -189,7 +194,8 @@ class Inference:
         self._view = view
         self._screening.meet(view.task)
         await self._look(view)
-        await self._look_again()
+        if self._screening.wanting:
+            await self._look_again()
         if self.ask.stream and self._screening.ruled and self._reading is None:
             # once the stream flows it is too late, and the hold takes time meanwhile
             self._reading = asyncio.ensure_future(self._screening.read())
@@ -202,8 +208,8 @@ class Inference:
             self._screen(view)
 
     async def _look_again(self) -> None:
-        """Do it with the task's table of placeholders, where that is wanting. Raises Problem as its reading."""
-        if self._screening.wanting and self._view is not None:
+        """Do it with the task's table of placeholders, which is wanting. Raises Problem as its reading."""
+        if self._view is not None:
             await self._screening.prepare()
             await self._look(self._view)
 

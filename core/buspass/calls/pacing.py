@@ -32,12 +32,14 @@ def of_tool(tool: Tool) -> Pace | None:
 
 def of_provider(provider: Provider) -> Pace | None:
     """Give the pace of a provider, if it has limits."""
+    if provider.rpm is None and provider.tpm is None:
+        return None
     limits = {
         name: Limit(amount=amount, period=MINUTE)
         for name, amount in (("requests", provider.rpm), ("tokens", provider.tpm))
         if amount is not None
     }
-    return Pace(name=f"provider:{provider.name}", shown=provider.name, limits=limits) if limits else None
+    return Pace(name=f"provider:{provider.name}", shown=provider.name, limits=limits)
 
 
 async def permit(house: House, targets: Sequence[Target], tokens: int, patience: float, paced: str) -> Target:

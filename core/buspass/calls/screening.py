@@ -151,8 +151,9 @@ class Screening:
 
     def _silent(self, answer: Answer) -> bool:
         """Whether nothing can stand in it. Arguments are JSON, whose escapes may hide what they say."""
-        hidden = any("\\" in offer.arguments_text for offer in answer.offers)
-        return not hidden and untouched(_shown(answer), self._classes())
+        if answer.offers and any("\\" in offer.arguments_text for offer in answer.offers):
+            return False
+        return untouched(_shown(answer), self._classes())
 
     def answer_plan(self) -> Plan:
         """Secrets are masked; values behind placeholders come back where the workflow restores them for the agent."""
@@ -376,10 +377,12 @@ def _opaque(ask: Ask) -> Iterator[str]:
 
 def _shown(answer: Answer) -> list[Any]:
     """All of an answer that a plan is applied to: not its id and counts, whose digits might be anything."""
-    shown: list[Any] = [answer.text, *(offer.arguments_text for offer in answer.offers)]
+    shown: list[Any] = [answer.text, *[offer.arguments_text for offer in answer.offers]]
     if "choices" in (document := answer.document):
-        messages = [choice["message"] for choice in document["choices"]]
-        return shown + [message.get(name) for message in messages for name in ("content", "refusal")]
+        for choice in document["choices"]:
+            message = choice["message"]
+            shown += (message.get("content"), message.get("refusal"))
+        return shown
     return shown + [block.get(name) for block in document.get("content", ()) for name in ("text", "input")]
 
 

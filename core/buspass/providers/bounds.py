@@ -110,12 +110,13 @@ def cost(price: Price | None, usage: Usage) -> int:
     """
     if price is None:
         return 0
-    row = _row(price, usage.input)
+    row = _row(price, usage.input) if price.tiers else price
     cached = min(usage.cached, usage.input)
     written = min(usage.cache_write, usage.input - cached)
-    long = min(usage.cache_write_1h, written)
     pico = (usage.input - cached - written) * row.input + cached * row.cached_input + usage.output * row.output
-    pico += (written - long) * _write(row) + long * _write_1h(row)
+    if written:
+        long = min(usage.cache_write_1h, written)
+        pico += (written - long) * _write(row) + long * _write_1h(row)
     return -(-pico // PICO)
 
 
@@ -139,7 +140,9 @@ def _share(price: int, share: tuple[int, int]) -> int:
 
 def _dearest(row: Price | Tier, most: Bound) -> int:
     """Pico-dollars that a bounded attempt costs at most by this row."""
-    written = {"no": 0, "auto": _write(row), "5m": _write(row), "1h": max(_write(row), _write_1h(row))}[most.caches]
+    written = 0 if most.caches == "no" else _write(row)
+    if most.caches == "1h":
+        written = max(written, _write_1h(row))
     return most.input_tokens * max(row.input, row.cached_input, written) + most.output_tokens * row.output
 
 
@@ -158,8 +161,8 @@ def ceiling(targets: Iterable[Target], most: Bound, *, limited: bool, refuse: Re
                 refuse(Problem("unpriced", f"'{name}' has no price: add it to prices: in buspass.yaml", target=name))
             continue
         # whether a tier is reached is known only afterwards, and a longer input need not be the dearer one
-        rows: list[Price | Tier] = [price, *(tier for tier in price.tiers if most.input_tokens >= tier.start)]
-        dearest = max(dearest, *(-(-_dearest(row, most) // PICO) for row in rows))
+        rows: list[Price | Tier] = [price, *[tier for tier in price.tiers if most.input_tokens >= tier.start]]
+        dearest = max(dearest, *[-(-_dearest(row, most) // PICO) for row in rows])
     return dearest
 
 
@@ -182,8 +185,9 @@ def _shown(ask: Ask, target: Target, api: str, refuse: Refuse) -> int:
 def _parts(holders: Iterable[Mapping[str, Any]], path: str) -> Iterator[tuple[str, Any]]:
     """Every content part with its path and type, those within tool results too."""
     for index, holder in enumerate(holders):
-        content = holder.get("content")
-        parts = content if isinstance(content, list) else []
+        parts = holder.get("content")
+        if not isinstance(parts, list):
+            continue
         at = f"{path}[{index}].content"
         yield from ((f"{at}[{place}]", part.get("type")) for place, part in enumerate(parts))
         if any(isinstance(part.get("content"), list) for part in parts):

@@ -17,11 +17,12 @@ MOST: Final = 2**40
 """Above every count there is, and small enough for an account."""
 
 
-def loads(text: str) -> dict[str, Any]:
+def loads(text: str | bytes) -> dict[str, Any]:
     """A JSON object. Half surrogate pairs (a cut emoji) become U+FFFD: nothing behind us could write them as UTF-8."""
     try:
         document = read(text)
     except ValueError:  # a cut emoji among others
+        text = text if isinstance(text, str) else text.decode()
         document = json.loads(text, parse_constant=_no_constant)
         if "\\ud" in text or "\\uD" in text:
             document = _mended(document)

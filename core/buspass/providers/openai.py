@@ -6,13 +6,13 @@ and of a credential only where it goes. An ask of another surface is translated 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from buspass.config.settings import Provider, Target
-from buspass.model import Answer, Ask, Failure
+from buspass.model import Answer, Ask, Failure, Offer
 from buspass.ports.outbound import Request, Response
-from buspass.providers import failures, to_openai
+from buspass.providers import chat_shape, failures, to_openai
 from buspass.providers.bounds import Bound
 from buspass.providers.decoding import CHAT, StreamDecoder, told
 from buspass.providers.document import count, credential_headers, dumps, items, loads, member, optional, string
@@ -65,13 +65,14 @@ def answer(response: Response, ask: Ask | None = None) -> Answer:
     if not 200 <= response.status < 300:
         raise refused(response)
     try:
-        document = loads(response.body.decode())
-        choices = [_choice(choice) for choice in items(document, "choices", least=1)]
+        document = loads(response.body)
+        said = items(document, "choices", least=1)
+        if ask is None or ask.surface == CHAT:
+            return _as_it_is(document, said)
+        choices = [_choice(choice) for choice in said]
     except (ValueError, RecursionError) as error:
         raise failures.malformed(response) from error
-    own = ask is None or ask.surface == CHAT
-    surface = CHAT if ask is None else ask.surface
-    return told(surface, _head(document), choices, usage(document.get("usage")), document if own else None)
+    return told(ask.surface, _head(document), choices, usage(document.get("usage")))
 
 
 def refused(response: Response) -> Failure:
@@ -82,6 +83,32 @@ def refused(response: Response) -> Failure:
 def decoder(ask: Ask) -> StreamDecoder:
     """For the body of a 2xx answer to a request with `stream`."""
     return Decoder(ask)
+
+
+def _as_it_is(document: Mapping[str, Any], choices: Sequence[Any]) -> Answer:
+    """What `told` makes of `_choice`s for those who speak this format: blocks that nobody writes anew aren't made."""
+    texts: list[str] = []
+    offers: list[Offer] = []
+    finish: list[str] = []
+    for choice in choices:
+        message = member(choice, "message")
+        if count(choice, "index") is None:
+            raise ValueError("a choice without index")
+        if text := optional(message, "content") + optional(message, "refusal"):
+            texts.append(text)
+        if calls := items(message, "tool_calls"):
+            offers += [
+                Offer(id=call.id, name=call.name, arguments_text=call.text or "{}") for call in map(_call, calls)
+            ]
+        if reason := string(choice, "finish_reason"):
+            finish.append(chat_shape.finish(reason))
+    return Answer(
+        document=document,
+        usage=usage(document.get("usage")),
+        text="\n\n".join(texts),
+        offers=tuple(offers),
+        finish=tuple(finish),
+    )
 
 
 def _head(document: Mapping[str, Any]) -> Head:

@@ -23,10 +23,12 @@ def usage(said: Any) -> Usage:
     if given is None or made is None:
         return Usage(known=False)
     made = max(made, (count(said, "total_tokens") or 0) - given)
-    details = said.get("prompt_tokens_details")
-    cached = count(details, "cached_tokens") or 0
-    written = count(details, "cache_write_tokens") or 0
-    reasoning = count(said.get("completion_tokens_details"), "reasoning_tokens") or 0
+    cached = written = reasoning = 0
+    if details := said.get("prompt_tokens_details"):
+        cached = count(details, "cached_tokens") or 0
+        written = count(details, "cache_write_tokens") or 0
+    if details := said.get("completion_tokens_details"):
+        reasoning = count(details, "reasoning_tokens") or 0
     cached = cached if cached <= given else 0
     written = written if cached + written <= given else 0
     return Usage(input=given, output=made, cached=cached, cache_write=written, reasoning=min(reasoning, made))

@@ -31,6 +31,8 @@ def candidates(
     the same order. Raises `denied` where policy leaves none of them, `no_target_available` where all that it leaves are
     unavailable.
     """
+    if permitted is None and not unavailable and model.strategy != "weighted" and model.targets:
+        return model.targets
     granted = tuple(target for target in model.targets if permitted is None or name(target) in permitted)
     if not granted:
         raise Problem("denied", f"policy permits none of the targets of '{model.alias}'", reasons=["targets"])

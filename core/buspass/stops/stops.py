@@ -140,6 +140,11 @@ class Stops:
         """Give the newest of those that were lifted. Raises Problem state_unavailable."""
         return [self._stop(key, item) for key, item in await self._list(LIFTED)]
 
+    @property
+    def standing(self) -> bool:
+        """Whether any stood when last seen."""
+        return bool(self._seen)
+
     def against(
         self, workflow: str, agents: Collection[str], tool: str = "", models: Collection[str] = ()
     ) -> Stop | None:

@@ -24,6 +24,8 @@ WARM: Final = 16
 """Requests after which it is worth the milliseconds to have what judges plain ones in one look."""
 OURS: Final = frozenset({"model", "metadata", "stream", "stream_options"})
 """Members that are for the gateway; a provider gets its own `model`, and no labels of somebody's spend."""
+KEPT: Final = ("id", "created", "service_tier", "system_fingerprint")
+"""Members of a provider's answer, apart from what the model said, that reach the agent."""
 SCHEMAS: Final = ("tools", "tool_choice", "response_format")
 """Members that count as JSON."""
 
@@ -221,10 +223,10 @@ def texts(ask: Ask) -> Iterator[tuple[str, str]]:
 
 def render(answer: Answer, alias: str) -> dict[str, Any]:
     """What the agent gets: the provider's document under the agent's own name for the model, allow-listed."""
-    given = _only(answer.document, ("id", "created", "service_tier", "system_fingerprint"))
-    document: dict[str, Any] = {name: value for name, value in given.items() if isinstance(value, (str, int))}
-    choices = [_choice(each) for each in answer.document["choices"]]
-    document |= {"object": "chat.completion", "model": alias, "choices": choices}
+    given = answer.document
+    document: dict[str, Any] = {name: given[name] for name in KEPT if isinstance(given.get(name), (str, int))}
+    document["object"], document["model"] = "chat.completion", alias
+    document["choices"] = [_choice(each) for each in given["choices"]]
     if answer.usage.known:
         document["usage"] = _usage(answer.usage)
     return document
