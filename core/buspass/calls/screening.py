@@ -7,14 +7,14 @@ know how anything is found or replaced: that is `mediation`; and how a stream is
 from __future__ import annotations
 
 import json
-import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final, Literal
 
 from msgspec.structs import replace
 
 from buspass.calls.enforcement import ENFORCED, Enforcing
 from buspass.calls.house import House
+from buspass.calls.messages import identified, opaque
 from buspass.calls.placeholder_table import PlaceholderTable
 from buspass.config.settings import PersonalData, Tool
 from buspass.errors import Problem
@@ -33,9 +33,6 @@ GROWTH: Final = 24
 ROWS: Final = 64
 """Findings that a record lists."""
 ANSWERED: Final[dict[str, Action]] = {"secret": "mask"}
-IDS: Final = frozenset({"id", "tool_call_id", "tool_use_id"})
-UNFIT: Final = re.compile(r"[^A-Za-z0-9_-]")
-"""What no provider's tool call has in its id."""
 EVERY: Final = tuple(CLASSES)
 REDACTED: Final = Plan(actions=dict.fromkeys(CLASSES, "mask"))
 
@@ -111,12 +108,12 @@ class Screening:
             return ask
         self._table.mentioned = mentioned(ask.payload)
         actions = self._strict(self._towards_model())
-        plan = replace(self._plan(actions), opaque=frozenset(_opaque(ask)))
+        plan = replace(self._plan(actions), opaque=frozenset(opaque(ask)))
         payload, self.findings = _rewrite(ask.payload, plan)
         self._observe(self.findings, actions, "to a model")
         if payload == ask.payload:
             return ask
-        payload = {**payload, "messages": [_identified(message) for message in payload["messages"]]}
+        payload = {**payload, "messages": [identified(message) for message in payload["messages"]]}
         grown = GROWTH * sum(finding.count for finding in self.findings)
         return replace(ask, payload=payload, input_bytes=ask.input_bytes + grown)
 
@@ -151,9 +148,8 @@ class Screening:
 
     def _silent(self, answer: Answer) -> bool:
         """Whether nothing can stand in it. Arguments are JSON, whose escapes may hide what they say."""
-        if answer.offers and any("\\" in offer.arguments_text for offer in answer.offers):
-            return False
-        return untouched(_shown(answer), self._classes())
+        hidden = answer.offers and any("\\" in offer.arguments_text for offer in answer.offers)
+        return not hidden and untouched(_shown(answer), self._classes())
 
     def answer_plan(self) -> Plan:
         """Secrets are masked; values behind placeholders come back where the workflow restores them for the agent."""
@@ -363,40 +359,14 @@ def _renamed(value: Any, plan: Plan) -> Any:
     return [_renamed(part, plan) for part in value] if isinstance(value, list) else value
 
 
-def _opaque(ask: Ask) -> Iterator[str]:
-    """Positions that say nothing to a reader, or would break if they were changed."""
-    for image in ask.images:
-        yield f"{image.path}.image_url.url"
-        yield f"{image.path}.source.data"
-    for index, message in enumerate(ask.payload.get("messages", ())):
-        content = message.get("content")
-        for place, block in enumerate(content if isinstance(content, list) else ()):
-            if sealed := {"thinking": "signature", "redacted_thinking": "data"}.get(block.get("type", "")):
-                yield f"messages[{index}].content[{place}].{sealed}"
-
-
 def _shown(answer: Answer) -> list[Any]:
     """All of an answer that a plan is applied to: not its id and counts, whose digits might be anything."""
     shown: list[Any] = [answer.text, *[offer.arguments_text for offer in answer.offers]]
     if "choices" in (document := answer.document):
-        for choice in document["choices"]:
-            message = choice["message"]
+        for message in [choice["message"] for choice in document["choices"]]:
             shown += (message.get("content"), message.get("refusal"))
         return shown
     return shown + [block.get(name) for block in document.get("content", ()) for name in ("text", "input")]
-
-
-def _identified(message: Mapping[str, Any]) -> dict[str, Any]:
-    """A message whose tool calls' ids hold no sign that providers forbid in them, as placeholders do."""
-    content = message.get("content")
-    marked = {**message, "content": [_marked(block) for block in content]} if isinstance(content, list) else {**message}
-    if "tool_calls" in message:
-        marked["tool_calls"] = [_marked(call) for call in message["tool_calls"]]
-    return _marked(marked)
-
-
-def _marked(value: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: UNFIT.sub("", part) if name in IDS else part for name, part in value.items()}
 
 
 def _stricter(one: Literal["placeholder", "mask"] | Action, other: Action) -> Action:
