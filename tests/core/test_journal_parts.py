@@ -1,13 +1,14 @@
 """The journal's pure parts: the Merkle tree, MACs, the timeline, and blobs that erasing a key erases."""
 
 import hashlib
+import hmac
 
 import pytest
 
 from buspass.errors import Problem
 from buspass.journal import Erased, Journal, Vault, timeline
 from buspass.journal.merkle import root
-from buspass.journal.records import canonical, commitment
+from buspass.journal.records import Mac, canonical, commitment, recurring
 from buspass.journal.timeline import moment
 from buspass.testing.blobs_memory import MemoryBlobs
 
@@ -60,6 +61,19 @@ def test_one_value_has_one_text():
     assert canonical({"b": 1, "a": ["é"]}) == canonical({"a": ["é"], "b": 1}) == '{"a":["é"],"b":1}'.encode()
     with pytest.raises(ValueError, match="JSON compliant"):
         canonical(float("nan"))
+
+
+def test_a_mac_is_the_librarys_whatever_its_key_and_data():
+    for size in (0, 1, 32, 63, 64, 65, 200):
+        key = bytes(range(size))
+        mac = Mac(key)
+        for data in (b"", b"a", b"b" * 1000):
+            assert mac.digest(data) == hmac.digest(key, data, "sha256")
+
+
+def test_a_commitment_under_a_name_that_recurs_is_the_same():
+    for payload in (b"", b"payload"):
+        assert recurring(b"key", "fingerprint", payload) == commitment(b"key", "fingerprint", payload)
 
 
 def test_a_commitment_needs_the_tasks_key():

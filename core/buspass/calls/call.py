@@ -253,7 +253,7 @@ def mark(house: House, task: Task, fingerprint: str) -> str:
     "" for an erased task, which is no task's mark.
     """
     try:
-        return house.vault.commit(house.task_key(task), "fingerprint", fingerprint.encode())[:32]
+        return house.vault.mark(house.task_key(task), fingerprint)
     except Erased:
         return ""
 

@@ -14,7 +14,7 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from buspass.errors import Problem
-from buspass.journal.records import commitment
+from buspass.journal.records import commitment, recurring
 from buspass.ports.blobs import BlobConflict, Blobs, BlobsUnavailable
 
 _NONCE = 12
@@ -110,3 +110,7 @@ class Vault:
     def commit(self, key: bytes, name: str, payload: bytes) -> str:
         """Give the salted digest by which a record commits to a payload."""
         return commitment(key, name, payload)
+
+    def mark(self, key: bytes, fingerprint: str) -> str:
+        """Give what a record may hold of a request's digest: the same for the same request of this task."""
+        return recurring(key, "fingerprint", fingerprint.encode())[:32]
