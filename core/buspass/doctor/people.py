@@ -6,7 +6,6 @@ import hmac
 from collections.abc import AsyncIterator
 from typing import Any, Final, get_args
 
-import jwt
 from msgspec.structs import replace
 
 from buspass.config.advice import advice
@@ -16,6 +15,7 @@ from buspass.doctor.patient import Patient
 from buspass.errors import Problem
 from buspass.identity.issuer_keys import IssuerKeys
 from buspass.identity.oidc import OidcVerifier
+from buspass.identity.proving import public_key
 from buspass.model import Principal
 from buspass.policy import document
 from buspass.policy.decide import Policy, Question
@@ -80,9 +80,8 @@ async def signer(patient: Patient) -> AsyncIterator[Finding]:
     about = patient.host.signer.partition(":")[0]
     try:
         signature = await key.sign(_PROBE)
-        public = jwt.PyJWK({**key.jwk}, algorithm=key.algorithm)
-        proven = public.Algorithm.verify(_PROBE, public.key, signature)
-    except (SignerUnavailable, jwt.PyJWTError, ValueError) as error:
+        proven = public_key(key.jwk, key.algorithm).proves(_PROBE, signature)
+    except (SignerUnavailable, ValueError) as error:
         yield refused("signer", about, f"it does not sign: {error}", "see that this host may use the key, to sign")
         return
     if proven:

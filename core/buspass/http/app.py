@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from functools import cache, partial
 from typing import Any, Final, Literal
 
@@ -274,8 +274,14 @@ def routed(house: House) -> ASGIApp:
         row: describe if row.handler == "describe" else getattr(sections[row.section], row.handler) for row in ROUTES
     }
     served = dict(_served(handlers))
-    routes = [*(Route(path, handler) for path, handler in served.items()), *_unserved(operation)]
-    return _front(_direct(served, Router(routes, default=_Any(_unknown(operation)), redirect_slashes=False)))
+
+    @cache
+    def router() -> Router:
+        """Give what finds the rest: a pattern for each row, which a cold start's first call need not wait for."""
+        routes = [*(Route(path, handler) for path, handler in served.items()), *_unserved(operation)]
+        return Router(routes, default=_Any(_unknown(operation)), redirect_slashes=False)
+
+    return _front(_direct(served, router))
 
 
 def _served(handlers: Mapping[Endpoint, Handler]) -> Iterable[tuple[str, _Any]]:
@@ -286,7 +292,7 @@ def _served(handlers: Mapping[Endpoint, Handler]) -> Iterable[tuple[str, _Any]]:
         yield path, _Any(_by_method(methods, _envelope(path)))
 
 
-def _direct(served: Mapping[str, _Any], router: ASGIApp) -> ASGIApp:
+def _direct(served: Mapping[str, _Any], router: Callable[[], ASGIApp]) -> ASGIApp:
     """Find what is asked for all the time by its path alone: the router tries every row's pattern in turn."""
     plain = {path: handler for path, handler in served.items() if "{" not in path}
     tools, act = "/v1/tools/", served["/v1/tools/{name}"]
@@ -297,7 +303,7 @@ def _direct(served: Mapping[str, _Any], router: ASGIApp) -> ASGIApp:
             return handler(scope, receive, send)
         if path.startswith(tools) and (name := path[len(tools) :]) and "/" not in name:
             return act({**scope, "path_params": {"name": name}}, receive, send)
-        return router(scope, receive, send)
+        return router()(scope, receive, send)
 
     return run
 

@@ -13,7 +13,6 @@ from buspass.breakers import listing
 from buspass.callers import OperatorCaller, caller
 from buspass.calls.house import House
 from buspass.calls.sending import watched
-from buspass.doctor import asked, known
 from buspass.errors import Problem
 from buspass.http.exchange import answer, bearer
 from buspass.observed import observed
@@ -91,6 +90,8 @@ class OperationRoutes:
 
     async def ready(self, request: Request) -> Response:  # noqa: ARG002
         """Say whether calls can be governed: state is read, it holds the signing key, and policy's server answers."""
+        from buspass.doctor import asked, known  # noqa: PLC0415 - no cold start's first call waits for it
+
         house = self._house
         checks = {each.check: each.what for each in await known(house.keyring)}
         if house.settings.opa:

@@ -6,16 +6,16 @@ know what a token of that issuer means.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 from collections.abc import Mapping
 from typing import Any, Final
 from urllib.parse import urlsplit
 
-import jwt
-
 from buspass.errors import Problem
 from buspass.identity.cached import Cached
+from buspass.identity.proving import PublicKey, public_key
 from buspass.ports.clock import Clock
 from buspass.ports.outbound import Ambiguous, NotSent, Outbound, Request
 
@@ -30,7 +30,7 @@ _MAX_AGE: Final = re.compile(r"(?:^|[\s,])max-age\s*=\s*\"?(\d{1,9})", re.IGNORE
 _LOOPBACK: Final = ("127.0.0.1", "::1", "localhost")
 _ALGORITHMS: Final = {"RSA": "RS256", "EC": "ES256"}
 
-type Keys = Mapping[str, jwt.PyJWK]
+type Keys = Mapping[str, PublicKey]
 
 
 class IssuerKeys:
@@ -45,7 +45,7 @@ class IssuerKeys:
         self._outbound = outbound
         self._keys = Cached(self._read, clock)
 
-    async def key(self, kid: str) -> jwt.PyJWK | None:
+    async def key(self, kid: str) -> PublicKey | None:
         """The key of that name. Raises Problem `identity_unavailable` where the issuer can't be asked."""
         keys = await self._keys.get()
         if kid not in keys:
@@ -108,18 +108,13 @@ def _usable(keys: object) -> Keys:
 
     Each is bound to its one algorithm here, whatever a token's header says: a public key is never an HMAC secret.
     """
-    usable: dict[str, jwt.PyJWK] = {}
+    usable: dict[str, PublicKey] = {}
     for jwk in keys if isinstance(keys, list) else []:
         if not isinstance(jwk, dict) or not isinstance(jwk.get("kid"), str):
             continue
         algorithm = _ALGORITHMS.get(str(jwk.get("kty")))
         if algorithm is None or jwk.get("alg", algorithm) != algorithm or jwk.get("use", "sig") != "sig":
             continue
-        if algorithm == "ES256" and jwk.get("crv") != "P-256":
-            continue
-        public = {part: jwk[part] for part in ("kty", "kid", "crv", "x", "y", "n", "e") if part in jwk}
-        try:
-            usable[jwk["kid"]] = jwt.PyJWK(public, algorithm=algorithm)
-        except (jwt.PyJWTError, ValueError, TypeError):
-            continue
+        with contextlib.suppress(ValueError):
+            usable[jwk["kid"]] = public_key(jwk, algorithm)
     return usable

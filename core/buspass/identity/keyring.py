@@ -14,12 +14,11 @@ import json
 from collections.abc import Mapping
 from typing import Any, Final
 
-import jwt
-
 from buspass.errors import Problem
 from buspass.identity.cached import Cached
 from buspass.identity.domain import DomainKey
 from buspass.identity.jws import decoded
+from buspass.identity.proving import PublicKey, public_key
 from buspass.ports.clock import Clock
 from buspass.ports.signer import Signer
 from buspass.ports.state import PAGE, Delete, Item, OutcomeUnknown, Put, Refused, State, Unavailable
@@ -30,7 +29,7 @@ LIFETIME: Final = 300.0
 _PREFIX: Final = "jwk:"
 _TRIES: Final = 5
 
-type Keys = Mapping[str, jwt.PyJWK]
+type Keys = Mapping[str, PublicKey]
 
 
 class Keyring:
@@ -47,7 +46,7 @@ class Keyring:
         self._rows = Cached(self._read, clock, keep_stale=True)
         self._public = {**signer.jwk, "alg": signer.algorithm, "use": "sig"}
         self._kid = signer.jwk["kid"]
-        self._own = {self._kid: jwt.PyJWK(self._public, algorithm=signer.algorithm)}
+        self._own = {self._kid: public_key(self._public, signer.algorithm)}
 
     async def publish(self) -> None:
         """Put this host's public key into the store. Idempotent; a forged row in its place is replaced."""
@@ -74,7 +73,7 @@ class Keyring:
         except Unavailable as error:
             raise _away() from error
 
-    async def key(self, kid: str) -> jwt.PyJWK | None:
+    async def key(self, kid: str) -> PublicKey | None:
         """The domain's key of that name. An unknown one has the rows read again, at most every 10 s."""
         if kid in self._own:
             return self._own[kid]
@@ -94,7 +93,7 @@ class Keyring:
         """Say whether a host of the domain signed `data`; the signature is base64url (R‖S for ES256)."""
         key = await self.key(kid)
         try:
-            return key is not None and key.Algorithm.verify(data, key.key, decoded(signature))
+            return key is not None and key.proves(data, decoded(signature))
         except ValueError:
             return False
 
@@ -105,21 +104,21 @@ class Keyring:
         return {"host": host, "jwk": public, "mac": mac}
 
     async def _read(self) -> tuple[Keys, float]:
-        keys: dict[str, jwt.PyJWK] = {}
+        keys: dict[str, PublicKey] = {}
         after = ""
         try:
             while True:
                 page = await self._state.list(PARTITION, _PREFIX, after, PAGE)
                 for name, item in page:
                     if (key := self._believed(name, item)) is not None:
-                        keys[str(key.key_id)] = key
+                        keys[key.kid] = key
                 if len(page) < PAGE:
                     return keys, LIFETIME
                 after = page[-1][0]
         except Unavailable as error:
             raise _away() from error
 
-    def _believed(self, name: str, item: Item) -> jwt.PyJWK | None:
+    def _believed(self, name: str, item: Item) -> PublicKey | None:
         """The row's key, if a host that holds the domain key put it under this very name."""
         host, jwk, mac = item.get("host"), item.get("jwk"), item.get("mac")
         if not (isinstance(host, str) and isinstance(jwk, Mapping) and isinstance(mac, str)):
@@ -133,17 +132,15 @@ class Keyring:
         return _key(public)
 
 
-def _key(public: dict[str, str]) -> jwt.PyJWK | None:
+def _key(public: dict[str, str]) -> PublicKey | None:
     try:
-        return jwt.PyJWK(public, algorithm=public.get("alg"))
-    except jwt.PyJWTError:
+        return public_key(public, public.get("alg", ""))
+    except ValueError:
         return None  # a newer host's kind of key, which this one can't use yet
 
 
-def _document(key: jwt.PyJWK) -> dict[str, Any]:
-    document = {**key.Algorithm.to_jwk(key.key, as_dict=True)}
-    document.pop("key_ops", None)
-    return {**document, "kid": key.key_id, "alg": key.algorithm_name, "use": "sig"}
+def _document(key: PublicKey) -> dict[str, Any]:
+    return {**key.members, "kid": key.kid, "alg": key.algorithm, "use": "sig"}
 
 
 def _away() -> Problem:
