@@ -12,6 +12,7 @@ from queue import Empty, SimpleQueue
 
 type Answers[A] = Sequence[A | Exception]
 type Asked[J, A] = list[tuple[J, asyncio.Future[A]]]
+type Resolved[A] = list[tuple[asyncio.Future[A], A | Exception]]
 
 
 class Batches[J, A]:
@@ -72,9 +73,12 @@ class Batches[J, A]:
             answers = self._work([job for job, _ in batch])
         except Exception as error:  # noqa: BLE001  (a caller who never gets an answer would hang: it gets the error)
             answers = [error] * len(batch)
-        by_loop: dict[asyncio.AbstractEventLoop, list[tuple[asyncio.Future[A], A | Exception]]] = {}
+        by_loop: dict[asyncio.AbstractEventLoop, Resolved[A]] = {}
         for (_, future), answer in zip(batch, answers, strict=True):
-            by_loop.setdefault(future.get_loop(), []).append((future, answer))
+            loop = future.get_loop()
+            if (resolved := by_loop.get(loop)) is None:
+                resolved = by_loop[loop] = []
+            resolved.append((future, answer))
         for loop, resolved in by_loop.items():
             try:
                 loop.call_soon_threadsafe(_resolve, resolved)
@@ -82,7 +86,7 @@ class Batches[J, A]:
                 continue
 
 
-def _resolve[A](resolved: list[tuple[asyncio.Future[A], A | Exception]]) -> None:
+def _resolve[A](resolved: Resolved[A]) -> None:
     for future, answer in resolved:
         if future.done():  # its caller was cancelled
             continue

@@ -174,6 +174,7 @@ class Committer:
     def __init__(self, file: File) -> None:
         self._file = file
         self._connection = file.connect(wait=0)
+        self._cursor = self._connection.cursor()  # one for all: each statement's rows are read at once
         self._known: Known = OrderedDict()
         self._version = 0
 
@@ -188,7 +189,7 @@ class Committer:
             return [Unavailable(0, why) for _ in applies]
         try:
             self._forget_if_others_wrote()
-            batch = Batch(self._connection.execute, self._known, looks)
+            batch = Batch(self._cursor.execute, self._known, looks)
             answers = [batch.judge(partition, operations) for partition, operations in applies]
             batch.write()
         except sqlite3.Error as error:
@@ -202,7 +203,7 @@ class Committer:
         return self._end(answers, batch)
 
     def _forget_if_others_wrote(self) -> None:
-        version = self._connection.execute(_VERSION).fetchone()[0]
+        version = self._cursor.execute(_VERSION).fetchone()[0]
         if version != self._version:
             self._known.clear()
             self._version = version
@@ -215,7 +216,7 @@ class Committer:
         until, pause = time.monotonic() + WAIT, 0.0001
         while True:
             try:
-                self._connection.execute("BEGIN IMMEDIATE")
+                self._cursor.execute("BEGIN IMMEDIATE")
             except sqlite3.Error as error:
                 busy = error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_BUSY
                 if not busy or time.monotonic() > until:
@@ -227,7 +228,7 @@ class Committer:
 
     def _end(self, answers: Sequence[Answer], batch: Batch) -> Sequence[Applied | Refused | Exception]:
         try:
-            self._connection.execute("COMMIT")
+            self._cursor.execute("COMMIT")
         except sqlite3.Error as error:
             self._undo()
             why = f"{self._file.path}: {error}"
@@ -242,4 +243,4 @@ class Committer:
         self._known.clear()
         if self._connection.in_transaction:
             with contextlib.suppress(sqlite3.Error):  # SQLite undoes by itself what was not committed
-                self._connection.execute("ROLLBACK")
+                self._cursor.execute("ROLLBACK")

@@ -1,7 +1,10 @@
 """What the state port accepts is decided from an operation's text: each rule by what breaks it and what just keeps it."""
 
+import random
+
 import pytest
 
+from buspass.ports.sound import surely
 from buspass.ports.state import (
     WHOLE,
     Absent,
@@ -211,3 +214,50 @@ def test_errors_say_which_operation_and_why():
     assert str(Unavailable(2)) == "the store is unavailable (operation 2)"
     assert str(OutcomeUnknown(1)) == "the outcome of operation 1 is unknown"
     assert str(Unavailable(0, "the disk is full")) == "the disk is full"
+
+
+PATHS = [("a",), ("b",), ("a", "x"), ("a", "y"), ("b", "x"), ("a", "x", "z"), ("a b",), (), ("a", "b", "c", "d"), (1,)]
+NUMBERS = [0, 1, -1, WHOLE, -WHOLE, WHOLE + 1, True, 1.0, "1", None]
+VALUES = [
+    *NUMBERS,
+    "é",
+    "\ud800",
+    [],
+    [1.5],
+    {"n": {"m": [1, {"o": None}]}},
+    {"": 1},
+    {"n": {"": 1}},
+    {1: 1},
+    (1,),
+    b"x",
+]
+
+
+def drawn(dice):
+    """One operation of those that rules are about, sound or not."""
+
+    def some(pool, most):
+        return [dice.choice(pool) for _ in range(dice.randrange(most))]
+
+    require = tuple(
+        dice.choice([Present, Absent])(path)
+        if dice.random() < 0.5
+        else dice.choice([Equals, AtLeast])(path, dice.choice(NUMBERS))
+        for path in some(PATHS, 4)
+    )
+    if dice.random() < 0.3:
+        value = {dice.choice(["a", "b", "a b", ""]): dice.choice(VALUES) for _ in range(dice.randrange(3))}
+        return Put("k", value, require if dice.random() < 0.2 else ())
+    add = {path: dice.choice(NUMBERS[:6]) for path in some(PATHS, 3)}
+    put = {path: dice.choice(VALUES) for path in some(PATHS, 3)}
+    return Update("k", require, add, put, tuple(some(PATHS, 2)))
+
+
+def test_what_the_quick_look_lets_through_keeps_every_rule(monkeypatch):
+    dice = random.Random(1)
+    sure = [operation for operation in (drawn(dice) for _ in range(30_000)) if surely(operation)]
+    assert len(sure) > 300
+    assert {type(operation) for operation in sure} == {Put, Update}
+    monkeypatch.setattr("buspass.ports.state.surely", lambda _operation: False)
+    for operation in sure:
+        check([operation])

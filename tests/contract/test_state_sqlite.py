@@ -198,10 +198,10 @@ async def test_nothing_is_remembered_of_a_commit_that_failed(opened):
     await opened.apply("t", [Put("k", {"n": 1})])
     update = [Update("k", (Equals(at("n"), 1),), {at("n"): 1})]
     committer = opened._committer
-    connection, committer._connection = committer._connection, Failing(committer._connection, "COMMIT")
+    cursor, committer._cursor = committer._cursor, Failing(committer._cursor, "COMMIT")
     with pytest.raises(OutcomeUnknown, match="disk I/O"):
         await opened.apply("t", update)
-    committer._connection = connection
+    committer._cursor = cursor
     assert await opened.apply("t", update) == Applied({"n": 2})
 
 
@@ -311,7 +311,7 @@ async def test_a_file_kept_locked_is_unavailable_after_a_while(tmp_path, opened,
 
 
 class Failing:
-    """A connection on which one statement fails as a disk would make it fail."""
+    """A cursor (or a connection) on which one statement fails as a disk would make it fail."""
 
     def __init__(self, connection, statement):
         self.connection, self.statement = connection, statement
@@ -328,12 +328,12 @@ class Failing:
 async def test_a_commit_that_fails_leaves_the_outcome_unknown(opened):
     await opened.apply("t", [Put("k", {"n": 1})])
     committer = opened._committer
-    connection, committer._connection = committer._connection, Failing(committer._connection, "COMMIT")
+    cursor, committer._cursor = committer._cursor, Failing(committer._cursor, "COMMIT")
     with pytest.raises(OutcomeUnknown, match="disk I/O"):
         await opened.apply("t", [Put("l", {"n": 1})])
     with pytest.raises(Unavailable, match="disk I/O"):
         await opened.apply("t", [Put("k", {"n": 2})])
-    committer._connection = connection
+    committer._cursor = cursor
     assert await opened.apply("t", [Put("l", {"n": 1})]) == Applied({"n": 1})
 
 
@@ -341,11 +341,11 @@ async def test_a_commit_that_fails_leaves_the_outcome_unknown(opened):
 async def test_a_statement_that_fails_applies_nothing(opened, statement):
     await opened.apply("t", [Put("k", {"n": 1})])
     committer = opened._committer
-    connection, committer._connection = committer._connection, Failing(committer._connection, statement)
+    cursor, committer._cursor = committer._cursor, Failing(committer._cursor, statement)
     operations = [Put("l", {"n": 1}), Update("k", (Equals(at("n"), 1),), {at("n"): 1})]
     with pytest.raises(Unavailable, match="disk I/O"):
         await opened.apply("t", operations)
-    committer._connection = connection
+    committer._cursor = cursor
     assert await opened.read("t", "l") is None
     assert await opened.apply("t", operations) == Applied({"n": 2})
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, suppress
+from contextlib import suppress
 from typing import Final
 
 from msgspec import Struct
@@ -38,7 +38,7 @@ from buspass.ledger.holds import (
 )
 from buspass.ledger.records import closing_facts, entry_held, lost, outcome_of, turn_of, used
 from buspass.ledger.shortages import Shortage, exhausted, shortage, still_held
-from buspass.ledger.waiting import Lines
+from buspass.ledger.waiting import Inside, Lines
 from buspass.model import Amounts
 from buspass.ports.clock import Clock
 from buspass.ports.state import (
@@ -97,7 +97,7 @@ class Ledger:
         when the wait was over), state_unavailable (nothing may be sent).
         """
         short: Shortage | None = None
-        async with self._writing(claim):
+        with await self._inside(claim):
             lacks = frozenset() if claim.observed else self._lines.ahead(claim.task, needs(claim))
             if not lacks:
                 result = await self._attempt(claim)
@@ -108,9 +108,9 @@ class Ledger:
                 short, lacks = result, result.lacks
         return await self._wait(claim, wait, short, lacks)
 
-    def _writing(self, claim: Claim) -> AbstractAsyncContextManager[None]:
+    async def _inside(self, claim: Claim) -> Inside:
         """Have the claim's turn to be written; what it waits for that is not of the time it has to be sent."""
-        return self._lines.writing(claim.task, (claim.deadline - self._clock.now()) / 1000)
+        return await self._lines.enter(claim.task, (claim.deadline - self._clock.now()) / 1000)
 
     async def _wait(
         self, claim: Claim, wait: float, short: Shortage | None, lacks: frozenset[str]
@@ -120,7 +120,7 @@ class Ledger:
             with self._lines.place(claim.task, needs(claim), lacks) as mine:
                 while True:
                     await self._lines.turn(claim.task, mine, until)
-                    async with self._writing(claim):
+                    with await self._inside(claim):
                         result = await self._attempt(claim)
                     if not isinstance(result, Shortage):
                         return result

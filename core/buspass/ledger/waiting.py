@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Final
 from weakref import WeakValueDictionary
 
@@ -75,6 +75,20 @@ class Gate:
                 mine.set_result(None)
 
 
+class Inside:
+    """A place inside a gate, left with the block; how long it took says how fast the store is, but after an error."""
+
+    def __init__(self, gate: Gate) -> None:
+        self._gate, self._time = gate, asyncio.get_running_loop().time
+        self._began = self._time()
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        self._gate.leave(self._time() - self._began if kind is None else None)
+
+
 class Lines:
     """One line per task. Who has nobody before them that lacks what they need may try; a settle here wakes them."""
 
@@ -82,10 +96,9 @@ class Lines:
         self._lines: dict[str, list[Place]] = {}
         self._gates: WeakValueDictionary[str, Gate] = WeakValueDictionary()
 
-    @asynccontextmanager
-    async def writing(self, task: str, seconds: float) -> AsyncIterator[None]:
-        """Be one of few while the block runs. Raises Problem state_unavailable after `seconds` of waiting for it."""
-        gate, time = self._gates.get(task), asyncio.get_running_loop().time
+    async def enter(self, task: str, seconds: float) -> Inside:
+        """Become one of few who write, until `leave`. Raises Problem state_unavailable after `seconds` of waiting."""
+        gate = self._gates.get(task)
         if gate is None:
             gate = self._gates[task] = Gate()
         try:
@@ -93,12 +106,7 @@ class Lines:
         except TimeoutError:
             detail = "the store did not come to write this call's hold in time; nothing was sent; retry later"
             raise Problem("state_unavailable", detail, retry_after=1) from None
-        began, ended = time(), None
-        try:
-            yield
-            ended = time()
-        finally:
-            gate.leave(None if ended is None else ended - began)
+        return Inside(gate)
 
     def ahead(self, task: str, needs: frozenset[str], place: Place | None = None) -> frozenset[str]:
         """Give those of `needs` that somebody lacks who stands before this place: before a newcomer stand all."""

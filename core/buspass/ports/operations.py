@@ -7,8 +7,7 @@ store, and which operations the port accepts (`state.check`).
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
-from functools import lru_cache
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
 from msgspec import Struct, field
@@ -130,7 +129,7 @@ def at(*segments: str) -> Path:
 def checked_path(path: Sequence[str], depth: int, where: str) -> Path:
     """Give the path, if it is one of 1 to `depth` segments; else ValueError, beginning with `where`."""
     try:
-        if type(path) is tuple and 0 < segments(path) <= depth:
+        if type(path) is tuple and 0 < SEGMENTS[path] <= depth:
             return path
     except TypeError:  # something in it can't be hashed, so it is no segment
         pass
@@ -142,10 +141,29 @@ def checked_path(path: Sequence[str], depth: int, where: str) -> Path:
     return path
 
 
-@lru_cache(maxsize=8192)
-def segments(path: tuple[object, ...]) -> int:
-    """Count the segments; 0 where one is none. Remembered: a store meets the same paths at every call."""
+class Remembered[K, V](dict[K, V]):
+    """What a function of a value says, asked once: a store meets the same paths and shapes at every call.
+
+    A plain dictionary, as `lru_cache` costs several times the look into one. It begins anew when it is full.
+    """
+
+    def __init__(self, ask: Callable[[K], V], most: int = 8192) -> None:
+        super().__init__()
+        self._ask, self._most = ask, most
+
+    def __missing__(self, about: K) -> V:
+        if len(self) >= self._most:
+            self.clear()
+        answer = self[about] = self._ask(about)
+        return answer
+
+
+def _segments(path: tuple[Any, ...]) -> int:
     return len(path) if all(type(each) is str and _SEGMENT.fullmatch(each) for each in path) else 0
+
+
+SEGMENTS: Final = Remembered(_segments)
+"""How many segments a path has; 0 where one is none. Raises TypeError for what can't be hashed."""
 
 
 def is_whole(number: object) -> bool:
@@ -189,12 +207,19 @@ def holds(condition: Condition, item: Item) -> bool:
 
 def accepts(operation: Operation, item: Item | None) -> bool:
     """Say whether the operation may be applied to what is there: an item, or None."""
-    if isinstance(operation, Put) and not operation.require:
+    require = operation.require
+    if not require and isinstance(operation, Put):
         return item is None
     if item is None:
         return False
-    for condition in operation.require:  # noqa: SIM110 - a generator would cost as much as the look
-        if not holds(condition, item):
+    for condition in require:
+        path = condition.path
+        holder = item if len(path) == 1 else item.get(path[0])
+        if type(holder) is dict and len(path) <= 2 and isinstance(condition, (AtLeast, Equals)):
+            found, value = holder.get(path[-1]), condition.value
+            if type(found) is not type(value) or (found < value if isinstance(condition, AtLeast) else found != value):
+                return False
+        elif not holds(condition, item):
             return False
     return True
 
@@ -205,9 +230,7 @@ def changed(update: Update, item: Item, index: int = 0) -> dict[str, Value]:
     fresh: dict[str, dict[str, Any]] = {}
 
     def holder(path: Path) -> dict[str, Any]:
-        """Give what the path's last name lies in: a map of the item is copied before its first change."""
-        if len(path) == 1:
-            return new
+        """Give the map that the path's last name lies in: it is copied before its first change."""
         parent = new.get(path[0])
         if type(parent) is not dict and not isinstance(parent, Mapping):
             raise Misfit(index, f"{update.key!r}: {path} has no map to lie in")
@@ -215,15 +238,18 @@ def changed(update: Update, item: Item, index: int = 0) -> dict[str, Value]:
         return found
 
     for path, value in update.set.items():
-        (fresh.get(path[0]) or holder(path))[path[-1]] = value
+        holding = new if len(path) == 1 else fresh.get(path[0]) or holder(path)
+        holding[path[-1]] = value
     for path, amount in update.add.items():
-        holding = fresh.get(path[0]) or holder(path)
-        total = holding.get(path[-1], 0)
-        if type(total) is not int or not -WHOLE <= total + amount <= WHOLE:
+        holding = new if len(path) == 1 else fresh.get(path[0]) or holder(path)
+        name = path[-1]
+        total = holding.get(name, 0)
+        if type(total) is not int or not -WHOLE <= (summed := total + amount) <= WHOLE:
             raise Misfit(index, f"{update.key!r}: {amount} can't be added to {total!r} at {path}")
-        holding[path[-1]] = total + amount
+        holding[name] = summed
     for path in update.remove:
-        del (fresh.get(path[0]) or holder(path))[path[-1]]
+        holding = new if len(path) == 1 else fresh.get(path[0]) or holder(path)
+        del holding[path[-1]]
     if not new:
         raise Misfit(index, f"{update.key!r}: nothing would be left of the item")
     return new

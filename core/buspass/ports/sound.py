@@ -7,6 +7,8 @@ operations, which nearly always are sound. Refuses to name what is wrong.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import compress
+from operator import attrgetter
 from typing import Any, Final
 
 import orjson
@@ -14,29 +16,64 @@ import orjson
 from buspass.ports.operations import (
     CHANGES,
     DEPTH,
+    SEGMENTS,
     WHOLE,
     Absent,
     AtLeast,
-    Condition,
     Equals,
     Operation,
+    Path,
+    Present,
     Put,
+    Remembered,
     Update,
-    segments,
 )
 
 _SCALARS: Final = frozenset({str, int, bool, type(None)})
 _TUPLES: Final = frozenset({tuple})
 _INTEGERS: Final = frozenset({int})
-_NAMES: Final = frozenset({str})
-_CHANGED: Final = frozenset({1, 2})
+_LOOKED_AT: Final = frozenset({1, 2, 3})
+_PATH: Final = attrgetter("path")
+_VALUE: Final = attrgetter("value")
+_SEGMENTS_OF: Final = SEGMENTS.__getitem__
+
+
+def _places(paths: tuple[Path, ...]) -> tuple[frozenset[str], frozenset[str]] | None:
+    """Say what these paths add to: parts of the item itself, and maps in it. None where they are not sound."""
+    if not {*map(type, paths)} <= _TUPLES or not {*map(_SEGMENTS_OF, paths)} <= {1, 2}:
+        return None
+    parts = frozenset([path[0] for path in paths if len(path) == 1])
+    maps = frozenset([path[0] for path in paths if len(path) == 2])
+    return (parts, maps) if parts.isdisjoint(maps) else None
+
+
+def _kinds(kinds: tuple[type, ...]) -> tuple[tuple[bool, ...], ...] | None:
+    """Say which conditions are AtLeast, which Equals, which Absent; None where one is of no kind."""
+    if not {*kinds} <= {AtLeast, Equals, Absent, Present}:
+        return None
+    return tuple(tuple(kind is each for kind in kinds) for each in (AtLeast, Equals, Absent))
+
+
+def _layout(layout: tuple[bool, tuple[Any, ...], tuple[type, ...]]) -> tuple[str, ...] | None:
+    """Of a map's names and its values' types: the names of what nests in it, or None where a name is not sound.
+
+    The first two levels' names (the layout's first member is true) are segments, deeper ones any text but ''.
+    """
+    high, names, kinds = layout
+    sound = SEGMENTS[names] == len(names) if high else {*map(type, names)} <= {str} and "" not in names
+    return tuple(compress(names, [kind not in _SCALARS for kind in kinds])) if sound else None
+
+
+_PLACES: Final = Remembered(_places)
+_KINDS: Final = Remembered(_kinds)
+_LAYOUTS: Final = Remembered(_layout)
 
 
 def surely(operation: Operation) -> bool:
     """Say whether the operation keeps every rule but those of its key; False where that is not sure."""
     try:
         if type(operation) is Update:
-            return not operation.index and _update(operation)
+            return not operation.index and _changes(operation) and _conditions(operation)
         if type(operation) is Put:
             return not operation.index and not operation.require and _put(operation.value)
     except TypeError:  # what can't be hashed, compared or written
@@ -48,49 +85,63 @@ def _put(value: Any) -> bool:
     return type(value) is dict and bool(value) and _members(value, 1) and _writable(value)
 
 
-def _update(update: Update) -> bool:
-    add, put, remove = update.add, update.set, update.remove
-    paths = [*add, *put, *remove]
-    if len(paths) > CHANGES or len({*paths}) < len(paths) or not {*map(type, paths)} <= _TUPLES:
+def _changes(update: Update) -> bool:
+    """Each path is one, no two overlap, and what is set may be."""
+    add, put = update.add, update.set
+    others = (*put, *update.remove)
+    added = _PLACES[(*add,)]
+    if added is None or len(add) + len(others) > CHANGES:
         return False
-    if not {*map(segments, paths)} <= _CHANGED:
-        return False
-    if not {path[0] for path in paths if len(path) == 2}.isdisjoint([path[0] for path in paths if len(path) == 1]):
-        return False
-    if add and not ({*map(type, add.values())} <= _INTEGERS and max(add.values()) <= WHOLE >= -min(add.values())):
+    parts, maps = added
+    for path in others:
+        if type(path) is not tuple or path in add:
+            return False
+        if SEGMENTS[path] != 2:
+            if SEGMENTS[path] != 1 or path[0] in maps:
+                return False
+        elif path[0] in parts:
+            return False
+    if len(others) > 1 and (len({*others}) < len(others) or _PLACES[others] is None):
         return False
     for path, value in put.items():
-        if not _value(value, len(path)) or (type(value) is dict and len(path) == 1):
+        if type(value) not in _SCALARS and (len(path) == 1 or not _value(value, 2)):
             return False
-    return (not put or _writable([*put.values()])) and _conditions(update)
+    return not put or _writable([*put.values()])
 
 
 def _conditions(update: Update) -> bool:
-    """Each is well formed, each removed path is required, and one at least is falsified."""
-    falsified, required = False, 0
-    for condition in update.require:
-        path = condition.path
-        if type(path) is not tuple or not 0 < segments(path) <= 3 or not _compares(condition):
+    """Each is well formed, each removed path is required, and one at least is falsified; numbers are what may be."""
+    require, add, put = update.require, update.add, update.set
+    paths = [*map(_PATH, require)]
+    masks = _KINDS[(*map(type, require),)]
+    if masks is None or not {*map(type, paths)} <= _TUPLES or not {*map(_SEGMENTS_OF, paths)} <= _LOOKED_AT:
+        return False
+    at_least, equals, absent = masks
+    numbers = [*add.values(), *map(_VALUE, compress(require, at_least))]
+    falsified = False
+    for path, value in zip(compress(paths, equals), map(_VALUE, compress(require, equals)), strict=True):
+        if type(value) is int:
+            numbers.append(value)
+        elif type(value) is str:
+            if not value.isascii():
+                return False
+        elif type(value) is not bool:
             return False
-        if type(condition) is Absent:
-            falsified = falsified or path in update.set or path in update.add
-        else:
-            for gone in update.remove:
-                if path[: len(gone)] == gone:
-                    falsified, required = True, required + 1
-            falsified = falsified or (type(condition) is Equals and bool(update.add.get(path)))
-    return falsified and (not update.remove or (len(update.remove) == 1 and required > 0))
+        falsified = falsified or bool(add.get(path))
+    if numbers and not ({*map(type, numbers)} <= _INTEGERS and max(numbers) <= WHOLE >= -min(numbers)):
+        return False
+    for path in compress(paths, absent):
+        falsified = falsified or path in put or path in add
+    return falsified if not update.remove else _required(update.remove, paths, absent)
 
 
-def _compares(condition: Condition) -> bool:
-    if type(condition) is AtLeast:
-        return type(condition.value) is int and -WHOLE <= condition.value <= WHOLE
-    if type(condition) is Equals:
-        value = condition.value
-        if type(value) is str:
-            return value.isascii()
-        return type(value) is bool or (type(value) is int and -WHOLE <= value <= WHOLE)
-    return True
+def _required(remove: tuple[Path, ...], paths: list[Path], absent: tuple[bool, ...]) -> bool:
+    """Say that the one path which is removed is required: that condition is falsified, then."""
+    (gone, *more), length = remove, len(remove[0])
+    for path, is_absent in zip(paths, absent, strict=True):
+        if path[:length] == gone and not is_absent:
+            return not more
+    return False
 
 
 def _value(value: Any, depth: int) -> bool:
@@ -105,16 +156,14 @@ def _value(value: Any, depth: int) -> bool:
 
 
 def _members(members: Mapping[str, Any], depth: int) -> bool:
-    """Names of the first two levels are segments, deeper ones any text but ''; what is written is text or integers."""
-    if depth <= 2:
-        if segments(tuple(members)) != len(members):
-            return False
-    elif not {*map(type, members)} <= _NAMES or "" in members:
+    """Names are what they may be, and what nests in the map is sound; what is text or a number, `_writable` says."""
+    nested = _LAYOUTS[depth <= 2, (*members,), (*map(type, members.values()),)]
+    if nested is None:
         return False
-    if {*map(type, members.values())} <= _SCALARS:
-        return True
-    deep = [part for part in members.values() if type(part) not in _SCALARS]
-    return all(_value(part, depth) for part in deep)
+    for name in nested:  # noqa: SIM110 - a generator would cost as much as the look
+        if not _value(members[name], depth):
+            return False
+    return True
 
 
 def _writable(value: Any) -> bool:

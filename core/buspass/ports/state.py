@@ -27,6 +27,7 @@ from buspass.ports.operations import (
     INDEXES,
     MISSING,
     PAGE,
+    SEGMENTS,
     WHOLE,
     Absent,
     AtLeast,
@@ -50,7 +51,6 @@ from buspass.ports.operations import (
     holds,
     is_whole,
     same,
-    segments,
     starts_with,
     value_at,
 )
@@ -301,7 +301,7 @@ def _check_value(value: Any, depth: int, where: str) -> None:
 def _check_members(members: Mapping[str, Any], depth: int, where: str) -> None:
     """A map whose members lie `depth` segments deep. What most of them are needs no second look."""
     if depth <= 2:
-        if segments(tuple(members)) != len(members):
+        if SEGMENTS[tuple(members)] != len(members):
             for name in members:
                 checked_path((name,), 1, where)
     else:
