@@ -10,7 +10,6 @@ every minute and at the end; a broken law is printed with its seed, shortened, a
 from __future__ import annotations
 
 import argparse
-import asyncio
 import functools
 import logging
 import sys
@@ -22,9 +21,6 @@ from typing import Any
 
 import pytest
 
-from buspass.config.build import load
-from buspass_onprem import signer
-
 TESTS = Path(__file__).parents[1] / "tests"
 sys.path.insert(0, str(TESTS / "simulation"))
 EVERY = 60.0
@@ -34,16 +30,13 @@ def worlds() -> list[tuple[str, Any, tuple[int, ...], dict[str, Any]]]:
     """Give both kinds of world: name, way to live one, sizes, planted bugs."""
     import domain_world
     import ledger_world
+    import letters
     import notary
     import planted
 
     logging.disable()
-    settings = load(TESTS / "data" / "simulation" / "buspass.yaml", environ={}, bind="127.0.0.1", port=8700)
     with tempfile.TemporaryDirectory() as folder:
-        signers = {
-            host: notary.Signer(asyncio.run(signer.open("file:", data=Path(folder) / host, create=True)))
-            for host in domain_world.HOSTS
-        }
+        settings, signers = letters.founded(folder)
     notary.installed(pytest.MonkeyPatch())
     domain = functools.partial(domain_world.run, settings, signers)
     return [

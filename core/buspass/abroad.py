@@ -26,7 +26,7 @@ from buspass.identity.jws import Untrusted, read
 from buspass.identity.peer_claims import NAMES, Grant
 from buspass.identity.peers import GRANT, child_id
 from buspass.leases import first_lease
-from buspass.ledger import Delegation
+from buspass.ledger import Delegation, delegations
 from buspass.ledger.accounts import amounts
 from buspass.ledger.holds import record_key
 from buspass.model import Principal
@@ -71,7 +71,9 @@ async def hand_over(house: House, who: Caller, parent: str, body: Mapping[str, A
     only(body, FIELDS)
     wish = _wish(house, view, body)
     principal = acting(house, view.task, claims)
-    task = child_id(house.settings.issuer, view.task.id, key or house.clock.random(15).hex())
+    task = _id(house, view, wish.peer.name, key or house.clock.random(15).hex())
+    if key is not None:
+        _check_key(house, view, wish.peer.name, key)
     wish = await _permitted(house, view, wish, principal, task)
     entry = await _paid(house, view, claims.fence, wish, task)
     grant = Grant(
@@ -96,6 +98,22 @@ async def hand_over(house: House, who: Caller, parent: str, body: Mapping[str, A
             head = (await house.tasks.look(view.task.id)).head
             await ask_peers(house, view.task.id, head, unborn=task)
         raise
+
+
+def _id(house: House, view: View, peer: str, key: str) -> str:
+    """Give the child's id: of one key another at each peer, or one child's allocation could pay for both."""
+    return child_id(house.settings.issuer, f"{view.task.id}@{peer}", key)
+
+
+def _check_key(house: House, view: View, peer: str, key: str) -> None:
+    """Raise Problem idempotency_mismatch where this key began a child at another peer that has not ended."""
+    elsewhere = {_id(house, view, name, key) for name in house.settings.peers if name != peer}
+    if any(entry.task in elsewhere for entry in delegations(view.head)):
+        raise _mismatch()
+
+
+def _mismatch() -> Problem:
+    return Problem("idempotency_mismatch", "this Idempotency-Key started another child; use a new one")
 
 
 def _wish(house: House, view: View, body: Mapping[str, Any]) -> _Wish:
@@ -176,6 +194,8 @@ async def _paid(house: House, view: View, fence: int, wish: _Wish, task: str) ->
     """Take the child's budget out of its parent; what is repeated finds what was taken, also after its child's end."""
     parent = view.task.id
     if (record := await _record(house, parent, task)) is not None:
+        if (record["peer"], record["amounts"]) != (wish.peer.name, wish.terms.limits):
+            raise _mismatch()
         return Delegation(
             task=task,
             workflow="",
@@ -199,7 +219,7 @@ async def _paid(house: House, view: View, fence: int, wish: _Wish, task: str) ->
     )
     entry = await taken(house, parent, fence, wanted)
     if (entry.peer, entry.amounts) != (wish.peer.name, wish.terms.limits):
-        raise Problem("idempotency_mismatch", "this Idempotency-Key started another child; use a new one")
+        raise _mismatch()
     return entry
 
 

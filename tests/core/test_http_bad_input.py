@@ -149,6 +149,8 @@ async def test_no_token_that_is_not_good_opens_anything(domain: Domain, row: End
         if row.handler == "token":  # its tokens stand in the form
             form = {"grant_type": "urn:ietf:params:oauth:grant-type:token-exchange", "actor_token": agent.token}
             sent = {"data": {**form, "subject_token": token or "x"}}
+        elif row.who == "peer":  # theirs in the body
+            sent = {"json": {row.sends.lower(): token or "x"}}
         elif row.handler in GOOD:
             sent = {"json": GOOD[row.handler]}
         raw = token.encode() if token is not None else None

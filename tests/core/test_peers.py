@@ -23,9 +23,9 @@ async def both(tmp_path: Path, service: Any) -> AsyncIterator[Neighbours]:
 async def rest(both: Neighbours, parent: Agent, *children: Agent) -> None:
     """Let hours go by with the timers at work: everything must have come back but what was spent, and nothing more."""
     both.cut(cut=False)
-    for _ in range(10):
+    for _ in range(8):
         both.advance(400)
-        await both.tick()
+        await both.tick(times=1)
     head = both.head(parent.task)
     assert (head["children"], head["open"]) == ({}, {})
     spent = both.spent(parent.task)
@@ -102,6 +102,21 @@ async def test_the_same_key_gives_the_same_child_and_a_fresh_token(both: Neighbo
     assert (ended.status_code, ended.json()["task"]["status"]) == (201, "completed")
     assert both.head(parent.task)["children"] == {}
     await rest(both, parent, first)
+
+
+async def test_one_key_begins_children_at_two_peers_on_an_allocation_each(both: Neighbours) -> None:
+    """Were their ids the same, the second could be born on what the first one had given back: an overspend."""
+    parent = await both.home.agent()
+    first = await both.child(parent, key="k")
+    other = await both.hand(parent, key="k", peer="nowhere")
+    assert (other.status_code, other.json()["code"]) == (422, "idempotency_mismatch")
+    assert (await first.post("complete")).status_code == 200
+    other = await both.hand(parent, key="k", peer="nowhere")
+    assert other.json()["code"] == "peer_unavailable"
+    (entry,) = both.head(parent.task)["children"].values()
+    assert (entry["peer"], entry["task"] != first.task) == ("nowhere", True)
+    again = await both.hand(parent, key="k", budget={**SMALL, "cost": 0.1})
+    assert (again.status_code, again.json()["code"]) == (422, "idempotency_mismatch")
 
 
 async def test_a_grandchild_comes_back_home_and_depth_ends_it_there(both: Neighbours) -> None:

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import base64
 import json
+import sys
 from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import httpx
+import jsonschema_rs
 import jwt
 import pytest
 
 from buspass.abroad import JWT_BEARER
 from buspass.identity.peers import GRANT, ORDER, STATEMENT, child_id
+from buspass.ledger import Delegations
 from buspass.testing.house import Agent
 from buspass.testing.issuer import SigningKey
 from buspass.testing.neighbours import Neighbours
@@ -88,24 +91,18 @@ async def test_a_grant_is_good_for_one_child_alone(both: Neighbours) -> None:
     assert both.pool("partner")[1] == 200_000
 
 
-@pytest.mark.parametrize(
-    "changes",
-    [
-        {"amounts": {**AMOUNTS, "cost": 300_000}},
-        {"amounts": {"cost": 100_000}},
-        {"models": ["draft"]},
-        {"tools": []},
-        {"wall": 60},
-        {"metadata": {"a": "b"}},
-        {"workflow": "unlimited"},
-        {"depth": 0},
-    ],
-)
-async def test_the_same_child_is_not_had_for_something_else(both: Neighbours, changes: dict[str, Any]) -> None:
+OTHERS: Any = [
+    {"amounts": {**AMOUNTS, "cost": 300_000}}, {"amounts": {"cost": 100_000}}, {"models": ["draft"]}, {"tools": []},
+    {"wall": 60}, {"metadata": {"a": "b"}}, {"workflow": "unlimited"}, {"depth": 0},
+]  # fmt: skip
+
+
+async def test_the_same_child_is_not_had_for_something_else(both: Neighbours) -> None:
     ours = wish(both)
     assert (await granted(both, await signed(both, GRANT, ours))).status_code == 200
-    refused = await granted(both, await signed(both, GRANT, {**ours, **changes}))
-    assert (refused.status_code, refused.json()["code"]) == (422, "idempotency_mismatch")
+    for changes in OTHERS:
+        refused = await granted(both, await signed(both, GRANT, {**ours, **changes}))
+        assert (refused.status_code, refused.json()["code"]) == (422, "idempotency_mismatch"), changes
 
 
 async def test_another_allocation_pays_for_no_second_child(both: Neighbours) -> None:
@@ -123,43 +120,36 @@ async def test_a_grant_that_nobody_signed_begins_nothing(both: Neighbours) -> No
     assert not [name for name in both.states["partner"].dump() if name.startswith("t_")]
 
 
-@pytest.mark.parametrize(
-    ("claims", "said"),
-    [
-        ({"aud": "https://elsewhere.example"}, "for another audience"),
-        ({"aud": ["http://127.0.0.1:8800"]}, "for another audience"),
-        ({"iss": "https://stranger.example"}, "is no peer of this trust domain"),
-        ({"iss": "http://127.0.0.1:8800"}, "is no peer of this trust domain"),
-        ({"iat": 1_790_000_000 - 200, "exp": 1_790_000_000 - 100}, "expired"),
-        ({"exp": 1_790_000_000 + 301}, "good for longer than 300 s"),
-        ({"iat": 1_790_000_000 + 100, "exp": 1_790_000_000 + 160}, "in the future"),
-        ({"exp": None}, "exp is missing"),
-    ],
-)
-async def test_a_grant_for_others_or_of_another_time_begins_nothing(
-    both: Neighbours, claims: dict[str, Any], said: str
-) -> None:
-    refused = await granted(both, await signed(both, GRANT, wish(both), **claims))
-    assert (refused.status_code, refused.json()["code"]) == (401, "unauthenticated")
-    assert said in refused.json()["detail"]
+ELSEWHERE: Any = [
+    ({"aud": "https://elsewhere.example"}, "for another audience"),
+    ({"aud": ["http://127.0.0.1:8800"]}, "for another audience"),
+    ({"iss": "https://stranger.example"}, "is no peer of this trust domain"),
+    ({"iss": "http://127.0.0.1:8800"}, "is no peer of this trust domain"),
+    ({"iat": 1_790_000_000 - 200, "exp": 1_790_000_000 - 100}, "expired"),
+    ({"exp": 1_790_000_000 + 301}, "good for longer than 300 s"),
+    ({"iat": 1_790_000_000 + 100, "exp": 1_790_000_000 + 160}, "in the future"),
+    ({"exp": None}, "exp is missing"),
+]
 
 
-@pytest.mark.parametrize("kind", [ORDER, STATEMENT, "at+jwt", "JWT", "txntoken+jwt"])
-async def test_another_kind_of_token_is_no_grant(both: Neighbours, kind: Any) -> None:
-    refused = await granted(both, await signed(both, kind, wish(both)))
-    assert (refused.status_code, refused.json()["code"]) == (401, "unauthenticated")
+async def test_a_grant_for_others_or_of_another_time_begins_nothing(both: Neighbours) -> None:
+    for claims, said in ELSEWHERE:
+        refused = await granted(both, await signed(both, GRANT, wish(both), **claims))
+        assert (refused.status_code, refused.json()["code"]) == (401, "unauthenticated"), claims
+        assert said in refused.json()["detail"]
 
 
-@pytest.mark.parametrize(
-    "changes",
-    [
-        {"child": child_id("https://stranger.example", "t_parent", "k")},
-        {"child": "t_" + "a" * 24},
-    ],
-)
-async def test_a_peer_names_no_task_but_its_own_children(both: Neighbours, changes: dict[str, Any]) -> None:
-    refused = await granted(both, await signed(both, GRANT, wish(both, **changes)))
-    assert (refused.status_code, refused.json()["code"]) == (403, "denied")
+async def test_another_kind_of_token_is_no_grant(both: Neighbours) -> None:
+    kinds: tuple[Any, ...] = (ORDER, STATEMENT, "at+jwt", "JWT", "txntoken+jwt")
+    for kind in kinds:
+        refused = await granted(both, await signed(both, kind, wish(both)))
+        assert (refused.status_code, refused.json()["code"]) == (401, "unauthenticated"), kind
+
+
+async def test_a_peer_names_no_task_but_its_own_children(both: Neighbours) -> None:
+    for child in (child_id("https://stranger.example", "t_parent", "k"), "t_" + "a" * 24):
+        refused = await granted(both, await signed(both, GRANT, wish(both, child=child)))
+        assert (refused.status_code, refused.json()["code"]) == (403, "denied")
 
 
 WRONG: Any = [
@@ -173,10 +163,10 @@ WRONG: Any = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("changes", WRONG)
-async def test_a_grant_that_says_nonsense_or_too_much_is_refused(both: Neighbours, changes: dict[str, Any]) -> None:
-    refused = await granted(both, await signed(both, GRANT, wish(both, **changes)))
-    assert (refused.status_code, refused.json()["code"]) == (400, "invalid_request"), refused.text
+async def test_a_grant_that_says_nonsense_or_too_much_is_refused(both: Neighbours) -> None:
+    for changes in WRONG:
+        refused = await granted(both, await signed(both, GRANT, wish(both, **changes)))
+        assert (refused.status_code, refused.json()["code"]) == (400, "invalid_request"), (changes, refused.text)
     assert not [name for name in both.states["partner"].dump() if name.startswith("t_")]
 
 
@@ -273,12 +263,13 @@ async def test_a_peer_lies_about_what_it_got_and_about_nothing_else(both: Neighb
     await both.sound(both.home, parent.task)
 
 
-@pytest.mark.parametrize("used", [{"cost": -5}, {"cost": 1.5}, {"gold": 1}, {"cost": 2**60}, {"cost": True}])
-async def test_a_statement_that_says_nonsense_is_refused(both: Neighbours, used: dict[str, Any]) -> None:
+async def test_a_statement_that_says_nonsense_is_refused(both: Neighbours) -> None:
     parent = await both.home.agent()
     child = await both.child(parent)
-    refused = await stated(both, await word(both, parent, child.task, used))
-    assert (refused.status_code, refused.json()["code"]) == (400, "invalid_request")
+    nonsense: Any = ({"cost": -5}, {"cost": 1.5}, {"gold": 1}, {"cost": 2**60}, {"cost": True})
+    for used in nonsense:
+        refused = await stated(both, await word(both, parent, child.task, used))
+        assert (refused.status_code, refused.json()["code"]) == (400, "invalid_request"), used
     assert both.head(parent.task)["children"] != {}
 
 
@@ -287,24 +278,26 @@ async def test_an_older_statement_is_not_heard_after_a_newer_one(both: Neighbour
     child = await both.child(parent)
     words = [
         await word(both, parent, child.task, {"cost": cost}, as_of=as_of)
-        for as_of, cost in ((5, 100_000), (7, 60_000), (6, 10_000), (7, 5), (4, 0), (8, 200_001))
+        for as_of, cost in ((5, 100_000), (7, 60_000), (6, 10_000), (7, 5), (4, 0), (8, 200_001), (9, 0))
     ]
     spent = []
     for each in (*words[:2], words[0], *words[2:]):
         assert (await stated(both, each)).status_code == 200
         spent.append(both.spent(parent.task))
-    assert spent == [100_000, 60_000, 60_000, 60_000, 60_000, 60_000, 200_000]
-    assert both.head(parent.task)["available"]["cost"] == 1_000_000 - 200_000
+    assert spent == [100_000, 60_000, 60_000, 60_000, 60_000, 60_000, 60_000, 0], "what came back may be spent by now"
+    assert both.head(parent.task)["available"]["cost"] == 1_000_000
     await both.sound(both.home, parent.task)
 
 
-async def test_a_peer_fills_no_journal_with_corrections(both: Neighbours) -> None:
+async def test_a_peer_fills_no_journal_with_corrections(both: Neighbours, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys.modules[Delegations.__module__], "CORRECTIONS", 3)
     parent = await both.home.agent()
     child = await both.child(parent)
-    words = [await word(both, parent, child.task, {"cost": n % 2 + 1}, as_of=n) for n in range(1, 80)]
+    words = [await word(both, parent, child.task, {"cost": 500 - n}, as_of=n) for n in range(1, 8)]
     for each in words:
         assert (await stated(both, each)).status_code == 200
-    assert len([key for key in both.items(parent.task) if key.startswith("credit:")]) == 64
+    assert len([key for key in both.items(parent.task) if key.startswith("credit:")]) == 3
+    assert both.spent(parent.task) == 499 - 3
 
 
 async def test_a_statement_for_what_is_not_there_changes_nothing(both: Neighbours) -> None:
@@ -321,6 +314,31 @@ async def test_a_statement_for_what_is_not_there_changes_nothing(both: Neighbour
     unknown = await stated(both, await word(both, parent, child.task, {}, host="nowhere"))
     assert (unknown.status_code, unknown.json()["code"]) == (403, "denied")
     assert both.states["home"].dump() == before
+
+
+async def test_what_peers_are_answered_fits_what_is_described(both: Neighbours) -> None:
+    parent = await both.home.agent()
+    child = await both.child(parent)
+    client = await both.partner.host("partner")
+    document = (await client.get("/openapi.json")).json()
+    (entry,) = both.head(parent.task)["children"].values()
+    ours = {"host": "onprem", "child": child.task, "allocation": entry["attempt"], "until": 0, "kill": False,
+            "bury": False}  # fmt: skip
+    order = {"order": await signed(both, ORDER, ours, txn=parent.task)}
+    answers = {
+        "/v1/peers/orders": (order, await client.post("/v1/peers/orders", json=order)),
+        "/v1/peers/statements": (
+            (statement := {"statement": await word(both, parent, child.task, {})}),
+            await (await both.home.host("onprem")).post("/v1/peers/statements", json=statement),
+        ),
+    }
+    for path, (body, answer) in answers.items():
+        assert answer.status_code == 200, answer.text
+        operation = document["paths"][path]["post"]
+        sent = operation["requestBody"]["content"]["application/json"]["schema"]
+        got = operation["responses"]["200"]["content"]["application/json"]["schema"]
+        for schema, value in ((sent, body), (got, answer.json())):
+            jsonschema_rs.Draft202012Validator({**schema, "components": document["components"]}).validate(value)
 
 
 async def test_orders_are_for_the_domain_that_handed_over_alone(both: Neighbours) -> None:
@@ -348,12 +366,13 @@ async def test_orders_are_for_the_domain_that_handed_over_alone(both: Neighbours
     assert both.head(child.task)["status"] == "killed"
 
 
-@pytest.mark.parametrize("path", ["orders", "statements"])
-@pytest.mark.parametrize("body", [{}, {"order": 1}, {"order": "x", "more": 1}, {"order": "a.b.c"}, {"statement": ""}])
-async def test_no_token_is_no_order_and_no_statement(both: Neighbours, path: str, body: dict[str, Any]) -> None:
+async def test_no_token_is_no_order_and_no_statement(both: Neighbours) -> None:
     client = await both.partner.host("partner")
-    refused = await client.post(f"/v1/peers/{path}", json=body)
-    assert refused.status_code in {400, 401}
+    bodies: Any = ({}, {"order": 1}, {"order": "x", "more": 1}, {"order": "a.b.c"}, {"statement": ""})
+    for path in ("orders", "statements"):
+        for body in bodies:
+            refused = await client.post(f"/v1/peers/{path}", json=body)
+            assert refused.status_code in {400, 401}, (path, body)
 
 
 async def test_without_the_peers_keys_nothing_is_believed(both: Neighbours) -> None:

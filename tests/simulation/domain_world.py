@@ -1,4 +1,4 @@
-"""A trust domain of four hosts on three stores in simulated time: pools, tasks, children, and everything that can fail.
+"""Three trust domains of five hosts on four stores in simulated time: pools, tasks, children, and all that can fail.
 
 Owns the world: agents that start tasks, think, pay, delegate, end or are forgotten; processes that die and come back;
 cut links, skewed clocks, lost, late and repeated messages; and the laws that must hold after every step at a store.
@@ -14,9 +14,13 @@ from collections import Counter
 from typing import ClassVar
 
 import laws
+import letters
+from letters import DOMAIN, DOMAINS, HOSTS
+from outside import Outside, acting
 from virtual import START, LoopClock, VirtualLoop
 from wires import Store, Wire
 
+from buspass.abroad import hand_over
 from buspass.callers import OperatorCaller, TaskCaller
 from buspass.calls.call import Incoming
 from buspass.closing import LEASE
@@ -32,19 +36,18 @@ from buspass.journal.seals import read_all
 from buspass.ledger import balance
 from buspass.lifecycle import Lifecycle
 from buspass.model import Limits
-from buspass.ports.outbound import Ambiguous, NotSent, Response
 from buspass.testing.blobs_memory import MemoryBlobs
 from buspass.testing.state_memory import Crash
 from buspass.timer import tick
 from buspass_onprem.secrets import HostSecrets
 
-HOSTS = ("onprem", "aws", "azure", "edge")
+STORES = ("onprem", "azure", "edge", "yard")
+"""Hosts whose stores are all that there are."""
 SKEW = 2_000
 """Milliseconds that a host's clock is before or behind the true time at most."""
 SIZES = (1, 2, 3, 4, 5, 6)
 """Agents that begin in a world. The last is the whole, the others shorten a failure."""
 LIMITS = Limits(request_bytes=10**6, response_bytes=10**6, first_byte=60, total=60)
-DOMAIN_KEY = "00" * 32
 TIRED = {
     "state_unavailable",
     "conflict",
@@ -52,51 +55,8 @@ TIRED = {
     "budget_held",
     "too_many_in_flight",
     "outcome_unknown",
+    "peer_unavailable",
 }
-acting = contextvars.ContextVar("acting")
-"""The task that a request to the upstream belongs to."""
-
-
-class Upstream:
-    """The model and the service behind the tools, as a host reaches them. What they did, they remember."""
-
-    def __init__(self, world, process):
-        self._world, self._process = world, process
-
-    async def send(self, request):
-        world, random = self._world, self._world.random
-        if self._process.dead:
-            raise Crash
-        if not world.calm and random.random() < 0.08 and world.meets("not sent"):
-            raise NotSent("refused")
-        pays = request.url.endswith("/pay")
-        if pays:
-            world.paid[request.headers["Idempotency-Key"]] += 1
-        used = (random.randint(1, 20), random.randint(1, 100))
-        if "chat" in request.url:
-            world.billed[acting.get()] += used[0] + 10 * used[1]
-        # a function that its host froze wakes a minute later
-        frozen = not world.calm and random.random() < 0.1 and world.meets("frozen")
-        await world.pause(60.0 if frozen else random.choice((0.0, 0.01, 0.4, 3.0)))
-        if self._process.dead:
-            raise Crash
-        if not world.calm and random.random() < 0.08 and world.meets("answer lost"):
-            raise Ambiguous("broken")
-        body = _completion(*used) if "chat" in request.url else b'{"done": true}'
-        return Response(status=200, headers={"content-type": "application/json"}, body=body)
-
-    async def close(self):
-        pass
-
-
-def _completion(used, made):
-    return json.dumps(
-        {
-            "id": "c", "object": "chat.completion", "created": 1, "model": "planner-1",
-            "choices": [{"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": "yes"}}],
-            "usage": {"prompt_tokens": used, "completion_tokens": made, "total_tokens": used + made},
-        }
-    ).encode()  # fmt: skip
 
 
 class Process:
@@ -106,9 +66,10 @@ class Process:
         self.world, self.host, self.dead, self.ready = world, host, False, False
         self.running = {}  # in the order they began: a seed must always come to the same
         random = world.random
-        settings, self.clock = world.settings, LoopClock(random, random.randint(-SKEW, SKEW))
-        signer, key = world.signers[host], DomainKey.from_text(DOMAIN_KEY)
-        self._wires = {name: Wire(world, self, name) for name in world.stores}
+        domain = DOMAIN[host]
+        settings, self.clock = world.settings[domain], LoopClock(random, random.randint(-SKEW, SKEW))
+        signer, key = world.signers[host], DomainKey.from_text(letters.KEYS[domain])
+        self._wires = {each.state: Wire(world, self, each.state) for each in settings.hosts.values()}
 
         def ringing(state):
             return Keyring(state, signer, host, key, self.clock)
@@ -116,9 +77,9 @@ class Process:
         stores = Stores(settings.hosts, self._open, ringing)
         state = self._wires[settings.hosts[host].state]
         self.keyring = ringing(state)
-        outbound = Upstream(world, self)
+        outbound = Outside(world, self)
         parts = compose.Parts(
-            settings=settings, host=settings.hosts[host], limits=LIMITS, clock=self.clock, blobs=world.blobs,
+            settings=settings, host=settings.hosts[host], limits=LIMITS, clock=self.clock, blobs=world.blobs[domain],
             secrets=HostSecrets({}), signer=signer, keyring=self.keyring, domain_key=key, outbound=outbound,
             discovery=outbound, operator=None, beside=stores.beside,
         )  # fmt: skip
@@ -130,7 +91,7 @@ class Process:
         while True:
             try:
                 await self.keyring.publish()
-                for host in ("onprem", "azure", "edge"):
+                for host in self.house.settings.hosts:
                     await self._stores.beside(host)
             except Problem:
                 await self.world.pause(0.1)
@@ -149,7 +110,7 @@ class Process:
 
 
 class World(laws.World):
-    """The domain and its laws. `size`: how many agents begin."""
+    """The domains and their laws. `settings` by domain, `signers` by host; `size`: how many agents begin."""
 
     RATES: ClassVar = {
         "trouble": (0.0, 0.1, 0.25, 0.4),
@@ -163,12 +124,14 @@ class World(laws.World):
         super().__init__(seed, size, **less)
         self.settings, self.signers = settings, signers
         self.pause = asyncio.get_running_loop().pause
-        self.stores = {host.state: Store(self, host.state) for host in settings.hosts.values()}
-        self.blobs = MemoryBlobs()
+        hosts = [host for domain in settings.values() for host in domain.hosts.values()]
+        self.stores = {host.state: Store(self, host.state) for host in hosts}
+        self.store_of = {host.name: self.stores[host.state] for host in hosts}
+        self.blobs = {domain: MemoryBlobs() for domain in settings}
         self.calm, self.cuts, self.delays = True, set(), (0.0, 0.0, 0.001, 0.02)
         self.paid, self.billed = Counter(), Counter()
         self.killed, self.killed_at, self.posted = {}, {}, set()
-        self.roots = set()
+        self.roots, self.ending = set(), set()
         self.home = {}
 
     # ── what happens ──
@@ -194,12 +157,19 @@ class World(laws.World):
                 if process.dead:
                     self.processes[number] = await Process(self, process.host).up()
             if self.random.random() < 0.3:
-                self.cuts = {(self.random.choice(HOSTS), self.random.choice(list(self.stores)))}
+                self.cuts = {(self.random.choice(HOSTS), self.random.choice([*self.stores, *DOMAINS]))}
             elif self.random.random() < 0.5:
                 self.cuts = set()
-            await self._on(self._process(), lambda process: tick(process.house, limit=20))
+            for _ in range(2):
+                await self.on(self.process(), lambda process: tick(process.house, limit=20))
+            if self.home:  # somebody looks at a task, whoever its is
+                task = self.random.choice(list(self.home))
+                await self.on(self.process(self.home[task]), lambda process, task=task: self._look(process, task))
             if self.random.random() < 0.1 and self.roots:
                 await self._kill(self.random.choice(sorted(self.roots)))
+
+    async def _look(self, process, task):
+        return await process.lifecycle.settle_overdue(await process.house.tasks.look(task))
 
     async def _kill(self, task):
         """An operator ends a task in the middle of its work."""
@@ -209,14 +179,14 @@ class World(laws.World):
             self._acknowledged(task)
             return head
 
-        await self._on(self._process(self.home[task]), kill)
+        await self.on(self.process(self.home[task]), kill)
 
-    def _process(self, host=None):
+    def process(self, host=None):
         """A living process, of one host or of any."""
         living = [each for each in self.processes if not each.dead and host in (None, each.host)]
         return self.random.choice(living) if living else None
 
-    async def _on(self, process, work):
+    async def on(self, process, work):
         """Do it on a process; None where it died of it, or says that it can't now."""
         if process is None:
             await self.pause(1)
@@ -243,18 +213,19 @@ class World(laws.World):
 
     async def _root(self, number):
         await self.pause(self.random.choice((0.0, 1.0, 30.0, 200.0)))
-        host = self.random.choice(HOSTS[:2])
+        host = self.random.choice(letters.GATES["home"])
         key = f"start-{number}"
 
         async def start(process):
             token = await self._workload(process)
             return await process.lifecycle.start(token, {"workflow": "work"}, key)
 
-        started = await self._until(lambda: self._process(host), start)
+        started = await self._until(lambda: self.process(host), start)
         if started is not None:
-            self.roots.add(started.view.task.id)
-            self.home[started.view.task.id] = host
-            await self._agent(started, host, depth=2)
+            task = started.view.task.id
+            self.roots.add(task)
+            self.home[task] = host
+            await self._agent(task, started.token, host, depth=2)
 
     async def _workload(self, process):
         from buspass.identity.local import LocalIssuer  # noqa: PLC0415 - an agent's own affair
@@ -266,28 +237,29 @@ class World(laws.World):
     async def _until(self, where, work, tries=4):
         """Ask, and ask again with the same key where waiting or another host may help; None: given up."""
         for _ in range(tries):
-            found = await self._on(where(), work)
+            found = await self.on(where(), work)
             if found is not None and not isinstance(found, Problem):
                 return found
             if isinstance(found, Problem) and found.code not in TIRED:
                 return None
-            await self.pause(700.0 if self.random.random() < 0.1 else self.random.choice((0.1, 1.0, 5.0)))
+            await self.pause(700.0 if self.random.random() < 0.03 else self.random.choice((0.1, 1.0, 5.0)))
         return None
 
-    async def _agent(self, started, host, depth):
+    async def _agent(self, task, token, host, depth):
         """Work on a task: think, pay, hand parts of it on, and end it, or be restarted and begin again."""
-        task, token = started.view.task.id, started.token
         acting.set(task)
-        hosts = HOSTS[:2] if host in HOSTS[:2] else (host,)
+        hosts = letters.GATES["home"] if host in letters.GATES["home"] else (host,)
 
         def where():
-            return self._process(self.random.choice(hosts))
+            return self.process(self.random.choice(hosts))
 
-        below = []
+        below, most, pauses = [], 6, (0.0, 0.2, 5.0, 60.0)
+        if depth < 2:  # who was handed a part is busy with it
+            most, pauses = 8, (0.0, 0.2, 1.0, 1.0, 20.0)
         while True:
-            for step in range(self.random.randint(1, 6)):
+            for step in range(self.random.randint(1, most)):
                 await self._step(task, token, where, depth, step, below)
-                await self.pause(self.random.choice((0.0, 0.2, 5.0, 60.0)))
+                await self.pause(self.random.choice(pauses))
             if below and self.random.random() < 0.6:
                 await asyncio.wait(below)
             if await self._end(task, token, where, depth, below) != "suspend" or self.random.random() < 0.5:
@@ -309,10 +281,10 @@ class World(laws.World):
         elif kind < 0.42:
             await self._until(where, lambda process: self._pay(process, token, step), 3)
         elif kind < 0.5:
-            at_once = [self._on(where(), lambda process: self._think(process, token, None)) for _ in range(3)]
+            at_once = [self.on(where(), lambda process: self._think(process, token, None)) for _ in range(3)]
             await asyncio.gather(*at_once)
         elif kind < 0.6:  # it does not wait for the answer
-            self._beside(below, self._on(where(), lambda process: self._think(process, token, None)))
+            self._beside(below, self.on(where(), lambda process: self._think(process, token, None)))
         elif depth and kind < 0.85:  # one after the other: the next one takes its place
             for number in range(self.random.choice((1, 1, 3))):
                 child = await self._born(task, token, where, f"child-{step}-{number}")
@@ -322,7 +294,7 @@ class World(laws.World):
                         await asyncio.wait([work])
         elif depth:  # more than there is, and calls as well
             for _ in range(2):
-                self._beside(below, self._on(where(), lambda process: self._think(process, token, None)))
+                self._beside(below, self.on(where(), lambda process: self._think(process, token, None)))
             names = [f"child-{step}-{number}" for number in range(3)]
             born = await asyncio.gather(*(self._born(task, token, where, name, few=False) for name in names))
             for child in born:
@@ -334,13 +306,16 @@ class World(laws.World):
         return below[-1]
 
     async def _born(self, task, token, where, name, *, few=True):
-        """Begin a child at some host; give it with its host."""
-        there = self.random.choice(HOSTS)
-        child = await self._until(where, lambda process: self._child(process, task, token, name, there, few=few))
+        """Begin a child at some host of the domain, or at a peer; give its id, its token and its host."""
+        domain = DOMAIN[self.home[task]]
+        there = self.random.choice([*DOMAINS[domain], *(each for each in DOMAINS if each != domain)])
+        ask = self._peers_child if there in DOMAINS else self._child
+        child = await self._until(where, lambda process: ask(process, task, token, name, there, few=few))
         if child is None:
             return None
-        self.home[child.view.task.id] = there
-        return child, there
+        born, host = child[0], letters.GATES[there][0] if there in DOMAINS else there
+        self.home[born] = host
+        return *child, host
 
     def _incoming(self, token, body, **more):
         return Incoming(token=token, body=json.dumps(body).encode(), seconds=20, flowing=20, **more)
@@ -365,7 +340,16 @@ class World(laws.World):
         body = {"workflow": "help", "budget": budget, "host": host}
         child = await begin_child(process.house, TaskCaller(claims=claims), parent, body, name)
         self.seen["child"] += 1
-        return child
+        return child.view.task.id, child.token
+
+    async def _peers_child(self, process, parent, token, name, peer, *, few):
+        claims = await process.house.tokens.verify(token)
+        some, much = {"tokens": 4000, "cost": 0.002, "calls": 4}, {"tokens": 8000, "cost": 0.004, "calls": 6}
+        budget, workflow = (some, "help") if name.endswith("1") else (some if few else much, "guest")
+        body = {"workflow": workflow, "budget": budget, "peer": peer}
+        child = await hand_over(process.house, TaskCaller(claims=claims), parent, body, name)
+        self.seen["child at a peer"] += 1
+        return child.document["id"], child.token
 
     async def _resume(self, process, task):
         started = await process.lifecycle.resume(await self._workload(process), task, "")
@@ -378,6 +362,10 @@ class World(laws.World):
         if depth and self.random.random() < 0.2:
             self._beside(below, self._born(task, token, where, "child-last"))
             await self.pause(self.random.choice((0.0, 0.01, 0.05)))
+        if self.random.random() < 0.3:  # or while a call is on its way
+            self.ending.add(task)
+            self._beside(below, self.on(where(), lambda process: self._think(process, token, None)))
+            await self.pause(self.random.choice((0.05, 0.2)))
         if verb is None:
             return None  # forgotten: its time ends it
 
@@ -398,7 +386,7 @@ class World(laws.World):
             self.killed.setdefault(task, set(head["open"]))
             self.killed_at.setdefault(task, START + round(asyncio.get_running_loop().time() * 1000))
             for entry in head["children"].values():
-                if not entry["host"]:
+                if not entry["host"] and "peer" not in entry:
                     self._acknowledged(entry["task"])
 
     def _head(self, task):
@@ -420,7 +408,7 @@ class World(laws.World):
                 store.deliver()
             store.late.clear()
         self.calm, self.cuts, self.delays = True, set(), (0.0, 0.0, 0.0, 0.0)
-        hosts = [await Process(self, host).up() for host in ("onprem", "azure", "edge")]
+        hosts = self.processes = [await Process(self, host).up() for host in STORES]
         for pause in (60, 700, 700, 700, 700, 90_000, 300, 90_000, 300, 300):
             await self.pause(pause)
             for host in hosts:
@@ -430,7 +418,7 @@ class World(laws.World):
         await self._audit(hosts)
 
     async def _audit(self, hosts):
-        spent_by_roots = 0
+        drawn = Counter()
         for host in hosts:
             store = host.house.state.store
             for task, items in sorted(store._items.items()):
@@ -442,30 +430,35 @@ class World(laws.World):
                 self.law(not head["children"], f"{task}: a child's money is left")
                 money = balance(head)
                 if "pool" in head:
-                    spent_by_roots += money.spent["cost"]
+                    drawn[DOMAIN[host.host]] += money.spent["cost"]
                 if not head.get("tombstone"):
                     if "parent" in head:
                         self._handed_back(task, head, money)
                     journal = await read_all(host.house.state, task)
                     found = await verify(host.house.journal, task, head, money.spent, journal, host.house.keyring.check)
                     self.law(not found.problems, f"{task}: {found.problems}")
-        self._pools(spent_by_roots)
+        for host in ("onprem", "edge", "yard"):
+            self._pools(host, drawn[DOMAIN[host]])
         self.law(all(times == 1 for times in self.paid.values()), f"paid twice: {self.paid.most_common(1)}")
 
     def _handed_back(self, task, head, money):
         """What a child spent is what its parent's journal says it did."""
         link = head["parent"]
-        items = self.stores[self.settings.hosts[link["host"]].state]._items[link["task"]]
+        items = self.store_of[link["host"]]._items[link["task"]]
         above = Counter()
         for key, record in items.items():
             if key == f"rec:{task}" or key.startswith(f"credit:{task}."):
                 above.update(record["use"])
         spent = {name: amount for name, amount in money.spent.items() if amount}
+        if "peer" in link:  # what was not handed over is not counted
+            spent = {name: spent[name] for name in ("tokens", "cost", "calls") if name in spent}
+            self.seen["late statement"] += f"credit:{task}.0" in items
         said = {name: amount for name, amount in above.items() if amount}
         self.law(spent == said, f"{task} spent {spent}, its parent's journal says {said}")
 
-    def _pools(self, spent_by_roots):
-        spent, accounts = Counter(), self.stores["memory://"]._items
+    def _pools(self, host, drawn):
+        """What a domain's pools spent is what the tasks did that drew from them, a peer's children among them."""
+        spent, accounts = Counter(), self.store_of[host]._items
         for partition, items in accounts.items():
             if partition.startswith("pool:") and "head" in items:
                 head = items["head"]
@@ -473,8 +466,8 @@ class World(laws.World):
                 pool = partition.split(":")[1].split(".")[0].split("/")[0]
                 spent[pool] += sum(head["drawn"].values()) - head["available"]["cost"] - allocated
                 self.law(not allocated or "company" in partition, f"{partition}: {allocated} is allocated for ever")
-        support = sum(amount for pool, amount in spent.items() if pool.startswith("support"))
-        self.law(support == spent_by_roots, f"the pool spent {support}, its tasks {spent_by_roots}")
+        given = sum(amount for pool, amount in spent.items() if pool.startswith(("support", "guests")))
+        self.law(given == drawn, f"the pools of {DOMAIN[host]} spent {given}, their tasks {drawn}")
 
     # ── what must hold, after every step at a store ──
 
@@ -508,6 +501,8 @@ class World(laws.World):
             ):
                 summed.update(record.get("use", {}))
                 below += record.get("use", {}).get("cost", 0) if record.get("kind") == "child" else 0
+            if "peer" in record:
+                self._check_word(task, call, items, record)
         for name in ("tokens", "cost", "calls"):
             self.law(money.available.get(name, 0) >= 0, f"{task} overspent {name}")
             self.law(
@@ -526,17 +521,27 @@ class World(laws.World):
         while (link := head.get("parent")) is not None:
             ends = self.killed_at.get(link["task"], newest) + LEASE + SKEW
             self.law(newest <= ends, f"{task} goes on {newest - ends} ms after a lease below {link['task']}, killed")
-            head = self.stores[self.settings.hosts[link["host"]].state]._items[link["task"]]["head"]
+            head = self.store_of[link["host"]]._items[link["task"]]["head"]
+
+    def _check_word(self, task, child, items, record):
+        """What a peer said counts within what it was handed."""
+        for name, most in record["amounts"].items():
+            corrections = (item for key, item in items.items() if key.startswith(f"credit:{child}."))
+            said = record["use"].get(name, 0) + sum(item["use"].get(name, 0) for item in corrections)
+            self.law(0 <= said <= most, f"{task}: {child} at a peer used {said} of {most} {name}")
+
+    def _place(self, task):
+        return next(host for host in STORES if task in self.store_of[host]._items)
 
     def _check_paid(self, task, head):
         """Who lives, or has not given back, lives on money that was taken for it."""
         if (link := head.get("parent")) is not None:
-            above = self.stores[self.settings.hosts[link["host"]].state]._items[link["task"]]
+            above = self.store_of[link["host"]]._items[link["task"]]
             mine = (task, link["attempt"])
             paid = any((entry["task"], entry["attempt"]) == mine for entry in above["head"]["children"].values())
             self.law(paid or f"rec:{task}" in above, f"{task} lives on credit of its parent")
-        elif (pool := head.get("pool")) is not None and head["status"] in {"open", "suspended"}:
-            account = self.stores["memory://"]._items[f"pool:{pool}"]
+        if (pool := head.get("pool")) is not None and head["status"] in {"open", "suspended"}:
+            account = self.store_of[letters.GATES[DOMAIN[self._place(task)]][0]]._items[f"pool:{pool}"]
             entry = account["head"]["last"].get(task) or account.get(f"alloc:{task}")
             self.law(entry is not None and entry["state"] == "open", f"{task} lives on credit of its pool")
 

@@ -1,6 +1,6 @@
 """Signatures that cost nothing: a signer remembers what it signed, and a check asks whether it was.
 
-Owns what stands in for ES256 while a domain is simulated; real signatures are proven by the tests of `identity`. Refuses
+Owns what stands in for ES256 while domains are simulated; real signatures are proven by the tests of `identity`. Refuses
 to know tokens, journals and statements, which are made and read by the product.
 """
 
@@ -13,10 +13,12 @@ import jwt
 from jwt.algorithms import ECAlgorithm
 
 SIGNED = set()
+NAMES = {}
+"""Public keys and their names, by the keys' identity: a signature is good under one of them alone."""
 
 
 class Signer:
-    """A host's signer: its public key is a real one, its signatures are the digests of what it signed."""
+    """A host's signer: its public key is a real one, its signatures are the digests of what it signed, and its name."""
 
     algorithm = "ES256"
 
@@ -24,9 +26,14 @@ class Signer:
         self.jwk = real.jwk
 
     async def sign(self, data):
-        signature = hashlib.sha512(data).digest()
+        signature = _signature(self.jwk["kid"], data)
         SIGNED.add(signature)
         return signature
+
+
+def forged(data):
+    """Give what looks like a signature and is none."""
+    return _signature("nobody", data)
 
 
 def installed(monkeypatch):
@@ -38,13 +45,18 @@ def installed(monkeypatch):
         name = public["kid"]
         if name not in keys:
             keys[name] = read(public, algorithm)
+            NAMES[id(keys[name].key)] = name
         return keys[name]
 
     monkeypatch.setattr(jwt, "PyJWK", key)
     monkeypatch.setattr(
-        ECAlgorithm, "verify", lambda _, data, __, signature: signature in SIGNED and _signs(data, signature)
+        ECAlgorithm, "verify", lambda _, data, key, signature: signature in SIGNED and _signs(data, key, signature)
     )
 
 
-def _signs(data, signature):
-    return hashlib.sha512(data).digest() == signature
+def _signs(data, key, signature):
+    return _signature(NAMES.get(id(key), ""), data) == signature
+
+
+def _signature(name, data):
+    return hashlib.sha512(name.encode() + data).digest()

@@ -5,14 +5,20 @@ Owns what is wrong in each. Refuses to know how it is noticed: no law is written
 
 from __future__ import annotations
 
+import hashlib
 import sys
 
+from msgspec import structs
+
+import buspass.admitting
 import buspass.allocation
 import buspass.closing
 import buspass.delegation
+import buspass.identity.peers
 import buspass.ledger.ledger
 import buspass.ledger.pools
 from buspass.errors import Problem
+from buspass.identity import peer_claims
 from buspass.ledger import Ledger, Outcome
 from buspass.ledger.accounts import amounts
 from buspass.ledger.delegations import Delegations, returning
@@ -182,6 +188,50 @@ async def outlived(house, task, head):
     return head
 
 
+# ── between domains ──
+
+
+async def credited_again(house, peer, said):
+    """Give back what a child at a peer has left each time that its peer says so."""
+    above = await house.beside(said.link.host)
+    before = await above.state.read(said.link.parent, f"rec:{said.link.child}")
+    await HEARD(house, peer, said)
+    if before is None or said.state != "ended" or before.get("peer") != peer:
+        return
+    head = await above.state.read(said.link.parent, "head")
+    left = before["amounts"]["cost"] - said.used.get("cost", 0)
+    version = Equals(("version",), head["version"])
+    await above.state.apply(
+        said.link.parent, [Update("head", (version,), {("version",): 1, ("available", "cost"): left})]
+    )
+
+
+def unread(token, key, algorithms):
+    """Take a peer's token as it is, whoever signed it."""
+
+
+def taken_again(claims):
+    """Let each grant begin a child of its own."""
+    said = GRANTED(claims)
+    child = said.link.child[:18] + hashlib.sha256(claims["jti"].encode()).hexdigest()[:24].translate(LETTERS)
+    return structs.replace(said, link=structs.replace(said.link, child=child))
+
+
+def sworn(**said):
+    """State that a child which was not born will never be, and put nothing in its place."""
+    return STATED(**{**said, "state": "void"} if said["state"] == "unborn" else said)
+
+
+async def given_up(house, parent, entry, order):
+    """Take a peer that can't be reached for one that has nothing."""
+    try:
+        return await ASKED(house, parent, entry, order)
+    except Problem:
+        return STATED(link=order.link, state="void", status="", used={}, as_of=0)
+
+
+HEARD, ASKED, GRANTED, STATED = buspass.closing.heard, buspass.closing.asked, peer_claims.grant, peer_claims.Statement
+LETTERS = str.maketrans("01289", "ghijk")
 RETURNING, TAKING = returning, delegated
 CHILDREN = sys.modules[Delegations.__module__]
 """The package names a function like this module."""
@@ -206,4 +256,12 @@ DOMAIN = {
         (buspass.ledger.ledger, "crediting", undue),
         (CHILDREN, "crediting", undue),
     ],
+    "a peer is credited each time it says so": [
+        (buspass.closing, "heard", credited_again),
+        (buspass.admitting, "heard", credited_again),
+    ],
+    "whoever signed it, a peer's word is taken": [(buspass.identity.peers, "check_signature", unread)],
+    "a grant begins a child each time": [(peer_claims, "grant", taken_again)],
+    "a peer swears off an unborn child without a tombstone": [(buspass.admitting, "Statement", sworn)],
+    "a peer out of reach is taken to have nothing": [(buspass.closing, "asked", given_up)],
 }

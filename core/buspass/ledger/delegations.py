@@ -9,7 +9,7 @@ where a child lies and when it has ended: it is told what was spent.
     corrected  a child's call that was settled late: a credit record, posted once under its marker
 
 A child at a peer is settled by what the peer says, up to what it got: more is the peer's own loss, and what was not
-allocated to it is not counted.
+allocated to it is not counted. A correction can only give more back: what came back before may be spent by now.
 
 An entry has an `attempt` of its own; the child's head names the one that it lives on. Whatever else was taken for that
 child (its beginning was repeated, or a write came late) stands for nothing and goes back whole, without a record.
@@ -185,7 +185,7 @@ class Delegations:
         record = await self._read(parent, record_key(child))
         if record is None or record.get("peer", "") != peer:
             return False
-        used, posted = _within(amounts(record, "amounts"), closing.used) if peer else closing.used, False
+        posted = False
         for _ in range(TRIES):
             posts = await self._list(parent, f"{credit_key(child)}.")
             posted |= await self._post(parent, posts, sealed)
@@ -193,10 +193,9 @@ class Delegations:
                 return posted
             if peer and len(posts) >= CORRECTIONS:
                 return posted
-            more = {name: used.get(name, 0) for name in ACCOUNTS}
-            for item in (record, *(credit for _, credit in posts)):
-                for name, amount in amounts(item, "use").items():
-                    more[name] -= amount
+            before = _summed(record, posts)
+            used = _within(before, closing.used) if peer else closing.used  # the rest was given back, and may be spent
+            more = {name: used.get(name, 0) - before[name] for name in ACCOUNTS}
             if not any(more.values()):
                 return posted
             call, now = f"{child}.{len(posts)}", self._clock.now()
@@ -340,6 +339,15 @@ def _affordable(head: Item, wish: Delegation) -> None:
     for tool, calls in wish.caps.items():
         if whole(table(head, "left").get(tool, 0)) < calls:
             raise Problem("call_limit", f"tool {tool!r} has fewer calls left than the child would get", tool=tool)
+
+
+def _summed(record: Item, posts: Sequence[tuple[str, Item]]) -> dict[str, int]:
+    """Give what stands: what a child used by its record and all corrections."""
+    total = dict.fromkeys(ACCOUNTS, 0)
+    for item in (record, *(credit for _, credit in posts)):
+        for name, amount in amounts(item, "use").items():
+            total[name] += amount
+    return total
 
 
 def _correction(record: Item, closing: Closing, more: Amounts, host: str, now: int) -> dict[str, Value]:
