@@ -12,12 +12,18 @@ from buspass.mediation import contact, scanner
 from buspass.mediation.accounts import is_card
 from buspass.mediation.classes import CLASSES, PERSONAL, known
 from buspass.mediation.national import NUMBERS
-from buspass.mediation.scanner import parts
+from buspass.mediation.scanner import Clean, parts
 
 ROOT = Path(__file__).parent.parent.parent
 DATA = ROOT / "tests/data/mediation"
 ROWS = yaml.safe_load((DATA / "classes.yaml").read_text("utf-8").replace("~", ""))
 BUSINESS = (DATA / "business.txt").read_text("utf-8")
+
+
+@pytest.fixture(autouse=True)
+def anew(monkeypatch):
+    """No text was read before."""
+    monkeypatch.setattr(scanner, "_CLEAN", Clean(1))
 
 
 def found(text, classes, *regions):

@@ -8,14 +8,21 @@ from pathlib import Path
 
 import pytest
 
+from buspass.mediation import scanner
 from buspass.mediation.classes import CLASSES
-from buspass.mediation.scanner import parts
+from buspass.mediation.scanner import Clean, parts
 
 BUSINESS = (Path(__file__).parents[1] / "data/mediation/business.txt").read_text("utf-8")
 WORST = ["1234 ", "00 1 ", "DE12 3456 7890 12 ", "4111 1111 1111 111 ", "0049 1511 ", "030 9018 ", "1."]
 """What costs most among many that were tried: each looks like several classes, and is none."""
 TIMES = 20
 """Measured: 3 to 6."""
+
+
+@pytest.fixture(autouse=True)
+def anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No text was read before."""
+    monkeypatch.setattr(scanner, "_CLEAN", Clean(1))
 
 
 SIZE = 2_000

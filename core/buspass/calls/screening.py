@@ -109,7 +109,7 @@ class Screening:
         self._table.mentioned = mentioned(ask.payload)
         actions = self._strict(self._towards_model())
         plan = replace(self._plan(actions), opaque=frozenset(opaque(ask)))
-        payload, self.findings = _rewrite(ask.payload, plan)
+        payload, self.findings = _rewrite(ask.payload, plan, looked=True)
         self._observe(self.findings, actions, "to a model")
         if payload == ask.payload:
             return ask
@@ -344,10 +344,10 @@ def blocked(error: ContentBlocked) -> Problem:
     return Problem("content_blocked", detail, errors=rows[:ROWS])
 
 
-def _rewrite(value: Any, plan: Plan, at: str = "") -> tuple[Any, tuple[Finding, ...]]:
+def _rewrite(value: Any, plan: Plan, at: str = "", *, looked: bool = False) -> tuple[Any, tuple[Finding, ...]]:
     """`rewrite`, and the names of members too where something stands in them. Raises Problem content_blocked."""
     try:
-        changed, found = rewrite(value, plan, at)
+        changed, found = rewrite(value, plan, at, looked=looked)
     except ContentBlocked as error:
         raise blocked(error) from None
     return (_renamed(changed, plan) if any("<name>" in row.position for row in found) else changed), found

@@ -12,9 +12,9 @@ from buspass.jsontext import written
 from buspass.mediation.classes import CLASSES, known
 from buspass.mediation.credentials import labelled
 from buspass.mediation.inspect import Finding, counted
-from buspass.mediation.patterns import seen
+from buspass.mediation.patterns import seen, seen_in
 from buspass.mediation.placeholders import Placeholders
-from buspass.mediation.scanner import MENTION, Part, parts, silent, silent_json
+from buspass.mediation.scanner import MENTION, Part, parts, silent, silent_json, silent_name
 
 type Action = Literal["placeholder", "mask", "block", "allow"]
 ACTIONS: Final[tuple[str, ...]] = get_args(Action.__value__)
@@ -108,7 +108,10 @@ def _small(value: Any) -> bool:
 
 def mentioned(value: Any) -> bool:
     """Whether a placeholder may stand in a JSON value, its brackets spelled as they may be (JSON's escapes)."""
-    return seen(MENTION, "\n".join(_texts(value)))
+    try:
+        return seen_in(MENTION, written(value))
+    except (ValueError, TypeError):  # as in `untouched`
+        return seen(MENTION, "\n".join(_texts(value)))
 
 
 def _texts(value: Any) -> list[str]:
@@ -129,14 +132,15 @@ def _texts(value: Any) -> list[str]:
     return found
 
 
-def rewrite(value: Any, plan: Plan, at: str = "") -> tuple[Any, tuple[Finding, ...]]:
+def rewrite(value: Any, plan: Plan, at: str = "", *, looked: bool = False) -> tuple[Any, tuple[Finding, ...]]:
     """A JSON value with the plan applied to every string in it, and what was found where.
 
     Positions are paths (`messages[0].content`) below `at`. Names of members are looked into and reported, not changed;
     one in which something is found is `<name>` in paths. A number of twelve digits or more in which something is found
-    becomes a string. `value` is not changed. ContentBlocked if anything is found that the plan blocks.
+    becomes a string. `value` is not changed. ContentBlocked if anything is found that the plan blocks. `looked`: it is
+    known that it is not `untouched`.
     """
-    if untouched(value, plan.classes):
+    if not looked and untouched(value, plan.classes):
         return value, ()
     findings: list[Finding] = []
     changed = _rewritten(value, plan, at, findings)
@@ -163,11 +167,15 @@ def _rewritten(value: Any, plan: Plan, at: str, findings: list[Finding]) -> Any:
 
 def _text(text: str, plan: Plan, at: str, findings: list[Finding]) -> str:
     found = parts(text, plan.classes, plan.regions)
+    if len(found) == 1 and found[0].class_ is None:
+        return text
     findings += counted(at, found)
     return "".join(map(plan.apply, found))
 
 
 def _member(name: str, value: Any, plan: Plan, at: str, findings: list[Finding]) -> Any:
+    if silent_name(name, plan.classes):  # then it is no label either, whose names are among the triggers
+        return _rewritten(value, plan, _below(at, name), findings)
     inside = counted(_below(at, "<name>"), parts(name, plan.classes, plan.regions))
     findings += inside
     position = _below(at, "<name>" if inside else name)

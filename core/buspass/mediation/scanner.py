@@ -6,8 +6,10 @@ found if it is no longer than half a window. Knows no plan: it says what each pa
 
 from __future__ import annotations
 
+import hashlib
+from collections import OrderedDict
 from collections.abc import Iterable, Iterator
-from functools import cache
+from functools import cache, lru_cache
 from typing import Final
 
 from msgspec import Struct
@@ -183,6 +185,24 @@ def silent(texts: Iterable[str], classes: tuple[str, ...]) -> bool:
     return not seen(_trigger(classes), "\n".join(texts))
 
 
+def silent_name(name: str, classes: tuple[str, ...]) -> bool:
+    """The same of one name of a member, remembered: there are not many, and most stand in every request."""
+    if (name, classes) in _SILENT:
+        return True
+    if seen(_trigger(classes), name):
+        return False
+    if len(_SILENT) >= NAMES:
+        _SILENT.clear()
+    if len(name) <= LONGEST_NAME:
+        _SILENT.add((name, classes))
+    return True
+
+
+NAMES: Final = 2048
+LONGEST_NAME: Final = 64
+_SILENT: Final[set[tuple[str, tuple[str, ...]]]] = set()
+
+
 def silent_json(text: bytes, classes: tuple[str, ...]) -> bool:
     """The same of a JSON text. False says nothing: a number in it, or an escape, may look like the beginning of one.
 
@@ -191,10 +211,50 @@ def silent_json(text: bytes, classes: tuple[str, ...]) -> bool:
     return not seen_in(_trigger(classes), text)
 
 
+class Clean:
+    """Texts in which nothing was found, by their digests: an agent sends the same conversation again with every call.
+
+    What is found depends on text, classes and regions alone. Of a text in which something stands nothing is kept.
+    """
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._digests: OrderedDict[bytes, None] = OrderedDict()
+
+    def digest(self, text: str, classes: tuple[str, ...], regions: tuple[str, ...]) -> bytes:
+        """Give what a text is known by."""
+        looked_for = ",".join((*classes, "", *regions))
+        return hashlib.blake2b(f"{looked_for}\0{text}".encode("utf-8", "surrogatepass"), digest_size=32).digest()
+
+    def __contains__(self, digest: bytes) -> bool:
+        try:
+            self._digests.move_to_end(digest)
+        except KeyError:
+            return False
+        return True
+
+    def add(self, digest: bytes) -> None:
+        self._digests[digest] = None
+        if len(self._digests) > self._most:
+            self._digests.popitem(last=False)
+
+
+KNOWN: Final = 8192
+"""Texts, of some hundred bytes each."""
+_CLEAN: Final = Clean(KNOWN)
+_ORDERED: Final = lru_cache(maxsize=256)(known)
+
+
 def parts(text: str, classes: Iterable[str], regions: tuple[str, ...] = ()) -> list[Part]:
     """A whole text in parts."""
-    looked_for = known(tuple(classes))
+    looked_for = _ORDERED(tuple(classes))
     if not seen(_trigger(looked_for), text):
         return [Part(text=text)] if text else []
+    digest = _CLEAN.digest(text, looked_for, regions)
+    if digest in _CLEAN:
+        return [Part(text=text)]
     scanner = Scanner(looked_for, regions)
-    return [*scanner.feed(text), *scanner.flush()]
+    found = [*scanner.feed(text), *scanner.flush()]
+    if all(part.class_ is None for part in found):
+        _CLEAN.add(digest)
+    return found
