@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import os
 import signal
 import socket
@@ -77,9 +78,12 @@ async def serve(environ: Mapping[str, str], *, bind: str, port: int, ready: Read
         read = document(environ, bind=bind, port=where)
         application = await start(environ, LIMITS, bind=bind, port=where, document=read)
         timer = asyncio.create_task(application.keep())
+        gc.collect()
+        gc.freeze()  # what is there now stays: a full collection would look at all of it again, calls waiting meanwhile
         try:
             return await _run(application, listener, ready, f"http://{_in_url(bind)}:{where}")
         finally:
+            gc.unfreeze()
             timer.cancel()
             await asyncio.wait([timer])
             await application.close()
