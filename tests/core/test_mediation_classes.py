@@ -23,7 +23,7 @@ BUSINESS = (DATA / "business.txt").read_text("utf-8")
 @pytest.fixture(autouse=True)
 def anew(monkeypatch):
     """No text was read before."""
-    monkeypatch.setattr(scanner, "_CLEAN", Clean(1))
+    monkeypatch.setattr(scanner, "CLEAN", Clean(1))
 
 
 def found(text, classes, *regions):

@@ -22,7 +22,7 @@ TIMES = 20
 @pytest.fixture(autouse=True)
 def anew(monkeypatch: pytest.MonkeyPatch) -> None:
     """No text was read before."""
-    monkeypatch.setattr(scanner, "_CLEAN", Clean(1))
+    monkeypatch.setattr(scanner, "CLEAN", Clean(1))
 
 
 SIZE = 2_000

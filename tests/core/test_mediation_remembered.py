@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import random
+from typing import Any
 
 import pytest
 
-from buspass.mediation import scanner
+from buspass.mediation import rewriting, scanner
 from buspass.mediation.classes import CLASSES
 from buspass.mediation.credentials import labelled
+from buspass.mediation.placeholders import Placeholders
 from buspass.mediation.rewriting import Plan, rewrite
 from buspass.mediation.scanner import Clean, Part, Scanner, parts, silent_name
 
@@ -22,7 +24,9 @@ PIECES = (
 
 @pytest.fixture(autouse=True)
 def anew(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(scanner, "_CLEAN", Clean(64))
+    clean = Clean(64)
+    monkeypatch.setattr(scanner, "CLEAN", clean)
+    monkeypatch.setattr(rewriting, "CLEAN", clean)
     monkeypatch.setattr(scanner, "_SILENT", set())
 
 
@@ -99,3 +103,53 @@ def test_names_that_are_remembered_do_not_grow_for_ever(monkeypatch: pytest.Monk
     assert len(scanner._SILENT) <= 8
     assert not silent_name("bob@example.com", EVERY)
     assert not any("@" in name for name, _ in scanner._SILENT)
+
+
+def message(chance: random.Random) -> Any:
+    text = ["".join(chance.choices(PIECES, k=chance.randrange(3))) for _ in range(4)]
+    member = {"password": text[0], "n": chance.choice((7, 4111111111111111, 10**12)), text[3] or "a": [text[2]]}
+    return {"role": "user", "content": chance.choice((text[1], [{"type": "text", "text": text[1]}, member], member))}
+
+
+@pytest.mark.parametrize("restore", [False, True])
+@pytest.mark.parametrize("action", ["mask", "placeholder", "allow"])
+def test_a_message_that_comes_again_is_rewritten_as_the_first_time(
+    action: rewriting.Action, restore: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chance = random.Random(4)
+    said = [message(chance) for _ in range(60)]
+    actions: dict[str, rewriting.Action] = dict.fromkeys(EVERY, action)
+    kept = {"<EMAIL_00000001>": "ann@example.com"}
+
+    def seen(messages: list[Any], most: int, opaque: frozenset[str] = frozenset()) -> Any:
+        for room in (scanner, rewriting):
+            monkeypatch.setattr(room, "CLEAN", clean if most else Clean(0))
+        placeholders = Placeholders(b"k" * 32, kept)
+        plan = Plan(actions=actions, placeholders=placeholders, restore=restore, opaque=opaque)
+        return rewrite({"messages": messages}, plan)
+
+    clean = Clean(4096)
+    for _ in range(3):
+        chance.shuffle(said)
+        assert seen(said, 4096) == seen(said, 0)
+    hidden = frozenset({"messages[0].content"})
+    assert seen(said, 4096, hidden) == seen(said, 0, hidden)
+    assert seen(said, 4096) == seen(said, 0)
+    assert len(clean._digests) > 10
+
+
+def test_a_message_known_without_restoring_is_restored_where_that_is_wanted() -> None:
+    said = {"messages": [{"content": "1 for <EMAIL_00000001>"}]}
+    placeholders = Placeholders(b"k" * 32, {"<EMAIL_00000001>": "ann@example.com"})
+    for restore in (False, True):
+        plan = Plan(actions=dict.fromkeys(EVERY, "allow"), placeholders=placeholders, restore=restore)
+        seen = rewrite(said, plan)[0]["messages"][0]["content"]
+    assert seen == "1 for ann@example.com"
+
+
+def test_what_was_not_looked_into_is_not_known() -> None:
+    said = {"messages": [{"content": "bob@example.com"}]}
+    actions: dict[str, rewriting.Action] = dict.fromkeys(EVERY, "mask")
+    hidden = Plan(actions=actions, opaque=frozenset({"messages[0].content"}))
+    assert rewrite(said, hidden) == (said, ())
+    assert rewrite(said, Plan(actions=actions))[1]

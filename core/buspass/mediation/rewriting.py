@@ -14,7 +14,7 @@ from buspass.mediation.credentials import labelled
 from buspass.mediation.inspect import Finding, counted
 from buspass.mediation.patterns import seen, seen_in
 from buspass.mediation.placeholders import Placeholders
-from buspass.mediation.scanner import MENTION, Part, parts, silent, silent_json, silent_name
+from buspass.mediation.scanner import CLEAN, MENTION, Part, parts, silent, silent_json, silent_name
 
 type Action = Literal["placeholder", "mask", "block", "allow"]
 ACTIONS: Final[tuple[str, ...]] = get_args(Action.__value__)
@@ -157,12 +157,30 @@ def _rewritten(value: Any, plan: Plan, at: str, findings: list[Finding]) -> Any:
         case dict():
             return {name: _member(name, part, plan, at, findings) for name, part in value.items()}
         case list():
-            return [_rewritten(part, plan, f"{at}[{index}]", findings) for index, part in enumerate(value)]
+            return [_item(part, plan, f"{at}[{index}]", findings) for index, part in enumerate(value)]
         case int() if abs(value) >= LONG_NUMBER:
             changed = _text(str(value), plan, at, findings)
             return value if changed == str(value) else changed
         case _:
             return value
+
+
+def _item(value: Any, plan: Plan, at: str, findings: list[Finding]) -> Any:
+    """A message, a tool, a part of one: known as a whole where nothing was found in it, not even a placeholder."""
+    if not isinstance(value, dict) or plan.opaque:
+        return _rewritten(value, plan, at, findings)
+    try:
+        text = written(value)
+    except (ValueError, TypeError):
+        return _rewritten(value, plan, at, findings)
+    digest = CLEAN.digest(text, plan.classes, plan.regions)
+    if digest in CLEAN:
+        return value
+    before = len(findings)
+    changed = _rewritten(value, plan, at, findings)
+    if len(findings) == before and b"<" not in text:
+        CLEAN.add(digest)
+    return changed
 
 
 def _text(text: str, plan: Plan, at: str, findings: list[Finding]) -> str:

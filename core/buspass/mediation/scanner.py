@@ -221,10 +221,11 @@ class Clean:
         self._most = most
         self._digests: OrderedDict[bytes, None] = OrderedDict()
 
-    def digest(self, text: str, classes: tuple[str, ...], regions: tuple[str, ...]) -> bytes:
-        """Give what a text is known by."""
+    def digest(self, text: str | bytes, classes: tuple[str, ...], regions: tuple[str, ...]) -> bytes:
+        """Give what a text is known by, or a JSON text (bytes), which stands for all the texts in it."""
         looked_for = ",".join((*classes, "", *regions))
-        return hashlib.blake2b(f"{looked_for}\0{text}".encode("utf-8", "surrogatepass"), digest_size=32).digest()
+        said = b"\1" + text if isinstance(text, bytes) else b"\0" + text.encode("utf-8", "surrogatepass")
+        return hashlib.blake2b(looked_for.encode() + said, digest_size=32).digest()
 
     def __contains__(self, digest: bytes) -> bool:
         try:
@@ -241,7 +242,7 @@ class Clean:
 
 KNOWN: Final = 8192
 """Texts, of some hundred bytes each."""
-_CLEAN: Final = Clean(KNOWN)
+CLEAN: Final = Clean(KNOWN)
 _ORDERED: Final = lru_cache(maxsize=256)(known)
 
 
@@ -250,11 +251,11 @@ def parts(text: str, classes: Iterable[str], regions: tuple[str, ...] = ()) -> l
     looked_for = _ORDERED(tuple(classes))
     if not seen(_trigger(looked_for), text):
         return [Part(text=text)] if text else []
-    digest = _CLEAN.digest(text, looked_for, regions)
-    if digest in _CLEAN:
+    digest = CLEAN.digest(text, looked_for, regions)
+    if digest in CLEAN:
         return [Part(text=text)]
     scanner = Scanner(looked_for, regions)
     found = [*scanner.feed(text), *scanner.flush()]
     if all(part.class_ is None for part in found):
-        _CLEAN.add(digest)
+        CLEAN.add(digest)
     return found
