@@ -294,6 +294,9 @@ FAULTS: Mapping[str, tuple[Plant, str, str, str, str]] = {
     "keys that prove nothing": (
         answering(ISSUER, {"configuration": DISCOVERY, "jwks.json": {"keys": [{"kty": "oct", "kid": "1", "k": "x"}]}}),
         "failed", "identity", "no RSA or P-256 key", "RS256 and ES256"),
+    "a peer that publishes no keys": (
+        setting("peers", {"far": {"url": "http://127.0.0.1:9", "issuer": "http://127.0.0.1:9"}}),
+        "failed", "identity", "issuer http://127.0.0.1:9", "firewall"),
     "policy that does not lint": (
         module(REGO.replace("input.call.model ==", "nothing_of_the_kind(input.call.model) ==")),
         "failed", "policy", "there is no function", "mend the module"),

@@ -156,7 +156,8 @@ async def identity(patient: Patient) -> AsyncIterator[Finding]:
     """Read each issuer's discovery document and keys as a token's verification does."""
     if not patient.settings.identity:
         yield good("identity", "local", "this loopback gateway vouches for its own workloads")
-    for issuer in dict.fromkeys(each.issuer for each in patient.settings.identity.values()):
+    ours = [each.issuer for each in patient.settings.identity.values()]
+    for issuer in dict.fromkeys([*ours, *(peer.issuer for peer in patient.settings.peers.values())]):
         try:
             found = await IssuerKeys(issuer, patient.outbound, patient.clock).all()
         except Problem as problem:
@@ -171,7 +172,7 @@ async def identity(patient: Patient) -> AsyncIterator[Finding]:
 
 def _issuer_remedy(detail: str) -> str:
     if "another issuer" in detail:
-        return "write identity: issuer exactly as the discovery document has it, to the last slash"
+        return "write the issuer in buspass.yaml exactly as the discovery document has it, to the last slash"
     if "jwks_uri" in detail:
         return "the issuer must publish its keys over https"
     return "see that the URL is the issuer's, and that DNS, the firewall and TLS let this host reach it"
