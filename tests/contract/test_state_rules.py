@@ -111,6 +111,11 @@ REJECTED = {
     "no removal below what is required": (update((ONCE, Present(at("a"))), remove=(at("a", "b"),)), "is removed"),
     "no eleventh change": (update(add={at("n", str(n)): 1 for n in range(10)}), "11 changes"),
     "no change twice": (update(add={at("a"): 1}, put={at("a"): 1}), "overlap"),
+    "no change that removes, too": (
+        update((ONCE, Present(at("a", "b"))), put={at("a", "b"): 1}, remove=(at("a", "b"),)),
+        "overlap",
+    ),
+    "no removal twice": (update((ONCE, Present(at("a"))), remove=(at("a"), at("a"))), "overlap"),
     "no change inside another": (update(add={at("a", "b"): 1}, put={at("a"): 1}), "overlap"),
     "no removal around a change": (
         update((ONCE, Present(at("a"))), {at("a", "b"): 1}, remove=(at("a"),)),

@@ -160,8 +160,12 @@ def _members(members: Mapping[str, Any], depth: int) -> bool:
     nested = _LAYOUTS[depth <= 2, (*members,), (*map(type, members.values()),)]
     if nested is None:
         return False
-    for name in nested:  # noqa: SIM110 - a generator would cost as much as the look
-        if not _value(members[name], depth):
+    for name in nested:
+        part = members[name]
+        if type(part) is dict and depth < DEPTH:
+            if not _members(part, depth + 1):
+                return False
+        elif not _value(part, depth):
             return False
     return True
 
