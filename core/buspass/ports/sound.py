@@ -89,7 +89,7 @@ def _changes(update: Update) -> bool:
     """Each path is one, no two overlap, and what is set may be."""
     add, put = update.add, update.set
     others = (*put, *update.remove)
-    added = _PLACES[(*add,)]
+    added = _PLACES[tuple(add)]
     if added is None or len(add) + len(others) > CHANGES:
         return False
     parts, maps = added
@@ -113,13 +113,15 @@ def _conditions(update: Update) -> bool:
     """Each is well formed, each removed path is required, and one at least is falsified; numbers are what may be."""
     require, add, put = update.require, update.add, update.set
     paths = [*map(_PATH, require)]
-    masks = _KINDS[(*map(type, require),)]
+    masks = _KINDS[tuple(map(type, require))]
     if masks is None or not {*map(type, paths)} <= _TUPLES or not {*map(_SEGMENTS_OF, paths)} <= _LOOKED_AT:
         return False
     at_least, equals, absent = masks
     numbers = [*add.values(), *map(_VALUE, compress(require, at_least))]
     falsified = False
-    for path, value in zip(compress(paths, equals), map(_VALUE, compress(require, equals)), strict=True):
+    same: Any = compress(require, equals)
+    for condition in same:
+        value = condition.value
         if type(value) is int:
             numbers.append(value)
         elif type(value) is str:
@@ -127,7 +129,7 @@ def _conditions(update: Update) -> bool:
                 return False
         elif type(value) is not bool:
             return False
-        falsified = falsified or bool(add.get(path))
+        falsified = falsified or bool(add.get(condition.path))
     if numbers and not ({*map(type, numbers)} <= _INTEGERS and max(numbers) <= WHOLE >= -min(numbers)):
         return False
     for path in compress(paths, absent):
@@ -157,7 +159,7 @@ def _value(value: Any, depth: int) -> bool:
 
 def _members(members: Mapping[str, Any], depth: int) -> bool:
     """Names are what they may be, and what nests in the map is sound; what is text or a number, `_writable` says."""
-    nested = _LAYOUTS[depth <= 2, (*members,), (*map(type, members.values()),)]
+    nested = _LAYOUTS[depth <= 2, tuple(members), tuple(map(type, members.values()))]
     if nested is None:
         return False
     for name in nested:
