@@ -6,15 +6,11 @@ to know tokens, journals and statements, which are made and read by the product.
 
 from __future__ import annotations
 
-import functools
 import hashlib
 
-import jwt
-from jwt.algorithms import ECAlgorithm
+from buspass.identity.proving import PublicKey
 
 SIGNED = set()
-NAMES = {}
-"""Public keys and their names, by the keys' identity: a signature is good under one of them alone."""
 
 
 class Signer:
@@ -37,25 +33,12 @@ def forged(data):
 
 
 def installed(monkeypatch):
-    """Let every check of a signature ask what was signed, and keys be read once."""
-    read, keys = jwt.PyJWK, {}
-
-    @functools.wraps(read)
-    def key(public, algorithm=None):
-        name = public["kid"]
-        if name not in keys:
-            keys[name] = read(public, algorithm)
-            NAMES[id(keys[name].key)] = name
-        return keys[name]
-
-    monkeypatch.setattr(jwt, "PyJWK", key)
+    """Let every check of a signature ask what was signed: it is good under the key of its signer's name alone."""
     monkeypatch.setattr(
-        ECAlgorithm, "verify", lambda _, data, key, signature: signature in SIGNED and _signs(data, key, signature)
+        PublicKey,
+        "proves",
+        lambda key, data, signature: signature in SIGNED and _signature(key.kid, data) == signature,
     )
-
-
-def _signs(data, key, signature):
-    return _signature(NAMES.get(id(key), ""), data) == signature
 
 
 def _signature(name, data):
