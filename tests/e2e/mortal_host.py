@@ -149,13 +149,14 @@ async def events(chunks):
                 yield event + b"\n\n"
 
 
-async def start(environ, limits, *, bind, port):
+async def start(environ, limits, *, bind, port, document=None):
     """What `buspass.http.start` does, of parts that die."""
     return await composed(
         environ,
         limits,
         bind=bind,
         port=port,
+        document=document,
         clock=Ahead(),
         outbound=Outbound(),
         state=State(await opened("state", environ["MORTAL_STATE"])),
