@@ -163,7 +163,7 @@ def on_credit(parent, entry, fence, now):
     return Update(update.key, require, update.add, update.set, index=update.index)
 
 
-async def uncorrected(self, parent, child, closing, sealed, host):
+async def uncorrected(self, parent, child, closing, sealed, host, peer=""):
     """Leave it at what the child gave back first."""
     return False
 
