@@ -22,6 +22,8 @@ from typing import Any
 
 from hotpath import CONFIG, PERSONAL, asking, chat
 
+from buspass.testing.serve import free_port
+
 HERE = Path(__file__).parent
 GATEWAY, LOAD = 0, 1
 """The cores."""
@@ -82,11 +84,6 @@ def pinned(core: int) -> Iterator[None]:
         yield
     finally:
         os.sched_setaffinity(0, before)
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        return int(probe.getsockname()[1])
 
 
 @contextlib.contextmanager

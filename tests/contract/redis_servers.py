@@ -7,13 +7,9 @@ import subprocess
 import time
 from pathlib import Path
 
+from buspass.testing.serve import free_port
+
 BINARY = shutil.which("redis-server") or shutil.which("valkey-server")
-
-
-def free_port():
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return found.getsockname()[1]
 
 
 class Server:
@@ -23,9 +19,7 @@ class Server:
         assert BINARY, "redis-server is not installed: `make services` installs it"
         self.folder, self.options, self.process = Path(folder), options, None
         self.folder.mkdir(parents=True, exist_ok=True)
-        self.port = free_port()
-        while self.port > 55_000:  # a cluster's bus listens at the port and 10,000
-            self.port = free_port()
+        self.port = free_port()  # far enough from the highest: a cluster's bus listens at the port and 10,000
 
     def start(self):
         arguments = [word for option in self.options for word in f"--{option}".split(" ", 1)]

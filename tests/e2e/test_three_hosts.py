@@ -31,6 +31,7 @@ ELSEWHERE = {
     "loop_detected": "the same",
     "stopped": "a stop at one host stops the players at all: tests/e2e/test_stop_fleet.py",
     "lease_expired": "a child that was cut off: tests/core/test_children_faults.py",
+    "peer_unavailable": "this domain has no peers: tests/core/test_peers*.py, tests/e2e/test_two_domains.py",
     "state_unavailable": "the store of this test never fails",
     "outcome_unknown": "the store of this test never fails",
     "policy_unavailable": "the policy of this test never fails",
@@ -46,6 +47,8 @@ CHANGING = {
     ("GET", "/v1/stops"): "it tells what was stopped before",
     ("DELETE", "/v1/stops/[^/]+"): "there is none to lift",
     ("POST", "/v1/tasks/[^/]+/tasks"): "a child takes of its parent's budget: tests/core/test_children.py",
+    ("POST", "/v1/peers/orders"): "this domain has no peers: tests/core/test_peers*.py",
+    ("POST", "/v1/peers/statements"): "the same",
 }
 """Routes whose answers can't be alike, for the hosts share a store: who is refused there is in the table."""
 FRAMING = {"content-length", "transfer-encoding"}

@@ -5,7 +5,6 @@ Owns the model, which keeps its own bill. The gateways are `buspass up`, which f
 
 import asyncio
 import contextlib
-import socket
 import sqlite3
 
 import httpx
@@ -14,7 +13,7 @@ from starlette.applications import Starlette
 from starlette.responses import JSONResponse
 from starlette.routing import Route
 
-from buspass.testing.serve import serving
+from buspass.testing.serve import free_port, serving
 from buspass.testing.up import up
 
 pytestmark = pytest.mark.verify
@@ -97,12 +96,6 @@ class Domain:
         """Whether anything in the store names it."""
         with contextlib.closing(sqlite3.connect(self.folder / "data" / "state.db")) as database:
             return text in "\n".join(database.iterdump())
-
-
-def free_port():
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        return taken.getsockname()[1]
 
 
 @pytest.fixture

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
+import secrets
 import socket
 from collections.abc import AsyncIterator
 from typing import Any
@@ -14,13 +16,20 @@ from typing import Any
 import uvicorn
 
 LOOPBACK = "127.0.0.1"
+_LOWEST, _PORTS = 20_000, 12_000
 
 
 def free_port() -> int:
-    """A loopback port that nobody listens on now; somebody else may take it before you do."""
-    with socket.socket() as probe:
-        probe.bind((LOOPBACK, 0))
-        return int(probe.getsockname()[1])
+    """A loopback port that nobody listens on now; somebody else may take it before you do.
+
+    Not of those that a system gives by itself (from 32768 on with Linux, from 49152 elsewhere): any connection that is
+    made meanwhile would take one of these.
+    """
+    for _ in range(100):
+        with contextlib.suppress(OSError), socket.socket() as probe:
+            probe.bind((LOOPBACK, _LOWEST + secrets.randbelow(_PORTS)))
+            return int(probe.getsockname()[1])
+    raise OSError(errno.EADDRINUSE, f"no free port from {_LOWEST} to {_LOWEST + _PORTS}")
 
 
 @contextlib.asynccontextmanager
