@@ -9,7 +9,6 @@ import hashlib
 import json
 import os
 import shutil
-import socket
 import subprocess
 import sys
 import time
@@ -17,6 +16,7 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 
+from buspass.testing.serve import free_port
 from buspass_aws.client import Address, AwsClient
 from buspass_aws.dynamodb_table import definition
 from buspass_aws.json_service import JsonService
@@ -49,9 +49,7 @@ class Ministack:
 
     def __init__(self, folder):
         self.folder = Path(folder)
-        with socket.socket() as found:
-            found.bind(("127.0.0.1", 0))
-            self.port = found.getsockname()[1]
+        self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
 
     def __enter__(self):
