@@ -19,7 +19,9 @@ class Server:
         assert BINARY, "redis-server is not installed: `make services` installs it"
         self.folder, self.options, self.process = Path(folder), options, None
         self.folder.mkdir(parents=True, exist_ok=True)
-        self.port = free_port()  # far enough from the highest: a cluster's bus listens at the port and 10,000
+        self.port = free_port()
+        while self.port > 22_000:  # a cluster's bus listens at the port and 10,000, which no connection may take either
+            self.port = free_port()
 
     def start(self):
         arguments = [word for option in self.options for word in f"--{option}".split(" ", 1)]
