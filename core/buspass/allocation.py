@@ -82,10 +82,11 @@ async def unused(house: House, drawn: Drawn, task: str, head: Item) -> None:
 
 async def tend(house: House, account: str, limit: int) -> None:
     """Look after an account whose time it is: what is due in it, and what flows on from it. Sets its timer anew."""
-    if (turn := await house.pools.timer(account)) is None:
+    if (timer := await house.pools.timer(account)) is None:
         return
+    turn, armed = timer
     await sweep(house, account, house.clock.now(), limit)
-    await house.pools.look_again(account, turn, done=await house.pools.flow(account))
+    await house.pools.look_again(account, turn, done=await house.pools.flow(account, armed))
 
 
 async def sweep(house: House, account: str, until: int, limit: int) -> None:

@@ -13,7 +13,7 @@ import pytest
 
 from buspass.config.settings import Pool
 from buspass.errors import Problem
-from buspass.ledger.pools import GRACE, OWN, Allocation, Lack, Pools
+from buspass.ledger.pools import GRACE, LATE, OWN, Allocation, Lack, Pools
 from buspass.ledger.windows import Account, account, shards
 from buspass.testing.clock import FakeClock
 from buspass.testing.state_memory import Crash, Down, Late, Lost, MemoryState
@@ -328,9 +328,9 @@ async def test_a_crash_anywhere_in_a_late_release_is_finished_by_whoever_looks(
     bank.clock.advance(DAY)
     if correction:
         await bank.here.release("support:2026-11-26", "t", 100)
-        turn = await bank.here.timer("support:2026-11-26")
-        assert turn is not None
-        await bank.here.look_again("support:2026-11-26", turn, done=True)
+        timer = await bank.here.timer("support:2026-11-26")
+        assert timer is not None
+        await bank.here.look_again("support:2026-11-26", timer[0], done=True)
     bank.state.crash_after(writes)
     with contextlib.suppress(Crash):
         await bank.here.release("support:2026-11-26", "t", 30)
@@ -360,6 +360,29 @@ async def test_no_lost_or_late_answer_doubles_a_draw(bank: Bank, nth: int, fault
     bank.state.deliver()
     assert bank.head("support:2026-11-26")["allocated"]["cost"] == 140
     bank.conserved()
+
+
+async def test_an_account_whose_head_arrives_late_is_looked_after_and_one_that_never_comes_is_left() -> None:
+    bank, name = Bank(transactional=False), "company:2026-11"
+    bank.state.meet(Late(at=1), Down())
+    with contextlib.suppress(Problem):
+        await bank.take("t", 50, pool="company")
+    assert set(bank.state.dump()[f"pool:{name}"]) == {"timer"}
+
+    async def look() -> bool:
+        """Do what the timer does; say whether it goes on."""
+        timer = await bank.here.timer(name)
+        assert timer is not None
+        await bank.here.look_again(name, timer[0], done=await bank.here.flow(name, timer[1]))
+        found = [row for n in range(8) for row in await bank.state.find("due", f"due:{n}", f"{FAR:016d}", 10)]
+        return (f"pool:{name}", "timer") in found
+
+    bank.clock.advance(600)
+    assert await look()
+    late, bank.state.late = bank.state.late, []
+    bank.clock.advance(LATE // 1000)
+    assert not await look()
+    assert late, "the head was on its way"
 
 
 @pytest.mark.parametrize("seed", range(10))

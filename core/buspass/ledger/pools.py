@@ -48,6 +48,8 @@ GRACE: Final = 10_000
 """Milliseconds after its end in which a window is not closed: twice what clocks may differ."""
 LOOK: Final = 60_000
 """Milliseconds between two looks of the timer at an account."""
+LATE: Final = 900_000
+"""Milliseconds after which no write of a birth that broke off arrives any more."""
 SEARCH_EVERY: Final = 1.0
 """Seconds between two searches of a host through a pool that is short."""
 
@@ -156,11 +158,14 @@ class Pools(Records):
                 await self._pause()
         raise too_fast(account)
 
-    async def flow(self, account: str) -> bool:
-        """Give back to the accounts above what an account has left whose window is over; say whether all is done."""
+    async def flow(self, account: str, armed: int = 0) -> bool:
+        """Give back to the accounts above what an account has left whose window is over; say whether all is done.
+
+        `armed`: when its timer was last set by who bears it (ms).
+        """
         for _ in range(TRIES):
-            if (head := await self._read(account, HEAD)) is None:
-                return True  # whoever bears it sets its timer anew
+            if (head := await self._read(account, HEAD)) is None:  # whoever bears it sets its timer anew: before it, so
+                return self._clock.now() - armed > LATE  # that a head may come after all, and nobody would look at it
             if head["closed"]:
                 for above, spent in _shares(head):
                     await self.release(above, partition(account), spent, whole(head["version"]))
@@ -174,10 +179,10 @@ class Pools(Records):
 
     # ── look ────────────────────────────────────────────────────────────────────────────────────────────────────
 
-    async def timer(self, account: str) -> int | None:
-        """Give the turn of an account's timer, for `look_again`."""
+    async def timer(self, account: str) -> tuple[int, int] | None:
+        """Give the turn of an account's timer, for `look_again`, and when it was set for a birth, for `flow`."""
         item = await self._read(account, TIMER)
-        return whole(item["turn"]) if item else None
+        return (whole(item["turn"]), whole(item.get("at", 0))) if item else None
 
     async def look_again(self, account: str, turn: int, *, done: bool) -> None:
         """Set the timer to a minute from now, or off where nothing is left to do; not where it was set meanwhile."""
@@ -226,7 +231,8 @@ class Pools(Records):
             "drawn": {OWN: own},
             "last": {},
         }
-        timer = Put(TIMER, {"turn": 0}, index={INDEX: _due(account.id, self._clock.now() + LOOK)})
+        now = self._clock.now()
+        timer = Put(TIMER, {"turn": 0, "at": now}, index={INDEX: _due(account.id, now + LOOK)})
         met = await self._apply(account.id, [timer, Put(HEAD, head)])
         if isinstance(met, Refused) and met.index == 0:  # it stands from a birth that broke off, and may be off
             await self._arm(account.id)
@@ -235,10 +241,11 @@ class Pools(Records):
     async def _arm(self, account: str) -> None:
         """Let the timer look at once."""
         for _ in range(TRIES):
-            if (turn := await self.timer(account)) is None:
+            if (timer := await self.timer(account)) is None:
                 return
-            due = _due(account, self._clock.now())
-            update = Update(TIMER, (Equals(("turn",), turn),), {("turn",): 1}, index={INDEX: due})
+            now = self._clock.now()
+            require, index = (Equals(("turn",), timer[0]),), {INDEX: _due(account, now)}
+            update = Update(TIMER, require, {("turn",): 1}, {("at",): now}, index=index)
             if isinstance(await self._apply(account, [update]), Applied):
                 return
         raise too_fast(account)
