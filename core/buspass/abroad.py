@@ -31,11 +31,10 @@ from buspass.ledger.accounts import amounts
 from buspass.ledger.holds import record_key
 from buspass.model import Principal
 from buspass.peering import link_to, posted, unreached
-from buspass.ports.state import Item, Unavailable
 from buspass.stopping import names
 from buspass.tasks import Grant as Granted
 from buspass.tasks import Task, View, segment
-from buspass.tasks.store import unavailable
+from buspass.tasks.store import item_at
 from buspass.terms import Terms, budgeted, mapping, narrowed, only
 
 FIELDS: Final = ("workflow", "models", "tools", "metadata", "budget", "peer")
@@ -193,7 +192,7 @@ async def _permitted(house: House, view: View, wish: _Wish, principal: Principal
 async def _paid(house: House, view: View, fence: int, wish: _Wish, task: str) -> Delegation:
     """Take the child's budget out of its parent; what is repeated finds what was taken, also after its child's end."""
     parent = view.task.id
-    if (record := await _record(house, parent, task)) is not None:
+    if (record := await item_at(house.state, parent, record_key(task))) is not None:
         if (record["peer"], record["amounts"]) != (wish.peer.name, wish.terms.limits):
             raise _mismatch()
         return Delegation(
@@ -221,13 +220,6 @@ async def _paid(house: House, view: View, fence: int, wish: _Wish, task: str) ->
     if (entry.peer, entry.amounts) != (wish.peer.name, wish.terms.limits):
         raise _mismatch()
     return entry
-
-
-async def _record(house: House, parent: str, task: str) -> Item | None:
-    try:
-        return await house.state.read(parent, record_key(task))
-    except Unavailable as error:
-        raise unavailable(error) from error
 
 
 async def _granted(house: House, peer: Peer, grant: Grant) -> Handed:

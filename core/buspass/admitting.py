@@ -11,7 +11,7 @@ from typing import Any
 
 from msgspec.structs import replace
 
-from buspass.allocation import draw, unused
+from buspass.allocation import drawn_for, unused
 from buspass.beginning import Started, ask, check_agent, check_first, finished, labels, put, tokened, workflow_named
 from buspass.calls.enforcement import enforcement
 from buspass.calls.house import House
@@ -25,9 +25,9 @@ from buspass.leases import renew
 from buspass.ledger.holds import HEAD
 from buspass.model import MICRO, Principal, Subject
 from buspass.peering import proven, standing, stated
-from buspass.ports.state import Item, Unavailable, Value
+from buspass.ports.state import Item, Value
 from buspass.tasks import Task, View
-from buspass.tasks.store import unavailable
+from buspass.tasks.store import item_at
 from buspass.terms import Terms, named_part, narrowed, terms_of
 
 
@@ -88,11 +88,11 @@ async def hear(house: House, token: str) -> None:
 
 async def _obeyed(house: House, peer: Peer, order: Order) -> Statement:
     link, task = order.link, order.link.child
-    head = await _head(house, task)
+    head = await item_at(house.state, task, HEAD)
     if head is None and (order.bury or order.kill):
-        stone = tombstone({}, house.clock.now(), _parent(peer, link))
+        stone = tombstone({}, house.clock.now(), {"parent": _parent(peer, link)})
         await buried(house, task, stone)
-        head = await _head(house, task)
+        head = await item_at(house.state, task, HEAD)
     if head is None:
         return Statement(link=link, state="unborn", status="", used={}, as_of=0)
     if head.get("tombstone") or not _lives_on(peer, link, head):
@@ -120,11 +120,10 @@ async def _begun(
     born: dict[str, Value] = {"parent": _parent(peer, grant.link), "lease": True, "expires_at": lease}
     limits = dict(terms.limits)
     drawn = None
-    if workflow.pool is not None and await _head(house, task.id) is None:
-        if (cost := limits.get("cost")) is None:
-            raise Problem("denied", f"workflow {workflow.name!r} has a pool and no limit of cost", reasons=["pool"])
-        drawn = await draw(house, workflow.pool, task.id, cost, task.deadline)
-        born["pool"], limits["cost"] = drawn.account, min(cost, drawn.amount)
+    if workflow.pool is not None and await item_at(house.state, task.id, HEAD) is None:
+        drawn = await drawn_for(house, workflow, task, limits)
+    if drawn is not None:
+        born["pool"], limits["cost"] = drawn.account, min(limits["cost"], drawn.amount)
     view = await put(house, workflow, task, limits, born, opening)
     if drawn is not None:
         await unused(house, drawn, view.task.id, view.head)
@@ -186,10 +185,3 @@ def _lives_on(peer: Peer, link: Link, head: Item) -> bool:
     found = head.get("parent")
     meant = (link.parent, link.allocation, peer.name)
     return isinstance(found, Mapping) and tuple(found.get(part) for part in ("task", "attempt", "peer")) == meant
-
-
-async def _head(house: House, task: str) -> Item | None:
-    try:
-        return await house.state.read(task, HEAD)
-    except Unavailable as error:
-        raise unavailable(error) from error

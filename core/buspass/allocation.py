@@ -6,21 +6,23 @@ born gets a tombstone first, so that nobody can give it birth after its money we
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any, Final
 
 from msgspec import Struct
 
 from buspass.calls.house import House
-from buspass.closing import ABANDONED, LIVING, buried, settle_overdue
+from buspass.closing import ABANDONED, LIVING, buried, settle_overdue, tombstone
+from buspass.config.settings import Workflow
 from buspass.errors import Problem
-from buspass.ledger import new_head
 from buspass.ledger.holds import entries
 from buspass.ledger.ledger import SKEW
 from buspass.ledger.pools import LOOK, Allocation, Lack
 from buspass.ledger.windows import Account, shards
 from buspass.model import MICRO
 from buspass.ports.state import Item
+from buspass.tasks import Task
 
 SWEPT: Final = 20
 """Due allocations that whoever starts a task looks at."""
@@ -60,6 +62,15 @@ async def draw(house: House, pool: str, task: str, cost: int, deadline: int) -> 
     if isinstance(found, Lack):
         raise _short(pool, found, accounts[0])
     return found
+
+
+async def drawn_for(house: House, workflow: Workflow, task: Task, limits: Mapping[str, int]) -> Drawn | None:
+    """Take a task's cost out of its workflow's pool, None where that has none. Raises Problem, as `draw`."""
+    if workflow.pool is None:
+        return None
+    if (cost := limits.get("cost")) is None:
+        raise Problem("denied", f"workflow {workflow.name!r} has a pool and no limit of cost", reasons=["pool"])
+    return await draw(house, workflow.pool, task.id, cost, task.deadline)
 
 
 async def _first(house: House, accounts: list[Account], task: str, cost: int, due: int) -> Drawn | Lack:
@@ -131,12 +142,7 @@ async def _look_after(house: House, account: str, allocation: Allocation) -> Non
 
 async def _bury(house: House, account: str, allocation: Allocation) -> bool:
     """Put an ended head where a task was to be born; say whether nothing but that stands there."""
-    stone = {
-        **new_head(limits={"cost": allocation.amount}, expires_at=allocation.at, max_calls={}),
-        "status": "expired",
-        "pool": account,
-        "tombstone": True,
-    }
+    stone = tombstone({"cost": allocation.amount}, allocation.at, {"pool": account})
     return await buried(house, allocation.id, stone)
 
 

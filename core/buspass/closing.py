@@ -323,13 +323,12 @@ class suppress_ended(suppress):  # noqa: N801 - reads like `suppress`
 async def _bury(house: House, above: str, parent: str, entry: Delegation) -> bool:
     """Put an ended head where a child was to be born; say whether nothing but that stands there."""
     link = {"task": parent, "host": above, "attempt": entry.attempt}
-    return await buried(house, entry.task, tombstone(entry.amounts, entry.at, link))
+    return await buried(house, entry.task, tombstone(entry.amounts, entry.at, {"parent": link}))
 
 
-def tombstone(limits: Mapping[str, int], at: int, link: Mapping[str, Value]) -> dict[str, Value]:
-    """Give the head of a child that can't be born any more; `at` in ms."""
-    ended: dict[str, Value] = {"status": "expired", "parent": dict(link), "tombstone": True}
-    return {**new_head(limits=limits, expires_at=at, max_calls={}), **ended}
+def tombstone(limits: Mapping[str, int], at: int, born: Mapping[str, Value]) -> dict[str, Value]:
+    """Give the head of a task that can't be born any more, with what it lived on (`pool`, `parent`); `at` in ms."""
+    return {**new_head(limits=limits, expires_at=at, max_calls={}), **born, "status": "expired", "tombstone": True}
 
 
 async def buried(house: House, task: str, stone: Mapping[str, Value]) -> bool:

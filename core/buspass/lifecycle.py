@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final
 
-from buspass.allocation import Drawn, draw, unused
+from buspass.allocation import drawn_for, unused
 from buspass.beginning import (
     Started,
     ask,
@@ -87,7 +87,7 @@ class Lifecycle:
         house = self._house
         behalf = draft.subject.name if draft.subject else None
         task = finished(house, draft, terms, {**body, "on_behalf_of": behalf})
-        drawn = await self._drawn(workflow, task, terms)
+        drawn = await drawn_for(house, workflow, task, terms.limits)
         born: dict[str, Value] = {"pool": drawn.account} if drawn else {}
         limits = {**terms.limits, "cost": drawn.amount} if drawn else terms.limits
         opening = {"reason": f"{task.principal.name} for {behalf or 'itself'}", **enforced.facts()}
@@ -102,14 +102,6 @@ class Lifecycle:
             detail = "this is a key (bp_…): its standing task begins at its first call; here an OIDC token is wanted"
             raise Problem("unauthenticated", detail)
         return await self._house.oidc.workload(token)
-
-    async def _drawn(self, workflow: Workflow, task: Task, terms: Terms) -> Drawn | None:
-        """Take the task's money out of its workflow's pool, where it has one."""
-        if workflow.pool is None:
-            return None
-        if (cost := terms.limits.get("cost")) is None:
-            raise Problem("denied", f"workflow {workflow.name!r} has a pool and no limit of cost", reasons=["pool"])
-        return await draw(self._house, workflow.pool, task.id, cost, task.deadline)
 
     async def _subject(self, workflow: Workflow, behalf: Any) -> Subject | None:
         rule = workflow.subject

@@ -31,10 +31,9 @@ from buspass.ledger import new_head
 from buspass.model import Principal
 from buspass.policy import document
 from buspass.policy.decide import Decision
-from buspass.ports.state import Unavailable
 from buspass.tasks import Task, View, segment
 from buspass.tasks.keys import IDENTITY, Key, Standing
-from buspass.tasks.store import unavailable
+from buspass.tasks.store import item_at
 from buspass.terms import Terms, narrowed, terms_of
 
 FENCE: Final = 1
@@ -109,10 +108,7 @@ async def _current(house: House, key: Key, session: str) -> View:
 
 async def _by_stop(house: House, view: View) -> bool:
     """Say whether it was a stop that ended this task: that is lifted by itself, and says nothing against the key."""
-    try:
-        record = await house.state.read(view.task.id, str(view.head["written"]))
-    except Unavailable as error:
-        raise unavailable(error) from error
+    record = await item_at(house.state, view.task.id, str(view.head["written"]))
     return bool(record and record.get("stop"))
 
 

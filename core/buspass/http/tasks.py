@@ -47,7 +47,7 @@ class TaskRoutes:
         """Start a task."""
         token = bearer(request)
         started = await self._lifecycle.start(token, await document(request), idempotency_key(request))
-        return answer(self._started(started), 201, {"location": f"/v1/tasks/{started.view.task.id}"})
+        return answer(_started(started), 201, {"location": f"/v1/tasks/{started.view.task.id}"})
 
     async def delegate(self, request: Request) -> Response:
         """Start a child."""
@@ -55,9 +55,11 @@ class TaskRoutes:
         asked, key = await document(request), idempotency_key(request)
         if "peer" in asked:
             handed = await hand_over(self._house, who, _id(request), asked, key)
-            return answer(_handed(handed), 201, {"location": f"{handed.base_url}/tasks/{handed.document['id']}"})
+            return answer(
+                _begun(handed.document, handed), 201, {"location": f"{handed.base_url}/tasks/{handed.document['id']}"}
+            )
         started = await begin_child(self._house, who, _id(request), asked, key)
-        return answer(self._started(started), 201, {"location": f"/v1/tasks/{started.view.task.id}"})
+        return answer(_started(started), 201, {"location": f"/v1/tasks/{started.view.task.id}"})
 
     async def list(self, request: Request) -> Response:
         """Give a page of tasks."""
@@ -84,7 +86,7 @@ class TaskRoutes:
         """Take a task over."""
         token = bearer(request)
         reason = await _reason(request)
-        return answer(self._started(await self._lifecycle.resume(token, _id(request), reason)))
+        return answer(_started(await self._lifecycle.resume(token, _id(request), reason)))
 
     async def complete(self, request: Request) -> Response:
         """End a task well."""
@@ -168,14 +170,6 @@ class TaskRoutes:
         started = await admit(self._house, form["assertion"])
         return answer(_token(started) | {"task": shown(started.view), "base_url": started.base_url})
 
-    def _started(self, started: Started) -> dict[str, Any]:
-        return {
-            "task": shown(started.view),
-            "token": started.token,
-            "expires_in": started.expires_in,
-            "base_url": started.base_url,
-        }
-
 
 def _token(started: Started) -> dict[str, Any]:
     return {
@@ -186,13 +180,12 @@ def _token(started: Started) -> dict[str, Any]:
     }
 
 
-def _handed(handed: Handed) -> dict[str, Any]:
-    return {
-        "task": handed.document,
-        "token": handed.token,
-        "expires_in": handed.expires_in,
-        "base_url": handed.base_url,
-    }
+def _begun(document: Mapping[str, Any], begun: Started | Handed) -> dict[str, Any]:
+    return {"task": document, "token": begun.token, "expires_in": begun.expires_in, "base_url": begun.base_url}
+
+
+def _started(started: Started) -> dict[str, Any]:
+    return _begun(shown(started.view), started)
 
 
 def _id(request: Request) -> str:

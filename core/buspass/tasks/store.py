@@ -369,6 +369,14 @@ def transition(head: Item, verb: Verb, fence: int | None, key: str) -> Update:
     return Update(HEAD, require, add, change)
 
 
+async def item_at(state: State, partition: str, key: str) -> Item | None:
+    """Give an item as it is now. Raises Problem state_unavailable."""
+    try:
+        return await state.read(partition, key)
+    except Unavailable as error:
+        raise unavailable(error) from error
+
+
 def unavailable(error: Exception) -> Problem:
     """Give the problem for a store that can't be reached."""
     return Problem("state_unavailable", f"the task's state could not be reached ({error}); retry", retry_after=1)
