@@ -76,9 +76,9 @@ class Reading:
         try:
             view = await self._house.tasks.look(task)
         except Problem as problem:
-            if problem.code != "not_found":
+            if problem.code not in {"not_found", "internal"}:
                 raise
-            return None  # a hint whose task was never born
+            return None  # a hint whose task was never born, or one that was altered, of which the log tells
         if isinstance(who, WorkloadCaller) and who.principal.name != view.task.principal.name:
             return None
         return document(view)

@@ -132,7 +132,7 @@ async def spent(store, calls):
         Ledger(mortal, clock, journal.stamp),
         Sealer(mortal, Signer(), clock, Folding(Rollups(mortal)).sealed),
     )
-    tasks = Tasks(store, clock, journal.stamp, {TAIL: tail})
+    tasks = Tasks(store, clock, journal.stamp, journal.genuine, {TAIL: tail})
     names = [await begun(tasks, clock, number) for number in range(TASKS)]
     died, today = Counter(), f"{datetime.now(UTC):%Y-%m-%d}"
     queue = iter([(random.choice(names), number) for number in range(calls)])

@@ -446,8 +446,8 @@ async def test_a_record_written_and_not_yet_closed_counts_as_in_flight():
 
 
 async def test_a_lifecycle_change_is_part_of_the_journal(kept):
-    tasks = Tasks(kept.state, kept.clock, kept.journal.stamp)
-    kept.items["task"] = {
+    tasks = Tasks(kept.state, kept.clock, kept.journal.stamp, kept.journal.genuine)
+    facts = {
         **dict.fromkeys(("id", "workflow", "revision", "host", "identity", "issuer", "agent", "payloads"), "x"),
         "claims": "{}",
         "metadata": "{}",
@@ -456,6 +456,7 @@ async def test_a_lifecycle_change_is_part_of_the_journal(kept):
         "fingerprint": "f",
         **dict.fromkeys(("wall_ms", "depth", "level", "created_at", "deadline"), 1),
     }
+    kept.items["task"] = kept.journal.stamp("t", "task", facts)
     await tasks.change("t", "suspend", {"kind": "lifecycle", "at": 1, "host": "h"})
     seal = await kept.sealer.seal("t")
     assert len(seal["keys"]) == 2

@@ -130,6 +130,16 @@ async def test_a_hint_whose_task_was_never_born_is_passed_over(domain: Domain) -
     assert await listed(agent, operator(domain)) == [agent.task]
 
 
+async def test_a_task_whose_facts_were_altered_is_not_shown_and_the_others_are_listed(domain: Domain) -> None:
+    honest, altered = await domain.agent(), await domain.agent()
+    facts = domain.state.inner._items[altered.task]["task"]  # type: ignore[attr-defined]  # a thief with the database
+    facts["models"] = ["plan", "other"]
+    domain.clock.advance(61)  # by then every host has read it anew
+    assert await listed(honest, operator(domain)) == [honest.task]
+    answer = await altered.get("")
+    assert (answer.status_code, answer.json()["code"]) == (500, "internal")
+
+
 # ── the journal ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
 

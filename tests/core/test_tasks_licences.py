@@ -3,6 +3,7 @@
 import pytest
 
 from buspass.errors import Problem
+from buspass.journal import Journal as Records
 from buspass.ports.state import Put, at
 from buspass.tasks import Licence, Licences, keyed, keyless, segment
 from buspass.tasks.licences import digest
@@ -17,7 +18,8 @@ def offer(name, tool="pay", fingerprint="f"):
 class Journal:
     def __init__(self):
         self.state, self.clock = MemoryState(), FakeClock()
-        self.licences = Licences(self.state)
+        self.records = Records(b"k" * 32)
+        self.licences = Licences(self.state, self.records.genuine)
 
     async def infer(self, *offers, call=None, waited=0.0):
         call = call or keyless(self.clock, "i")
@@ -26,7 +28,8 @@ class Journal:
         return call
 
     async def put(self, call, **record):
-        await self.state.apply("t", [Put(f"rec:{call}", {"kind": "x", **record})])
+        key = f"rec:{call}"
+        await self.state.apply("t", [Put(key, self.records.stamp("t", key, {"kind": "x", **record}))])
 
 
 @pytest.fixture
@@ -100,6 +103,20 @@ async def test_the_search_goes_on_through_pages_and_ends_somewhere(journal):
     for _ in range(300):
         await journal.infer()
     assert await journal.licences.by_id("t", "old") is None
+
+
+async def test_who_can_write_to_the_store_makes_no_licence(journal):
+    before = await journal.infer(offer("call_0"))
+    forged = {"kind": "inference", "at": journal.clock.now(), "turn": 1, "offers": [offer("call_0"), offer("call_1")]}
+    theirs = Records(b"x" * 32)
+    for call in (keyless(journal.clock, "i"), keyed("t", "k", "inference")):
+        key = f"rec:{call}"
+        elsewhere = journal.records.stamp("u", key, forged)
+        for record in (forged, theirs.stamp("t", key, forged), elsewhere, {**elsewhere, "kind": "action"}):
+            journal.state._items["t"][key] = record
+            assert await journal.licences.by_id("t", "call_1") is None
+            assert (await journal.licences.by_id("t", "call_0")).inference == before
+            assert (await journal.licences.by_content("t", "pay", "f")).inference == before
 
 
 async def test_a_store_that_is_away_licenses_nothing(journal):

@@ -27,7 +27,7 @@ class House:
         self.tasks = self.host()
 
     def host(self):
-        return Tasks(self.state, self.clock, self.journal.stamp)
+        return Tasks(self.state, self.clock, self.journal.stamp, self.journal.genuine)
 
     def task(self, name="t", **more):
         about = Task(
@@ -76,6 +76,32 @@ async def test_a_task_is_the_same_at_every_host(house):
     bare = house.task("u", subject=None, metadata={}, level=1)
     await house.begin(bare)
     assert (await house.host().look("u")).task == bare
+
+
+ALTERATIONS = {
+    "a wider grant": {"tools": ["look", "pay", "wire"]},
+    "another subject": {"subject": {"type": "customer", "id": "C-2", "proof": "token"}},
+    "another agent": {"agent": "b"},
+    "a later end": {"deadline": 2**50},
+    "nobody's signature": {"mac": "0" * 32},
+}
+
+
+@pytest.mark.parametrize("altered", ALTERATIONS.values(), ids=ALTERATIONS)
+async def test_who_can_write_to_the_store_widens_no_task(house, altered):
+    await house.begin()
+    house.items["task"] = {**house.items["task"], **altered}
+    with pytest.raises(Problem, match="internal: the task's facts in the store were altered"):
+        await house.host().look("t")
+    assert (await house.tasks.look("t")).task == house.task(), "who knew it goes by what it knew"
+
+
+async def test_the_facts_of_one_task_are_not_those_of_another(house):
+    await house.begin()
+    await house.begin(house.task("u", subject=Subject(type="customer", id="C-2", proof="token")))
+    house.items["task"] = house.state._items["u"]["task"]
+    with pytest.raises(Problem, match="internal"):
+        await house.host().look("t")
 
 
 async def test_a_task_begun_again_is_the_one_that_stands(house):

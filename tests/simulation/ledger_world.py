@@ -53,7 +53,7 @@ class Process:
         self.world, self.dead, self.ready, self.host = world, False, True, ""
         self.wire = Wire(world, self, "")
         self.ledger = Ledger(self.wire, world.clock, world.journal.stamp)
-        self.tasks = Tasks(self.wire, world.clock, world.journal.stamp)
+        self.tasks = Tasks(self.wire, world.clock, world.journal.stamp, world.journal.genuine)
         self.sealer = Sealer(self.wire, world.signer, world.clock)
         self.running = {}  # in the order they began: a seed must always come to the same
 
@@ -127,7 +127,7 @@ class World(laws.World):
         opening = {"kind": "lifecycle", "at": self.clock.now(), "host": "h"}
         trouble, self.store.trouble = self.store.trouble, 0.0
         self.calm = True
-        await Tasks(self.store, self.clock, self.journal.stamp).begin(task, head, opening)
+        await Tasks(self.store, self.clock, self.journal.stamp, self.journal.genuine).begin(task, head, opening)
         self.store.trouble, self.calm = trouble, False
 
     async def _call(self, host, number):

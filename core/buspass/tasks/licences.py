@@ -1,13 +1,15 @@
 """Licences: each tool call of a model is a licence for one action.
 
 Owns how the licence of an action is found, and the ids of calls: a keyless inference's id begins with the time turned
-round, so that a listing meets the newest first and no index is needed. Refuses to know what a tool does.
+round, so that a listing meets the newest first and no index is needed. Refuses to know what a tool does, and a record
+that no host of the domain wrote.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import AsyncIterator, Collection, Iterable, Mapping
+import logging
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping
 from typing import Any, Final, cast
 
 from msgspec import Struct
@@ -15,6 +17,8 @@ from msgspec import Struct
 from buspass.errors import Problem
 from buspass.ports.clock import Clock
 from buspass.ports.state import Item, State, Unavailable, Value
+
+log = logging.getLogger(__name__)
 
 LATEST: Final = 2**48 - 1
 LOOK_BACK: Final = 512
@@ -58,10 +62,11 @@ def keyed(task: str, key: str, kind: str) -> str:
 
 
 class Licences:
-    """Finds licences in a task's journal."""
+    """Finds licences in a task's journal. `genuine` is the journal's."""
 
-    def __init__(self, state: State) -> None:
+    def __init__(self, state: State, genuine: Callable[[str, str, Item], bool]) -> None:
         self._state = state
+        self._genuine = genuine
 
     async def by_id(self, task: str, tool_call_id: str) -> Licence | None:
         """Give the licence with this id in the newest inference that offered it: models use an id again and again.
@@ -72,9 +77,9 @@ class Licences:
         async for call, record in self._inferences(task, KEYLESS):
             if found and began(call) < found[0][0][0] - HELD_BACK:
                 break  # this one and all after it began so long before that they were held before, too
-            found += _with_id(call, record, tool_call_id)
+            found += self._with_id(task, call, record, tool_call_id)
         async for call, record in self._inferences(task, KEYED):
-            found += _with_id(call, record, tool_call_id)
+            found += self._with_id(task, call, record, tool_call_id)
         return max(found, key=lambda pair: pair[0])[1] if found else None
 
     async def by_content(self, task: str, tool: str, fingerprint: str) -> Licence | None:
@@ -89,12 +94,27 @@ class Licences:
                 for index, offer in _offers(record):
                     if offer["tool"] != tool or offer["fingerprint"] != fingerprint:
                         continue
+                    if not self._believed(task, call, record):
+                        break
                     found = licence(call, index, offer)
                     if found.call in open_now:
                         in_use = in_use or found
                     elif await self._read(task, f"rec:{found.call}") is None:
                         return found
         return in_use
+
+    def _with_id(self, task: str, call: str, record: Item, tool_call_id: str) -> list[tuple[Place, Licence]]:
+        offered = [licence(call, index, offer) for index, offer in _offers(record) if offer["id"] == tool_call_id]
+        if not offered or not self._believed(task, call, record):
+            return []
+        return [((_whole(record.get("at")), _whole(record.get("turn"))), found) for found in offered]
+
+    def _believed(self, task: str, call: str, record: Item) -> bool:
+        """Whether a host of this domain wrote it: who can write to the database makes no licence."""
+        if self._genuine(task, f"rec:{call}", record):
+            return True
+        log.error("record %s of task %s was not written by a host of this domain: it licenses nothing", call, task)
+        return False
 
     async def _in_flight(self, task: str) -> Collection[str]:
         head = await self._read(task, "head")
@@ -130,11 +150,6 @@ def began(call: str) -> int:
 def _offers(record: Item) -> Iterable[tuple[int, Mapping[str, Any]]]:
     offers = record.get("offers")
     return enumerate(cast("list[Mapping[str, Any]]", offers) if isinstance(offers, list) else ())
-
-
-def _with_id(call: str, record: Item, tool_call_id: str) -> list[tuple[Place, Licence]]:
-    offered = [licence(call, index, offer) for index, offer in _offers(record) if offer["id"] == tool_call_id]
-    return [((_whole(record.get("at")), _whole(record.get("turn"))), found) for found in offered]
 
 
 def _whole(value: Value) -> int:

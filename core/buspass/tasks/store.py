@@ -7,6 +7,7 @@ copy, the hold's conditions decide, and nothing is refused on a copy.
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections import OrderedDict
 from collections.abc import Callable, Container, Mapping, Sequence
 from datetime import UTC, date, datetime, timedelta
@@ -38,7 +39,10 @@ from buspass.ports.state import (
 from buspass.tasks.facts import Task, from_item, to_item
 from buspass.tasks.lifecycle import DONE, TRANSITIONS, Status, Verb
 
+log = logging.getLogger(__name__)
+
 HEAD: Final = "head"
+FACTS: Final = "task"
 COPIES: Final = 4096
 """Tasks whose last head a host keeps."""
 TRIES: Final = 8
@@ -71,7 +75,7 @@ class View(Struct, frozen=True, kw_only=True):
 
 
 class Tasks:
-    """The tasks of one trust domain, in one store. `stamp` is the journal's.
+    """The tasks of one trust domain, in one store. `stamp`, `genuine`: the journal's.
 
     `index`: entries that every head is put with, by the index's name: (task, day it began on) → (shard, sort).
     """
@@ -81,11 +85,12 @@ class Tasks:
         state: State,
         clock: Clock,
         stamp: Callable[[str, str, Mapping[str, Value]], Item],
+        genuine: Callable[[str, str, Item], bool],
         index: Mapping[str, Callable[[str, str], tuple[str, str]]] | None = None,
     ) -> None:
         self._state = state
         self._clock = clock
-        self._stamp = stamp
+        self._stamp, self._genuine = stamp, genuine
         self._index = index or {}
         self._seen: OrderedDict[str, View] = OrderedDict()
 
@@ -99,7 +104,7 @@ class Tasks:
         The first record keeps the limits, so that an audit finds a head whose limits were altered, and whose money
         they are.
         """
-        met = await self._apply(task.id, [Put("task", to_item(task))])
+        met = await self._apply(task.id, [Put(FACTS, self._stamp(task.id, FACTS, to_item(task)))])
         first = isinstance(met, Applied)
         if not first and met.item is not None:
             if met.item.get("fingerprint") != task.fingerprint:
@@ -151,13 +156,20 @@ class Tasks:
             facts: Task | None = known.task
             now = known.key_at
         else:
-            head, item, key = await asyncio.gather(*(self._read(task, name) for name in (HEAD, "task", "key")))
-            facts = from_item(item, key) if item else None
+            head, item, key = await asyncio.gather(*(self._read(task, name) for name in (HEAD, FACTS, "key")))
+            facts = self._facts(task, item, key) if item else None
         if head is None or facts is None:
             raise Problem("not_found", "there is no such task in this trust domain")
         view = View(task=facts, head=head, fresh=True, key_at=now)
         self._keep(replace(view, fresh=False))
         return view
+
+    def _facts(self, task: str, item: Item, key: Item | None) -> Task:
+        """Read the facts. Who can write to the database changes nobody's grant or subject: altered ones are none."""
+        if not self._genuine(task, FACTS, item):
+            log.error("the facts of task %s were not written by a host of this domain: all it asks is refused", task)
+            raise Problem("internal", "the task's facts in the store were altered; its operator must look into it")
+        return from_item(item, key)
 
     def saw(self, task: str, head: Item) -> None:
         """Keep a newer head that an operation answered with."""
