@@ -23,7 +23,7 @@ from typing import Any, Final
 
 from msgspec import Struct, field
 
-from buspass.jsontext import read, written
+from buspass.jsontext import read
 from buspass.ports.state import (
     Applied,
     Delete,
@@ -39,10 +39,10 @@ from buspass.ports.state import (
     changed,
 )
 from buspass_onprem.sqlite_file import File
+from buspass_onprem.sqlite_text import Place, Texts
 
 type Apply = tuple[str, Sequence[Operation]]
 type Answer = Applied | Refused | Misfit
-type Place = tuple[str, str]
 type Known = OrderedDict[Place, Item]
 type Statement = tuple[str, tuple[str, ...]]
 
@@ -70,15 +70,17 @@ def decode(text: str) -> dict[str, Any]:
 class Batch(Struct):
     """The items of one transaction: as the file has them, and as the applies so far make them.
 
-    `known`: items that the file surely has so. `looks`: a first put looks whether there is one already.
+    `known`: items that the file surely has so. `looks`: a first put looks whether there is one already. `touched`: what
+    changed an item, None where it was put or deleted.
     """
 
     execute: Callable[..., sqlite3.Cursor]
     known: Known
+    texts: Texts
     looks: bool
     was: dict[Place, bool] = field(default_factory=dict)
     now: dict[Place, Item | None] = field(default_factory=dict)
-    touched: dict[Place, bool] = field(default_factory=dict)
+    touched: dict[Place, list[Update] | None] = field(default_factory=dict)
     assumed: set[Place] = field(default_factory=set)
     entries: list[Statement] = field(default_factory=list)
 
@@ -129,7 +131,11 @@ class Batch(Struct):
             if not isinstance(operation, Update) and self.now[place] is not None:
                 self.entries.append((_WITHDRAW_ALL, place))
             self.now[place] = outcome
-            self.touched[place] = isinstance(operation, Update)
+            updates = self.touched.setdefault(place, [])
+            if not isinstance(operation, Update):
+                self.touched[place] = None
+            elif updates is not None:
+                updates.append(operation)
             if not isinstance(operation, Delete) and operation.index:
                 self._enter(place, operation)
         return Applied(outcomes[-1])
@@ -144,10 +150,11 @@ class Batch(Struct):
     def write(self) -> None:
         """Write what changed. Raises sqlite3.IntegrityError where something is there that was not looked for."""
         execute = self.execute
-        for place in self.touched:
+        for place, updates in self.touched.items():
             item, was = self.now[place], self.was[place]
             if item is not None:
-                execute(_UPDATE if was else _INSERT, (written(item).decode(), *place))
+                text = self.texts.of(place, item, self.known.get(place), updates)
+                execute(_UPDATE if was else _INSERT, (text, *place))
             elif was:
                 execute(_DELETE, place)
             elif place in self.assumed and execute(_READ, place).fetchone() is not None:
@@ -157,9 +164,9 @@ class Batch(Struct):
 
     def remember(self) -> None:
         """Know what was committed: items that are updated will be so again."""
-        for place, updated in self.touched.items():
+        for place, updates in self.touched.items():
             item = self.now[place]
-            if item is not None and (updated or place in self.known):
+            if item is not None and (updates or place in self.known):
                 self.known[place] = item
                 self.known.move_to_end(place)
             else:
@@ -176,6 +183,7 @@ class Committer:
         self._connection = file.connect(wait=0)
         self._cursor = self._connection.cursor()  # one for all: each statement's rows are read at once
         self._known: Known = OrderedDict()
+        self._texts = Texts()
         self._version = 0
 
     def commit(self, applies: list[Apply]) -> Sequence[Applied | Refused | Exception]:
@@ -189,7 +197,7 @@ class Committer:
             return [Unavailable(0, why) for _ in applies]
         try:
             self._forget_if_others_wrote()
-            batch = Batch(self._cursor.execute, self._known, looks)
+            batch = Batch(self._cursor.execute, self._known, self._texts, looks)
             answers = [batch.judge(partition, operations) for partition, operations in applies]
             batch.write()
         except sqlite3.Error as error:

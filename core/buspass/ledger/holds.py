@@ -6,7 +6,6 @@ Owns which condition guards which change. Refuses to know when they are sent (`l
 from __future__ import annotations
 
 from collections.abc import Mapping
-from operator import itemgetter
 from typing import Any, Final, Literal
 
 from msgspec import Struct
@@ -16,7 +15,6 @@ from buspass.model import DUE_INDEX, SLOTS, UNLIMITED, Amounts, due_shard
 from buspass.ports.state import CHANGES, Absent, AtLeast, Condition, Equals, Item, Path, Put, Update, Value
 
 HEAD: Final = "head"
-_DEADLINE: Final = itemgetter("deadline")
 KEPT: Final = 16
 """Results of one tool whose kept facts are remembered; the seventeenth takes the first one's place."""
 RECENT: Final = 24
@@ -266,6 +264,8 @@ def needs(claim: Claim) -> frozenset[str]:
 def expired(head: Item, now: int, skew: int) -> list[Entry]:
     """Give the holds that nobody will settle: `skew` (ms) is twice what clocks may differ."""
     flying: Mapping[str, Any] = table(head, "open")
-    if not flying or now <= min(map(_DEADLINE, flying.values())) + skew:  # nearly always, however many fly
-        return []
-    return [entry for entry in entries(head) if now > entry.deadline + skew]
+    latest = now - skew
+    for entry in flying.values():
+        if entry["deadline"] < latest:
+            return [entry for entry in entries(head) if now > entry.deadline + skew]
+    return []  # nearly always, however many fly
