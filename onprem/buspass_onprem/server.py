@@ -13,16 +13,15 @@ import os
 import signal
 import socket
 import stat
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import uvicorn
-from starlette.types import ASGIApp as Asgi
-from starlette.types import Receive, Scope, Send
 
 from buspass.errors import ConfigError
 from buspass.http import Application, start
+from buspass.http.asgi import Asgi, Receive, Scope, Send
 from buspass.model import Limits
 from buspass_onprem.apart import document
 
@@ -132,6 +131,7 @@ async def _run(application: Application, listener: socket.socket, ready: Ready, 
 def _configuration(application: Application) -> uvicorn.Config:
     return uvicorn.Config(
         joined(application),
+        interface="asgi3",
         loop="auto",
         lifespan="off",
         ws="none",
@@ -150,14 +150,14 @@ def joined(application: Asgi) -> Asgi:
     Otherwise two Authorization headers would mean the first here, and neither there.
     """
 
-    async def run(scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http":
+    def run(scope: Scope, receive: Receive, send: Send) -> Coroutine[Any, Any, None]:
+        if scope["type"] == "http" and len(dict(scope["headers"])) < len(scope["headers"]):
             headers: dict[bytes, bytes] = {}
             for name, value in scope["headers"]:
                 between = b"; " if name == b"cookie" else b","
                 headers[name] = headers[name] + between + value if name in headers else value
             scope["headers"] = list(headers.items())
-        await application(scope, receive, send)
+        return application(scope, receive, send)
 
     return run
 

@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Coroutine, Mapping
 from functools import cache, partial
 from typing import Any, Final, Literal
 
 from msgspec import Struct
-from starlette.requests import Request
-from starlette.responses import Response
-from starlette.routing import BaseRoute, Route, Router
-from starlette.types import ASGIApp, Receive, Scope, Send
 
 from buspass.calls.house import House
 from buspass.errors import Problem
 from buspass.gateway import Gateway
 from buspass.http import openapi
+from buspass.http.asgi import Asgi, Paths, Receive, Request, Response, Scope, Send, Told, within
 from buspass.http.calls import CallRoutes
-from buspass.http.exchange import Asked, Envelope, Handler, answer, guarded, refusal
+from buspass.http.exchange import Envelope, Handler, answer, failed
 from buspass.http.keys import KeyRoutes
 from buspass.http.operation import UNSERVED, OperationRoutes
 from buspass.http.peers import PeerRoutes
@@ -250,7 +247,7 @@ OPENAI_PATHS: Final = (
 """Where a client is one of OpenAI's SDKs, which reads its own envelope."""
 
 
-def routed(house: House) -> ASGIApp:
+def routed(house: House) -> Asgi:
     """Give the application of a host."""
     gateway, lifecycle = Gateway(house), Lifecycle(house)
     reading = Reading(house, lifecycle)
@@ -273,62 +270,43 @@ def routed(house: House) -> ASGIApp:
     handlers = {
         row: describe if row.handler == "describe" else getattr(sections[row.section], row.handler) for row in ROUTES
     }
-    served = dict(_served(handlers))
-
-    @cache
-    def router() -> Router:
-        """Give what finds the rest: a pattern for each row, which a cold start's first call need not wait for."""
-        routes = [*(Route(path, handler) for path, handler in served.items()), *_unserved(operation)]
-        return Router(routes, default=_Any(_unknown(operation)), redirect_slashes=False)
-
-    return _front(_direct(served, router))
+    return _direct(_served(handlers), operation)
 
 
-def _served(handlers: Mapping[Endpoint, Handler]) -> Iterable[tuple[str, _Any]]:
+def _served(handlers: Mapping[Endpoint, Handler]) -> dict[str, _Place]:
     by_path: dict[str, dict[str, Handler]] = {}
     for row, handler in handlers.items():
-        by_path.setdefault(row.path, {})[row.method] = guarded(handler, row.envelope)
-    for path, methods in by_path.items():
-        yield path, _Any(_by_method(methods, _envelope(path)))
+        by_path.setdefault(row.path, {})[row.method] = handler
+    return {path: _Place(methods, _envelope(path)) for path, methods in by_path.items()}
 
 
-def _direct(served: Mapping[str, _Any], router: Callable[[], ASGIApp]) -> ASGIApp:
-    """Find what is asked for all the time by its path alone: the router tries every row's pattern in turn."""
-    plain = {path: handler for path, handler in served.items() if "{" not in path}
+def _direct(served: Mapping[str, _Place], operation: OperationRoutes) -> Asgi:
+    """Find what is asked for all the time by its path alone, the rest by patterns, each of which is tried in turn.
+
+    Takes HTTP only: a WebSocket is closed at once, so that a client falls back without waiting.
+    """
+    plain = {path: place for path, place in served.items() if "{" not in path}
     tools, act = "/v1/tools/", served["/v1/tools/{name}"]
 
-    def run(scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
-        path = "" if scope.get("root_path") else scope["path"]
-        if (handler := plain.get(path)) is not None:
-            return handler(scope, receive, send)
+    @cache
+    def patterns() -> Paths[_Place]:
+        """Give what finds the rest, which a cold start's first call need not wait for."""
+        unserved = ((path, _Place({}, _envelope(path), operation.unserved)) for path in UNSERVED)
+        return Paths([*served.items(), *unserved])
+
+    def run(scope: Scope, receive: Receive, send: Send) -> Coroutine[Any, Any, None]:
+        if scope["type"] != "http":
+            return _lifespan(receive, send) if scope["type"] == "lifespan" else _closed(send)
+        path = within(scope) if scope.get("root_path") else scope["path"]
+        if (place := plain.get(path)) is not None:
+            return place(scope, receive, send)
         if path.startswith(tools) and (name := path[len(tools) :]) and "/" not in name:
             return act({**scope, "path_params": {"name": name}}, receive, send)
-        return router()(scope, receive, send)
+        if (found := patterns().find(path)) is None:
+            return _Place({}, _envelope(path), operation.unknown)(scope, receive, send)
+        return found[0]({**scope, "path_params": found[1]}, receive, send)
 
     return run
-
-
-def _by_method(methods: Mapping[str, Handler], envelope: Envelope) -> Handler:
-    async def unknown(request: Request) -> Response:
-        allowed = ", ".join(sorted(methods))
-        problem = Problem("http_method", f"{request.method[:20]} is not known here; {allowed} is", allowed=allowed)
-        problem.headers = {"allow": allowed}
-        return refusal(problem, envelope)
-
-    known = {"HEAD": methods["GET"], **methods} if "GET" in methods else methods
-    return lambda request: known.get(request.method, unknown)(request)
-
-
-def _unknown(operation: OperationRoutes) -> Handler:
-    async def run(request: Request) -> Response:
-        return await guarded(operation.unknown, _envelope(request.url.path))(request)
-
-    return run
-
-
-def _unserved(operation: OperationRoutes) -> Iterable[BaseRoute]:
-    for path in UNSERVED:
-        yield Route(path, _Any(guarded(operation.unserved, _envelope(path))))
 
 
 def _envelope(path: str) -> Envelope:
@@ -337,26 +315,29 @@ def _envelope(path: str) -> Envelope:
     return "openai" if path.startswith(OPENAI_PATHS) else "problem"
 
 
-class _Any:
-    """A handler as an ASGI application: Starlette then leaves the method to us, whose refusals are problems."""
+class _Place:
+    """What is served at one path, by method. Every problem is a response here; `other` takes the other methods."""
 
-    def __init__(self, handler: Handler) -> None:
-        self._handler = handler
+    def __init__(self, methods: Mapping[str, Handler], envelope: Envelope, other: Handler | None = None) -> None:
+        self._handlers = {"HEAD": methods["GET"], **methods} if "GET" in methods else dict(methods)
+        self._allowed = ", ".join(sorted(methods))
+        self._envelope = envelope
+        self._other = other or self._unknown
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        response = await self._handler(Asked(scope, receive))
-        await response(scope, receive, send)
+        request = Request(scope, receive)
+        answer: Told
+        try:
+            answer = await self._handlers.get(scope["method"], self._other)(request)
+        except Exception as error:  # noqa: BLE001 - whatever it is, it becomes a response
+            answer = failed(request, error, self._envelope)
+        await answer(receive, send)
 
-
-def _front(inner: ASGIApp) -> ASGIApp:
-    """Take HTTP only: a WebSocket is closed at once, so that a client falls back without waiting."""
-
-    def run(scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
-        if scope["type"] == "http":
-            return inner(scope, receive, send)
-        return _lifespan(receive, send) if scope["type"] == "lifespan" else _closed(send)
-
-    return run
+    async def _unknown(self, request: Request) -> Response:
+        allowed = self._allowed
+        problem = Problem("http_method", f"{request.method[:20]} is not known here; {allowed} is", allowed=allowed)
+        problem.headers = {"allow": allowed}
+        raise problem
 
 
 async def _closed(send: Send) -> None:

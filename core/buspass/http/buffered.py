@@ -6,16 +6,11 @@ Owns the ASGI conversation. Refuses to know what such a host calls a request and
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, MutableMapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from msgspec import Struct
 
-type Message = MutableMapping[str, Any]
-type Asgi = Callable[
-    [MutableMapping[str, Any], Callable[[], Awaitable[Message]], Callable[[Message], Awaitable[None]]],
-    Awaitable[None],
-]
+from buspass.http.asgi import Asgi, Message, Scope
 
 
 class Answer(Struct, frozen=True, kw_only=True):
@@ -26,7 +21,7 @@ class Answer(Struct, frozen=True, kw_only=True):
     body: bytes
 
 
-async def call(application: Asgi, scope: MutableMapping[str, Any], body: bytes) -> Answer:
+async def call(application: Asgi, scope: Scope, body: bytes) -> Answer:
     """Run the application (ASGI 3, `http`) and wait for the whole answer. Raises RuntimeError where it sends none."""
     done = asyncio.Event()
     incoming: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]

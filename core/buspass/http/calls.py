@@ -6,15 +6,14 @@ import json
 from typing import Final
 
 from msgspec.structs import replace
-from starlette.requests import Request
-from starlette.responses import Response
 
 from buspass.callers import caller
-from buspass.calls.call import Incoming
+from buspass.calls.call import Incoming, Reply
 from buspass.calls.house import House
 from buspass.errors import Problem
 from buspass.gateway import Gateway
 from buspass.guard import check_standing
+from buspass.http.asgi import Request, Response, Told
 from buspass.http.exchange import BODY_BYTES, Flowing, answer, bearer, body, idempotency_key, labels, log_level, session
 from buspass.reading import Reading
 from buspass.standing import claims_of
@@ -26,6 +25,11 @@ from buspass.tools.schema import parse_json
 BYTES_A_TOKEN: Final = 3
 PER_MESSAGE: Final = 8
 """How `count_tokens` estimates: on the high side of what English and code come to (4 bytes a token)."""
+OPTIONS: Final = frozenset(
+    {b"buspass-session", b"idempotency-key", b"buspass-log", b"buspass-metadata", b"traceparent"}
+)
+"""Headers that say how a call is to be made."""
+VERSIONED: Final = (b"anthropic-version", b"anthropic-beta")
 MARGIN: Final = 1.0
 """Seconds that a host keeps to settle and to answer before it is cut off."""
 
@@ -38,37 +42,32 @@ class CallRoutes:
         self._gateway = gateway
         self._reading = reading
 
-    async def chat(self, request: Request) -> Response:
-        """Infer, in OpenAI's wire format; Azure's clients name the model in the path."""
-        incoming = await self._incoming(request, self._house.limits.request_bytes)
-        if alias := request.path_params.get("alias"):
-            incoming = replace(incoming, body=_with_model(incoming.body, str(alias)))
-        return await self._infer(incoming)
+    async def chat(self, request: Request) -> Told:
+        """Infer, in OpenAI's wire format."""
+        return _said(await self._gateway.infer(await self._incoming(request, self._house.limits.request_bytes)))
 
-    async def azure_chat(self, request: Request) -> Response:
+    async def azure_chat(self, request: Request) -> Told:
         """Infer at the path of Azure's v1 API."""
         return await self.chat(request)
 
-    async def azure_deployment(self, request: Request) -> Response:
-        """Infer at the path of Azure's older API, which names the deployment."""
-        return await self.chat(request)
+    async def azure_deployment(self, request: Request) -> Told:
+        """Infer at the path of Azure's older API, whose clients name the model there."""
+        incoming = await self._incoming(request, self._house.limits.request_bytes)
+        return _said(
+            await self._gateway.infer(replace(incoming, body=_with_model(incoming.body, request.named["alias"])))
+        )
 
-    async def messages(self, request: Request) -> Response:
+    async def messages(self, request: Request) -> Told:
         """Infer, in Anthropic's wire format."""
         incoming = await self._incoming(request, self._house.limits.request_bytes)
-        return await self._infer(replace(incoming, surface=anthropic_messages.NAME, headers=dict(request.headers)))
-
-    async def _infer(self, incoming: Incoming) -> Response:
-        reply = await self._gateway.infer(incoming)
-        if reply.stream is not None:
-            return Flowing(reply.stream, reply.headers)
-        return answer(reply.document, reply.status, reply.headers)
+        incoming = replace(incoming, surface=anthropic_messages.NAME, headers=_versions(request))
+        return _said(await self._gateway.infer(incoming))
 
     async def count(self, request: Request) -> Response:
         """Estimate a request's input tokens: nothing is sent, and nothing spent."""
         view = await self._own(request)
         data = await body(request, self._house.limits.request_bytes)
-        ask = anthropic_messages.parse_count(parse_json(data, limit=len(data) + 1), headers=dict(request.headers))
+        ask = anthropic_messages.parse_count(parse_json(data, limit=len(data) + 1), headers=_versions(request))
         if ask.model not in view.task.grant.models:
             raise Problem("model_not_granted", f"model {ask.model!r} is not granted to this task")
         return answer(
@@ -77,14 +76,14 @@ class CallRoutes:
 
     async def act(self, request: Request) -> Response:
         """Call a tool."""
-        incoming = await self._incoming(request, BODY_BYTES, str(request.path_params["name"]))
+        incoming = await self._incoming(request, BODY_BYTES, request.named["name"])
         reply = await self._gateway.act(incoming)
         return answer(reply.document, reply.status, reply.headers)
 
     async def models(self, request: Request) -> Response:
         """List the aliases of the grant."""
         view = await self._own(request)
-        surface = anthropic_messages if "anthropic-version" in request.headers else openai_chat
+        surface = anthropic_messages if b"anthropic-version" in request.headers else openai_chat
         return answer(surface.models(view.task.grant.models))
 
     async def tools(self, request: Request) -> Response:
@@ -99,12 +98,12 @@ class CallRoutes:
     async def actions(self, request: Request) -> Response:
         """List a task's actions."""
         who = await caller(self._house, bearer(request), session(request))
-        return answer(await self._reading.actions(who, request.query_params.get("status")))
+        return answer(await self._reading.actions(who, request.query.get("status")))
 
     async def action(self, request: Request) -> Response:
         """Give one action."""
         who = await caller(self._house, bearer(request), session(request))
-        return answer(await self._reading.action(who, str(request.path_params["id"])))
+        return answer(await self._reading.action(who, request.named["id"]))
 
     async def _own(self, request: Request) -> View:
         """Give the task of this task token, read anew: a kill makes all its tokens useless at once."""
@@ -119,18 +118,32 @@ class CallRoutes:
         seconds = min(flowing, limits.first_byte - MARGIN)
         if seconds <= 0:
             raise Problem("deadline_exceeded", "no time is left at this host to carry out the call")
+        token, data = bearer(request), await body(request, most)
+        if OPTIONS.isdisjoint(request.headers):  # nearly always
+            return Incoming(token=token, body=data, flowing=flowing, seconds=seconds, name=name)
         return Incoming(
-            token=bearer(request),
+            token=token,
             session=session(request),
-            body=await body(request, most),
+            body=data,
             flowing=flowing,
             seconds=seconds,
             name=name,
             key=idempotency_key(request),
             log=log_level(request),
             labels=labels(request),
-            traceparent=request.headers.get("traceparent"),
+            traceparent=request.header(b"traceparent") or None,
         )
+
+
+def _said(reply: Reply) -> Told:
+    if reply.stream is not None:
+        return Flowing(reply.stream, reply.headers)
+    return answer(reply.document, reply.status, reply.headers)
+
+
+def _versions(request: Request) -> dict[str, str]:
+    """Give the headers that Anthropic's format has of its own."""
+    return {name.decode(): request.header(name) for name in VERSIONED if name in request.headers}
 
 
 def _with_model(data: bytes, alias: str) -> bytes:

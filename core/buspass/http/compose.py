@@ -7,13 +7,14 @@ process may hold several hosts.
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from contextlib import AsyncExitStack
 from functools import partial
+from inspect import markcoroutinefunction
 from pathlib import Path
+from typing import Any
 
 from msgspec import Struct
-from starlette.types import Receive, Scope, Send
 
 from buspass.alerts import Alerts
 from buspass.breakers import Breakers
@@ -23,6 +24,7 @@ from buspass.config.settings import Host, Settings
 from buspass.errors import ConfigError
 from buspass.http.adapters import adapter, opened, secrets_of
 from buspass.http.app import routed
+from buspass.http.asgi import Receive, Scope, Send
 from buspass.http.stores import Build, Open, Stores
 from buspass.identity.domain import DomainKey
 from buspass.identity.keyring import Keyring
@@ -68,9 +70,10 @@ class Application:
         self._discovery = discovery
         self._routed = routed(house)
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    @markcoroutinefunction  # what servers tell ASGI 3 by
+    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Coroutine[Any, Any, None]:
         """Serve one request (ASGI 3); a WebSocket is refused at once."""
-        await self._routed(scope, receive, send)
+        return self._routed(scope, receive, send)
 
     async def mint_workload(self, agent: str) -> str:
         """Vouch for a workload as the local issuer. Raises ConfigError where this host has none."""

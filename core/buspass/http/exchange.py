@@ -9,88 +9,37 @@ import asyncio
 import logging
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import suppress
-from functools import lru_cache
 from types import MappingProxyType
 from typing import Any, Final, Literal, cast
 
-from starlette.datastructures import Headers
-from starlette.requests import Request
-from starlette.responses import Response
-from starlette.types import Receive, Scope, Send
-
 from buspass.errors import Problem
+from buspass.http.asgi import OWN, Receive, Request, Response, Send, Told, encoded
 from buspass.jsontext import written
 from buspass.ports.state import OutcomeUnknown, Unavailable
 from buspass.surfaces import anthropic_messages, framing, openai_chat
 from buspass.tools.schema import parse_json
 
-type Handler = Callable[[Request], Awaitable[Response]]
+type Handler = Callable[[Request], Awaitable[Told]]
 type Envelope = Literal["problem", "openai", "anthropic"]
 
-OWN: Final = ((b"cache-control", b"no-store"), (b"content-type", b"application/json"))
+JSON: Final = b"application/json"
 UNLABELLED: Final[Mapping[str, Any]] = MappingProxyType({})
 BODY_BYTES: Final = 1_000_000
+LONGEST: Final = 15
+"""Digits of a length: more are no number that any host takes, and no time is spent on reading them."""
 KEY_CHARACTERS: Final = 255
 SESSION_CHARACTERS: Final = 128
 LEVELS: Final = ("none", "metadata", "redacted", "full")
 log = logging.getLogger("buspass")
 
 
-class _Named(Headers):
-    """Headers that are looked up in a map: a call asks for eight, and each time the list would be walked."""
-
-    def __init__(self, raw: list[tuple[bytes, bytes]]) -> None:
-        self._list = raw
-        self._first = dict(reversed(raw))
-
-    def __getitem__(self, key: str) -> str:
-        return self._first[key.lower().encode("latin-1")].decode("latin-1")
-
-    def get(self, key: str, default: Any = None) -> Any:
-        found = self._first.get(key.lower().encode("latin-1"))
-        return default if found is None else found.decode("latin-1")
-
-
-class Asked(Request):
-    """A request whose headers are found at once."""
-
-    __slots__ = ("headers",)
-    headers: Headers  # in place of a property that would look whether they are made
-
-    def __init__(self, scope: Scope, receive: Receive) -> None:
-        super().__init__(scope, receive)
-        self.headers = _Named(list(scope["headers"]))
-
-
-class _Told(Response):
-    """A JSON answer, its headers written once."""
-
-    def __init__(self, data: bytes, status: int, headers: Mapping[str, str]) -> None:
-        self.status_code, self.body, self.background = status, data, None
-        self.raw_headers = [
-            *[(_lower(name), value.encode("latin-1")) for name, value in headers.items()],
-            (b"content-length", b"%d" % len(data)),
-            *OWN,
-        ]
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002 - ASGI's signature
-        await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
-        await send({"type": "http.response.body", "body": self.body})
-
-
-@lru_cache(maxsize=64)
-def _lower(name: str) -> bytes:
-    """Give a header's name as ASGI wants it; there are not many."""
-    return name.lower().encode("latin-1")
-
-
 def bearer(request: Request) -> str:
     """Give the credential: `Authorization: Bearer`, or an SDK's API key. Raises Problem unauthenticated."""
-    header = request.headers.get("authorization", "")
+    header = request.header(b"authorization")
     scheme, _, token = header.partition(" ")
     if header and scheme.lower() != "bearer":
         raise Problem("unauthenticated", f"the Authorization scheme {scheme[:20]!r} is not taken; send Bearer TOKEN")
-    found = token.strip() or request.headers.get("x-api-key", "") or request.headers.get("api-key", "")
+    found = token.strip() or request.header(b"x-api-key") or request.header(b"api-key")
     if not found:
         raise Problem(
             "unauthenticated",
@@ -101,7 +50,7 @@ def bearer(request: Request) -> str:
 
 def session(request: Request) -> str:
     """Give `Buspass-Session`, which divides a key's calls into standing tasks. Raises Problem invalid_request."""
-    name = request.headers.get("buspass-session", "")
+    name = request.header(b"buspass-session")
     if len(name) > SESSION_CHARACTERS or not name.isprintable():
         raise Problem("invalid_request", f"Buspass-Session has at most {SESSION_CHARACTERS} printable characters")
     return name
@@ -109,21 +58,23 @@ def session(request: Request) -> str:
 
 async def body(request: Request, most: int = BODY_BYTES) -> bytes:
     """Read the body, at most `most` bytes. Raises Problem request_too_large before more is taken in."""
-    declared = request.headers.get("content-length", "")
-    if declared.isascii() and declared.isdigit() and int(declared) > most:
+    declared = request.headers.get(b"content-length", b"")
+    if declared.isdigit() and (len(declared) > LONGEST or int(declared) > most):
         raise too_large(most)
-    receive = request.receive
-    parts, size, more = [], 0, True
+    parts: list[bytes] = []
+    size, more = 0, True
     while more:
-        message = await receive()
+        message = await request.receive()
         if message["type"] == "http.disconnect":
             raise Problem("invalid_request", "the request broke off")
         part, more = message.get("body", b""), message.get("more_body", False)
         size += len(part)
         if size > most:
             raise too_large(most)
+        if not (more or parts):
+            return cast("bytes", part)  # nearly always
         parts.append(part)
-    return parts[0] if len(parts) == 1 else b"".join(parts)
+    return b"".join(parts)
 
 
 def too_large(most: int) -> Problem:
@@ -144,17 +95,19 @@ async def document(request: Request, *, optional: bool = False) -> Mapping[str, 
 
 def idempotency_key(request: Request) -> str | None:
     """Give the Idempotency-Key header. Raises Problem invalid_request."""
-    key = request.headers.get("idempotency-key")
-    if key is not None and not (0 < len(key) <= KEY_CHARACTERS and key.isprintable()):
+    if b"idempotency-key" not in request.headers:
+        return None
+    key = request.header(b"idempotency-key")
+    if not (0 < len(key) <= KEY_CHARACTERS and key.isprintable()):
         raise Problem("invalid_request", f"Idempotency-Key has 1 to {KEY_CHARACTERS} printable characters")
     return key
 
 
 def log_level(request: Request) -> Literal["none", "metadata", "redacted", "full"] | None:
     """Give `Buspass-Log`: it may only lower what the workflow logs. Raises Problem invalid_request."""
-    level = request.headers.get("buspass-log")
-    if level is None:
+    if b"buspass-log" not in request.headers:
         return None
+    level = request.header(b"buspass-log")
     if level not in LEVELS:
         raise Problem("invalid_request", f"Buspass-Log is one of {', '.join(LEVELS)}")
     return cast("Literal['none', 'metadata', 'redacted', 'full']", level)
@@ -162,9 +115,9 @@ def log_level(request: Request) -> Literal["none", "metadata", "redacted", "full
 
 def labels(request: Request) -> Mapping[str, Any]:
     """Give `Buspass-Metadata`, a flat JSON object that labels the spend. Raises Problem invalid_request."""
-    text = request.headers.get("buspass-metadata")
-    if text is None:
+    if b"buspass-metadata" not in request.headers:
         return UNLABELLED
+    text = request.header(b"buspass-metadata")
     wrong = Problem("invalid_request", "Buspass-Metadata is a JSON object of at most 16 scalars and 1,024 characters")
     if len(text) > 1024:
         raise wrong
@@ -181,7 +134,7 @@ def labels(request: Request) -> Mapping[str, Any]:
 
 def answer(value: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
     """Give a JSON response; nothing of it may be cached on the way."""
-    return _Told(written(value), status, headers or {})
+    return Response(written(value), status, JSON, headers or UNLABELLED)
 
 
 ENVELOPES: Final[Mapping[Envelope, Callable[[Problem], tuple[int, dict[str, str], dict[str, Any]]]]] = {
@@ -200,29 +153,27 @@ def refusal(problem: Problem, envelope: Envelope) -> Response:
         headers = {"content-type": "application/problem+json", **framing.retry_headers(problem)}
     if status == 401:
         headers["www-authenticate"] = 'Bearer realm="buspass"'
-    response = Response(
-        written(value),
-        status_code=status,
-        headers={**headers, **problem.headers},
-    )
-    response.headers["cache-control"] = "no-store"
-    return response
+    kind = headers.pop("content-type").encode()
+    return Response(written(value), status, kind, {**headers, **problem.headers})
 
 
-class Flowing(Response):
+FLOWING: Final = (
+    (b"content-type", b"text/event-stream; charset=utf-8"),
+    (b"x-accel-buffering", b"no"),  # proxies that would wait for the whole
+)
+
+
+class Flowing:
     """A stream of server-sent events. A client that hangs up ends it at once, and it is closed however it ends."""
 
     def __init__(self, pieces: AsyncGenerator[bytes, None], headers: Mapping[str, str]) -> None:
-        super().__init__(headers={**headers, "content-type": "text/event-stream; charset=utf-8"})
-        del self.headers["content-length"]
-        self.headers["cache-control"] = "no-store"
-        self.headers["x-accel-buffering"] = "no"  # proxies that would wait for the whole
+        self._head = [*FLOWING, *OWN, *encoded(headers)]
         self._pieces = pieces
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002 - ASGI's signature
+    async def __call__(self, receive: Receive, send: Send, /) -> None:
         try:
             with suppress(OSError):  # what ASGI servers raise where the client has gone meanwhile
-                await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+                await send({"type": "http.response.start", "status": 200, "headers": self._head})
                 await self._until_gone(receive, send)
         finally:
             await self._pieces.aclose()
@@ -252,22 +203,17 @@ async def _gone(receive: Receive) -> None:
         pass
 
 
-def guarded(handler: Handler, envelope: Envelope) -> Handler:
-    """Turn every problem into its response, and everything unforeseen into `internal`, which tells nothing."""
-
-    async def run(request: Request) -> Response:
-        try:
-            return await handler(request)
-        except Problem as problem:
-            if problem.status >= 500:
-                log.warning("%s %s: %s", request.method, request.url.path, problem)
-            return refusal(problem, envelope)
-        except (Unavailable, OutcomeUnknown) as error:  # where a room had nothing to add
-            log.warning("%s %s: %s", request.method, request.url.path, error)
+def failed(request: Request, error: Exception, envelope: Envelope) -> Response:
+    """Give the response that an error is, and of everything unforeseen `internal`, which tells nothing."""
+    match error:
+        case Problem():
+            if error.status >= 500:
+                log.warning("%s %s: %s", request.method, request.path, error)
+            return refusal(error, envelope)
+        case Unavailable() | OutcomeUnknown():  # where a room had nothing to add
+            log.warning("%s %s: %s", request.method, request.path, error)
             away = Problem("state_unavailable", "the task's state could not be reached; retry", retry_after=1)
             return refusal(away, envelope)
-        except Exception:  # the last line of defence: a stack trace goes to the log, never to a client
-            log.exception("%s %s failed", request.method, request.url.path)
+        case _:  # the last line of defence: a stack trace goes to the log, never to a client
+            log.error("%s %s failed", request.method, request.path, exc_info=error)
             return refusal(Problem("internal", "Buspass failed; its log says how"), envelope)
-
-    return run

@@ -5,13 +5,11 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from starlette.requests import Request
-from starlette.responses import Response
-
 from buspass import keys
 from buspass.callers import caller
 from buspass.calls.house import House
 from buspass.errors import Problem
+from buspass.http.asgi import Request, Response
 from buspass.http.exchange import answer, bearer, document
 
 _ID = re.compile(r"k_[a-z2-7]{16}")
@@ -31,7 +29,7 @@ class KeyRoutes:
     async def listing(self, request: Request) -> Response:
         """Give a page of keys."""
         who = await caller(self._house, bearer(request))
-        query = request.query_params
+        query = request.query
         if unknown := set(query) - {"limit", "cursor"}:
             raise Problem("invalid_request", f"unknown query parameter {min(unknown)!r}")
         limit, cursor = query.get("limit", "50"), query.get("cursor", "")
@@ -61,7 +59,7 @@ class KeyRoutes:
 
 
 def _id(request: Request) -> str:
-    key = str(request.path_params["id"])
+    key = request.named["id"]
     if not _ID.fullmatch(key):
         raise Problem("not_found", "there is no such key; GET /v1/keys shows them")
     return key

@@ -5,15 +5,13 @@ from __future__ import annotations
 import re
 from typing import Any, Final
 
-from starlette.requests import Request
-from starlette.responses import Response
-
 from buspass.alerting import shown
 from buspass.breakers import listing
 from buspass.callers import OperatorCaller, caller
 from buspass.calls.house import House
 from buspass.calls.sending import watched
 from buspass.errors import Problem
+from buspass.http.asgi import Request, Response
 from buspass.http.exchange import answer, bearer
 from buspass.observed import observed
 
@@ -108,12 +106,12 @@ class OperationRoutes:
     async def observed(self, request: Request) -> Response:
         """Say what a workflow would refuse, and what would allow it."""
         who = await caller(self._house, bearer(request))
-        query = request.query_params
+        query = request.query
         if unknown := set(query) - {"days"}:
             raise Problem("invalid_request", f"unknown query parameter {min(unknown)!r}")
         if not re.fullmatch(r"[1-9][0-9]{0,2}", days := query.get("days", "7")):
             raise Problem("invalid_request", "days is a number from 1 to 999")
-        return answer(await observed(self._house, who, str(request.path_params["workflow"]), days=int(days)))
+        return answer(await observed(self._house, who, request.named["workflow"], days=int(days)))
 
     async def breakers(self, request: Request) -> Response:
         """Give the breakers of the configuration's targets and services, and those of tasks that are not closed."""
@@ -163,9 +161,9 @@ class OperationRoutes:
 
     async def unserved(self, request: Request) -> Response:
         """Refuse a known endpoint that is not served."""
-        advice = CHAT if RESPONSES.match(request.url.path) else "see /openapi.json for what is"
-        raise Problem("unsupported_endpoint", f"{request.url.path} is not served by this release; {advice}")
+        advice = CHAT if RESPONSES.match(request.path) else "see /openapi.json for what is"
+        raise Problem("unsupported_endpoint", f"{request.path} is not served by this release; {advice}")
 
     async def unknown(self, request: Request) -> Response:
         """Refuse every other path."""
-        raise Problem("not_found", f"{request.url.path[:200]} is nothing here; see /openapi.json for what is")
+        raise Problem("not_found", f"{request.path[:200]} is nothing here; see /openapi.json for what is")

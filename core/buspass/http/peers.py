@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from starlette.requests import Request
-from starlette.responses import Response
-
 from buspass.admitting import hear, obey
 from buspass.calls.house import House
 from buspass.errors import Problem
+from buspass.http.asgi import Request, Response
 from buspass.http.exchange import answer, document
 
 

@@ -7,12 +7,10 @@ import io
 from collections.abc import Mapping
 from typing import Any, Final
 
-from starlette.requests import Request
-from starlette.responses import Response
-
 from buspass.callers import caller
 from buspass.calls.house import House
 from buspass.errors import Problem
+from buspass.http.asgi import Request, Response
 from buspass.http.exchange import answer, bearer
 from buspass.reporting import Asked, Reporting, asked, today
 
@@ -37,7 +35,7 @@ class ReportRoutes:
         return _shown(request, await self._reporting.latency(who, self._asked(request)))
 
     def _asked(self, request: Request) -> Asked:
-        query = request.query_params
+        query = request.query
         if unknown := set(query) - set(PARAMETERS):
             allowed = ", ".join(PARAMETERS)
             raise Problem("invalid_request", f"unknown query parameter {min(unknown)[:40]!r}; allowed: {allowed}")
@@ -48,7 +46,7 @@ class ReportRoutes:
 
 
 def _shown(request: Request, report: Mapping[str, Any]) -> Response:
-    if request.query_params.get("format") != "csv":
+    if request.query.get("format") != "csv":
         return answer(report)
     text = io.StringIO()
     rows = report["data"]
@@ -56,7 +54,7 @@ def _shown(request: Request, report: Mapping[str, Any]) -> Response:
     writer.writeheader()
     writer.writerows({name: _cell(value) for name, value in row.items()} for row in rows)
     headers = {"Buspass-As-Of": str(report["as_of"])}
-    return Response(text.getvalue(), media_type="text/csv", headers=headers)
+    return Response(text.getvalue().encode(), 200, b"text/csv; charset=utf-8", headers)
 
 
 def _cell(value: Any) -> Any:

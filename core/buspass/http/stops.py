@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import re
 
-from starlette.requests import Request
-from starlette.responses import Response
-
 from buspass import operating
 from buspass.callers import caller
 from buspass.calls.house import House
 from buspass.errors import Problem
+from buspass.http.asgi import Request, Response
 from buspass.http.exchange import answer, bearer, document
 
 _ID = re.compile(r"s_[!-~]{1,200}")
@@ -30,7 +28,7 @@ class StopRoutes:
     async def stops(self, request: Request) -> Response:
         """Give those that stand, or those that were lifted."""
         who = await caller(self._house, bearer(request))
-        query = dict(request.query_params)
+        query = request.query
         lifted = query.pop("lifted", "false")
         if query or lifted not in {"true", "false"}:
             raise Problem("invalid_request", "the one query parameter here is lifted=true or lifted=false")
@@ -40,9 +38,9 @@ class StopRoutes:
     async def lift(self, request: Request) -> Response:
         """Lift one; its reason is in the query, for many a client sends no body with DELETE."""
         who = await caller(self._house, bearer(request))
-        query = dict(request.query_params)
+        query = request.query
         reason = query.pop("reason", None)
-        stop = str(request.path_params["id"])
+        stop = request.named["id"]
         if query:
             raise Problem("invalid_request", "the one query parameter here is reason")
         if not _ID.fullmatch(stop):

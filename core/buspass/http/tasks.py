@@ -8,9 +8,6 @@ from datetime import date
 from typing import Any, Final
 from urllib.parse import parse_qs
 
-from starlette.requests import Request
-from starlette.responses import Response
-
 from buspass.abroad import JWT_BEARER, Handed, hand_over
 from buspass.admitting import admit
 from buspass.beginning import Started
@@ -18,7 +15,8 @@ from buspass.callers import caller
 from buspass.calls.house import House
 from buspass.delegation import begin_child
 from buspass.errors import Problem
-from buspass.http.exchange import answer, bearer, body, document, idempotency_key, session
+from buspass.http.asgi import Request, Response
+from buspass.http.exchange import JSON, answer, bearer, body, document, idempotency_key, session
 from buspass.lifecycle import Lifecycle
 from buspass.reading import CHECKPOINT_BYTES, Reading
 from buspass.reading import document as shown
@@ -64,7 +62,7 @@ class TaskRoutes:
     async def list(self, request: Request) -> Response:
         """Give a page of tasks."""
         who = await caller(self._house, bearer(request), session(request))
-        query = request.query_params
+        query = request.query
         _known(request, {"status", "workflow", "limit", "cursor"})
         limit = query.get("limit", "50")
         if not re.fullmatch(r"[1-9][0-9]?|100", limit):
@@ -112,8 +110,7 @@ class TaskRoutes:
         """Give the agent's own state."""
         who = await caller(self._house, bearer(request), session(request))
         etag, data = await self._reading.checkpoint(who, _id(request))
-        headers = {"etag": f'"{etag}"', "cache-control": "no-store"}
-        return Response(data, media_type="application/json", headers=headers)
+        return Response(data, 200, JSON, {"etag": f'"{etag}"'})
 
     async def save(self, request: Request) -> Response:
         """Keep the agent's own state."""
@@ -131,7 +128,7 @@ class TaskRoutes:
     async def trace(self, request: Request) -> Response:
         """Give the journal."""
         who = await caller(self._house, bearer(request), session(request))
-        query = request.query_params
+        query = request.query
         _known(request, {"limit", "cursor"})
         limit = query.get("limit", str(TRACED))
         if not re.fullmatch(r"[1-9][0-9]{0,3}", limit) or int(limit) > TRACED:
@@ -146,7 +143,7 @@ class TaskRoutes:
 
     async def token(self, request: Request) -> Response:
         """Renew a task token (RFC 8693), or begin a peer's child (RFC 7523)."""
-        if "application/x-www-form-urlencoded" not in request.headers.get("content-type", ""):
+        if "application/x-www-form-urlencoded" not in request.header(b"content-type"):
             raise Problem("invalid_request", "the body is a form: application/x-www-form-urlencoded (RFC 8693)")
         try:
             form = {name: values[0] for name, values in parse_qs((await body(request)).decode()).items()}
@@ -189,7 +186,7 @@ def _started(started: Started) -> dict[str, Any]:
 
 
 def _id(request: Request) -> str:
-    task = str(request.path_params["id"])
+    task = request.named["id"]
     if not (task.startswith("t_") and task[2:].isalnum() and task.isascii() and len(task) <= 64):
         raise Problem("not_found", "there is no such task that you may see")
     return task
@@ -203,7 +200,7 @@ async def _reason(request: Request) -> str:
 
 
 def _known(request: Request, names: set[str]) -> None:
-    if unknown := set(request.query_params) - names:
+    if unknown := set(request.query) - names:
         raise Problem("invalid_request", f"unknown query parameter {min(unknown)!r}")
 
 
@@ -241,9 +238,9 @@ def _expected(request: Request) -> Container[str] | None:
 
     Source: RFC 9110 §13.1.1, §13.1.2.
     """
-    if request.headers.get("if-none-match", "").strip() == "*":
+    if request.header(b"if-none-match").strip() == "*":
         return frozenset({""})
-    fields = request.headers.getlist("if-match")
+    fields = request.fields(b"if-match")
     match = ", ".join(fields).strip()
     if not fields:
         return None
