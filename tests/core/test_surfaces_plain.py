@@ -115,18 +115,25 @@ def test_what_fits_is_taken_by_the_tables_just_as_it_is(seed: int) -> None:
     assert 300 < fitting < 1200  # the look can say both
 
 
+def surely(body: Any) -> bool:
+    """Whether a body is one that the strict parser could have given: only such are asked of the look."""
+    report = Report()
+    fields.sound(body, report)
+    return not report.invalid
+
+
 def said(body: Any, monkeypatch: pytest.MonkeyPatch, *, plain: bool) -> Any:
     with monkeypatch.context() as patch:
         patch.setattr(openai_chat, "_fits", lambda: chat_plain.fits if plain else lambda _: False)
         try:
-            return openai_chat.parse(copy.deepcopy(body), streaming=True)
+            return openai_chat.parse(copy.deepcopy(body), streaming=True, read=True)
         except Problem as problem:
             return problem.document()
 
 
 def test_the_same_is_made_of_a_request_with_and_without_the_look(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(openai_chat, "_PARSED", iter(range(openai_chat.WARM, 10**9)))
-    for body in requests(9, 1500):
+    for body in filter(surely, requests(9, 1500)):
         assert said(body, monkeypatch, plain=True) == said(body, monkeypatch, plain=False)
 
 
@@ -136,7 +143,7 @@ def test_parsing_leaves_the_body_as_it_came(monkeypatch: pytest.MonkeyPatch) -> 
     for body in filter(chat_plain.fits, requests(11, 500)):
         before = copy.deepcopy(body)
         with contextlib.suppress(Problem):
-            openai_chat.parse(body, streaming=True)
+            openai_chat.parse(body, streaming=True, read=True)
         assert body == before
 
 
@@ -161,3 +168,19 @@ def test_what_the_strict_parser_gives_is_sound(body: bytes) -> None:
         return
     fields.sound(value, report)
     assert not report.invalid
+
+
+@pytest.mark.parametrize(
+    ("value", "found"),
+    [
+        ("a", ["a"]),
+        (1, []),
+        ({}, []),
+        ({"a": {"b": ["c", 1, None, {"d": "e"}]}}, ["a", "b", "c", "d", "e"]),
+        ([["x", ["y"]], "z"], ["x", "y", "z"]),
+        ([{"role": "user", "content": "hi"}] * 2, ["content", "content", "hi", "hi", "role", "role", "user", "user"]),
+    ],
+)
+def test_every_string_and_name_is_found_once_at_whatever_level(value: Any, found: list[str]) -> None:
+    assert sorted(fields.strings(value)) == found
+    assert sorted(leaf for _, leaf, _ in fields.leaves(value) if isinstance(leaf, str)) == found

@@ -19,6 +19,7 @@ from buspass.errors import Problem
 ROWS: Final = 20
 """Rows a problem shows at most."""
 DEPTH: Final = 64
+STRINGS: Final = {str}
 NONE_REFUSED: Final[Mapping[str, str]] = MappingProxyType({})
 
 
@@ -237,15 +238,20 @@ def leaves(value: Any, path: str = "") -> Iterator[tuple[str, Any, int]]:
 def strings(value: Any) -> list[str]:
     """Every string and member name below a value, in no order."""
     found: list[str] = []
-    pending = [value]
-    for each in pending:  # which grows meanwhile
-        if (kind := type(each)) is str:
-            found.append(each)
-        elif kind is dict:
-            found += each
-            pending += each.values()
-        elif kind is list:
-            pending += each
+    level = value if type(value) is list else [value]
+    while level:
+        if {*map(type, level)} == STRINGS:  # nearly always the last, and nearly always the longest
+            return found + level
+        below: list[Any] = []
+        for each in level:
+            if (kind := type(each)) is str:
+                found.append(each)
+            elif kind is dict:
+                found += each
+                below += each.values()
+            elif kind is list:
+                below += each
+        level = below
     return found
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Collection, Container, Iterable, Sequence
+from collections.abc import Container, Iterable, Sequence
 from typing import Any, Final
 
 from buspass.jsontext import written
@@ -40,11 +40,6 @@ def strings(value: Any, path: str, pictures: Container[str]) -> Iterable[tuple[s
     for at, leaf, _ in fields.leaves(value, path):
         if isinstance(leaf, str) and at not in pictures:
             yield at, leaf
-
-
-def said(value: Any, path: str, pictures: Collection[str]) -> list[str]:
-    """The same without their paths, which cost more than the texts: where there is no picture, none is needed."""
-    return [string for _, string in strings(value, path, pictures)] if pictures else fields.strings(value)
 
 
 def compact(value: Any) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import cache
 from itertools import count
+from types import MappingProxyType
 from typing import Any, Final
 
 from buspass.errors import Problem
@@ -24,9 +25,13 @@ WARM: Final = 16
 """Requests after which it is worth the milliseconds to have what judges plain ones in one look."""
 OURS: Final = frozenset({"model", "metadata", "stream", "stream_options"})
 """Members that are for the gateway; a provider gets its own `model`, and no labels of somebody's spend."""
+AGREEING: Final = frozenset({"max_completion_tokens", "top_logprobs", "stream_options", "tools", "tool_choice"})
+"""Members of which at least one stands where members do not agree."""
+NOTHING: Final[Mapping[str, Any]] = MappingProxyType({})
+SHORT: Final = frozenset({str, int, bool})
 KEPT: Final = ("id", "created", "service_tier", "system_fingerprint")
 """Members of a provider's answer, apart from what the model said, that reach the agent."""
-SCHEMAS: Final = ("tools", "tool_choice", "response_format")
+SCHEMAS: Final = frozenset({"tools", "tool_choice", "response_format"})
 """Members that count as JSON."""
 
 FUNCTION_NAME: Final = text(pattern=r"[a-zA-Z0-9_-]{1,64}")
@@ -174,31 +179,49 @@ def parse(body: Any, *, streaming: bool = False, read: bool = False) -> Ask:
     `streaming`: the host can carry a stream; where it can't, `stream: true` is refused. `read`: `parse_json` gave the
     body, and would have refused what is not sound.
     """
+    if read and streaming and next(_PARSED) >= WARM and _fits()(body):
+        return _plain(body)
     report = Report()
     if not read:
         fields.sound(body, report)
         report.close()
-    plain = next(_PARSED) >= WARM and _fits()(body)
-    clean = dict(body) if plain else REQUEST(body, "", report)
+    clean = REQUEST(body, "", report)
     if not streaming and isinstance(body, dict):
         _refuse_stream(body, report)
     if not report.unsupported and not report.invalid:
         _agree(clean, report)
+        _speak(clean["messages"], report)
     report.close()
     payload = {name: value for name, value in clean.items() if name not in OURS}
-    images = () if plain else tuple(_images(clean["messages"]))
+    return _ask(clean, payload, tuple(_images(clean["messages"])))
+
+
+def _plain(body: dict[str, Any]) -> Ask:
+    """The same of one that fits `chat_plain`: no picture in it, nothing dropped, each message sound by itself."""
+    if not AGREEING.isdisjoint(body):
+        report = Report()
+        _agree(body, report)
+        report.close()
+    payload = body.copy()
+    for name in OURS & payload.keys():
+        del payload[name]
+    return _ask(body, payload, ())
+
+
+def _ask(clean: Mapping[str, Any], payload: Mapping[str, Any], images: tuple[Image, ...]) -> Ask:
+    given = clean.get
     return Ask(
         surface=NAME,
         model=clean["model"],
         payload=payload,
-        tools=_functions(clean),
-        n=clean.get("n", 1),
-        max_output=clean.get("max_completion_tokens", clean.get("max_tokens")),
+        tools=_functions(clean) if "tools" in clean else (),
+        n=given("n", 1),
+        max_output=given("max_completion_tokens", given("max_tokens")),
         input_bytes=_size(payload, images),
         messages=len(clean["messages"]),
-        metadata=clean.get("metadata", {}),
-        stream=clean.get("stream", False),
-        include_usage=clean.get("stream_options", {}).get("include_usage", False),
+        metadata=given("metadata", NOTHING),
+        stream=given("stream", False),
+        include_usage=given("stream_options", NOTHING).get("include_usage", False),
         images=images,
     )
 
@@ -224,7 +247,7 @@ def texts(ask: Ask) -> Iterator[tuple[str, str]]:
 def render(answer: Answer, alias: str) -> dict[str, Any]:
     """What the agent gets: the provider's document under the agent's own name for the model, allow-listed."""
     given = answer.document
-    document: dict[str, Any] = {name: given[name] for name in KEPT if isinstance(given.get(name), (str, int))}
+    document: dict[str, Any] = {name: given[name] for name in KEPT if type(given.get(name)) in SHORT}
     document["object"], document["model"] = "chat.completion", alias
     document["choices"] = [_choice(each) for each in given["choices"]]
     if answer.usage.known:
@@ -287,7 +310,11 @@ def _agree(clean: Mapping[str, Any], report: Report) -> None:
     chosen = clean.get("tool_choice")
     if isinstance(chosen, dict) and chosen["function"]["name"] not in names:
         report.mend("tool_choice.function.name", "must name a tool of this request", names)
-    for index, message in enumerate(clean["messages"]):
+
+
+def _speak(messages: Iterable[dict[str, Any]], report: Report) -> None:
+    """What no field of a message can say alone."""
+    for index, message in enumerate(messages):
         if message["role"] == "assistant":
             if not message.keys() & {"content", "refusal", "tool_calls"}:
                 report.mend(f"messages[{index}]", "must have content, refusal or tool_calls")
@@ -310,9 +337,13 @@ def _images(messages: Iterable[Mapping[str, Any]]) -> Iterator[Image]:
 
 def _size(payload: Mapping[str, Any], images: Iterable[Image]) -> int:
     """Bytes that bound the text tokens: of messages each string, of schemas the JSON (its punctuation counts too)."""
-    pictures = {f"{image.path}.image_url.url" for image in images} if images else ()
-    said = measure.said(payload["messages"], "messages", pictures)
-    said += [measure.compact(payload[part]) for part in SCHEMAS if part in payload]
+    if not images:
+        said = fields.strings(payload["messages"])
+    else:
+        pictures = {f"{image.path}.image_url.url" for image in images}
+        said = [string for _, string in measure.strings(payload["messages"], "messages", pictures)]
+    if not SCHEMAS.isdisjoint(payload):
+        said += [measure.compact(payload[part]) for part in SCHEMAS if part in payload]
     return measure.octets(said)
 
 
