@@ -14,6 +14,8 @@ from buspass.ports.outbound import Ambiguous, NotSent, Response, TimedOut
 from buspass.providers import failures, openai
 from buspass.providers.bounds import Bound
 from buspass.providers.decoding import told
+from buspass.providers.document import MOST as LARGEST
+from buspass.providers.document import count
 from buspass.providers.openai import answer, request, usage
 
 DATA = Path(__file__).parents[1] / "data" / "openai"
@@ -297,3 +299,22 @@ def test_an_answer_in_its_own_format_is_what_its_blocks_would_say():
         said += not isinstance(first, str)
         assert first == outcome(slowly, document), document
     assert 500 < said < 2900
+
+
+def test_usage_is_what_its_counts_say_one_by_one():
+    """They are read without a look at each where all are counts."""
+    chance = random.Random(5)
+    counts = (None, 0, 1, 5, 7, -1, LARGEST - 1, LARGEST, True, 2.0, "3", [], {})
+    known = 0
+    for _ in range(3000):
+        said = {name: chance.choice(counts) for name in ("prompt_tokens", "completion_tokens", "total_tokens")}
+        said = {name: value for name, value in said.items() if chance.random() < 0.9}
+        if chance.random() < 0.5:
+            said["prompt_tokens"], said["completion_tokens"] = chance.choice(counts[1:5]), chance.choice(counts[1:5])
+        given, made, total = (count(said, name) for name in ("prompt_tokens", "completion_tokens", "total_tokens"))
+        expected = Usage(known=False)
+        if given is not None and made is not None:
+            expected = Usage(input=given, output=max(made, (total or 0) - given))
+            known += 1
+        assert usage(said) == expected, said
+    assert 500 < known < 2900

@@ -5,7 +5,7 @@ Knows no class of finding. RE2 is imported with the first pattern that is needed
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import cache
 from typing import Final, Protocol
 
@@ -19,6 +19,8 @@ SEPARATORS: Final = f"{SPACES}{DASHES}."
 
 ESCAPE: Final = r'\\(?:[nrt"/]|u[0-9a-fA-F]{4})'
 BLANK: Final = "\0"
+NOWHERE: Final = (-1, -1)
+"""The span of a pattern that is not in a text."""
 
 
 class Match(Protocol):
@@ -36,12 +38,6 @@ class Pattern(Protocol):
     def finditer(self, text: str, /) -> Iterator[Match]: ...
 
 
-class BytesPattern(Protocol):
-    """The same over UTF-8."""
-
-    def search(self, text: bytes, /) -> object | None: ...
-
-
 @cache
 def compiled(pattern: str) -> Pattern:
     """`pattern` in RE2's syntax (github.com/google/re2/wiki/Syntax), compiled once."""
@@ -52,11 +48,19 @@ def compiled(pattern: str) -> Pattern:
 
 
 @cache
-def _in_bytes(pattern: str) -> BytesPattern:
+def looking(pattern: str) -> Callable[[bytes], bool]:
+    """Give what says of a text in UTF-8 whether the pattern is somewhere in it.
+
+    It asks RE2 as it is: the wrapper would go through two generators, for a match that nobody reads.
+    """
     import re2  # noqa: PLC0415 - see compiled
 
-    found: BytesPattern = re2.compile(pattern.encode())
-    return found
+    find, anywhere = re2.compile(pattern.encode())._regexp.Match, re2._re2.RE2.Anchor.UNANCHORED  # noqa: SLF001
+
+    def look(data: bytes) -> bool:
+        return bool(find(anywhere, data, 0, len(data))[0] != NOWHERE)
+
+    return look
 
 
 def seen(pattern: str, text: str) -> bool:
@@ -73,7 +77,7 @@ def seen(pattern: str, text: str) -> bool:
 
 def seen_in(pattern: str, data: bytes) -> bool:
     """The same for a text in UTF-8."""
-    return _in_bytes(pattern).search(data) is not None
+    return looking(pattern)(data)
 
 
 def encodable(text: str) -> str:

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import hashlib
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import cache, lru_cache
 from typing import Final
 
 from msgspec import Struct
 
 from buspass.mediation.classes import CLASSES, known
-from buspass.mediation.patterns import Span, blanked, compiled, encodable, readable, seen, seen_in
+from buspass.mediation.patterns import Span, blanked, compiled, encodable, looking, readable, seen
 from buspass.mediation.segments import end_of, start_of
 
 WINDOW: Final = 512
@@ -44,6 +44,11 @@ class Part(Struct, frozen=True, kw_only=True):
 @cache
 def _trigger(classes: tuple[str, ...]) -> str:
     return "|".join(dict.fromkeys([*(CLASSES[name].trigger for name in classes), "<[A-Z]"]))
+
+
+@cache
+def _look(classes: tuple[str, ...]) -> Callable[[bytes], bool]:
+    return looking(_trigger(classes))
 
 
 def find(text: str, classes: tuple[str, ...], regions: tuple[str, ...]) -> list[tuple[int, int, str]]:
@@ -208,7 +213,7 @@ def silent_json(text: bytes, classes: tuple[str, ...]) -> bool:
 
     No trigger holds a sign that JSON escapes, so what stands in a string stands in the text as well.
     """
-    return not seen_in(_trigger(classes), text)
+    return not _look(classes)(text)
 
 
 class Clean:

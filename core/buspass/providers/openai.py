@@ -15,7 +15,7 @@ from buspass.ports.outbound import Request, Response
 from buspass.providers import chat_shape, failures, to_openai
 from buspass.providers.bounds import Bound
 from buspass.providers.decoding import CHAT, StreamDecoder, told
-from buspass.providers.document import count, credential_headers, dumps, items, loads, member, optional, string
+from buspass.providers.document import MOST, count, credential_headers, dumps, items, loads, member, optional, string
 from buspass.providers.openai_stream import EXTRA, Decoder
 from buspass.providers.openai_usage import usage
 from buspass.providers.parts import Block, Choice, Head
@@ -87,6 +87,17 @@ def decoder(ask: Ask) -> StreamDecoder:
 
 def _as_it_is(document: Mapping[str, Any], choices: Sequence[Any]) -> Answer:
     """What `told` makes of `_choice`s for those who speak this format: blocks that nobody writes anew aren't made."""
+    only = choices[0]
+    if len(choices) == 1 and type(only) is dict and type(message := only.get("message")) is dict:
+        said, reason, index = message.get("content"), only.get("finish_reason"), only.get("index")
+        if (
+            (type(said) is str and type(reason) is str and reason)
+            and (type(index) is int and 0 <= index < MOST)
+            and message.get("refusal") is message.get("tool_calls") is None
+        ):  # nearly always, and then it is what follows below makes of it
+            finished = (chat_shape.FINISH.get(reason, reason),)
+            used = usage(document.get("usage"))
+            return Answer(document=document, usage=used, text=said, offers=(), finish=finished)
     texts: list[str] = []
     offers: list[Offer] = []
     finish: list[str] = []

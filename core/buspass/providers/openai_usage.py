@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 from buspass.model import Usage
-from buspass.providers.document import count
+from buspass.providers.document import MOST, count
 
 
 def usage(said: Any) -> Usage:
@@ -19,10 +19,11 @@ def usage(said: Any) -> Usage:
     """
     if not isinstance(said, dict):
         return Usage(known=False)
-    given, made = count(said, "prompt_tokens"), count(said, "completion_tokens")
-    if given is None or made is None:
+    given, made, total = said.get("prompt_tokens"), said.get("completion_tokens"), said.get("total_tokens")
+    if not (type(given) is int and 0 <= given < MOST and type(made) is int and 0 <= made < MOST):
         return Usage(known=False)
-    made = max(made, (count(said, "total_tokens") or 0) - given)
+    if type(total) is int and given + made < total < MOST:
+        made = total - given
     cached = written = reasoning = 0
     if details := said.get("prompt_tokens_details"):
         cached = count(details, "cached_tokens") or 0

@@ -139,9 +139,10 @@ class Tasks:
 
     async def view(self, task: str) -> View:
         """Give the copy, or read: the first call of a task at a host reads once, and its key once a minute."""
-        known = self.seen(task)
-        if known is None or self._key_is_young(known):
-            return known or await self.look(task)
+        if (known := self._seen.get(task)) is None:
+            return await self.look(task)
+        if self._clock.now() - known.key_at <= KEY_AGE:
+            return known
         key, now = await self._read(task, "key"), self._clock.now()
         self._keep(
             replace(known, task=replace(known.task, wrapped_key=str(key["wrapped"]) if key else None), key_at=now)
@@ -173,15 +174,16 @@ class Tasks:
 
     def saw(self, task: str, head: Item) -> None:
         """Keep a newer head that an operation answered with."""
-        if (known := self._seen.get(task)) is not None and "open" in head:
-            self._keep(View(task=known.task, head=head, fresh=known.fresh, key_at=known.key_at))
+        if (known := self._seen.get(task)) is not None and "open" in head and _version(known.head) <= _version(head):
+            self._seen[task] = View(task=known.task, head=head, fresh=known.fresh, key_at=known.key_at)
+            self._seen.move_to_end(task)
 
     def _key_is_young(self, known: View) -> bool:
         return self._clock.now() - known.key_at <= KEY_AGE
 
     def _keep(self, view: View) -> None:
         known = self._seen.get(view.task.id)
-        if known is not None and int(str(known.head["version"])) > int(str(view.head["version"])):
+        if known is not None and _version(known.head) > _version(view.head):
             view = replace(view, head=known.head)
         if known is not None and known.key_at > view.key_at:
             view = replace(view, task=known.task, key_at=known.key_at)
@@ -325,6 +327,14 @@ class Tasks:
             return await answered(self._state, partition, operations)
         except (Unavailable, OutcomeUnknown) as error:
             raise unavailable(error) from error
+
+
+def _version(head: Item) -> int:
+    """Give how often what calls are judged by was changed."""
+    found = head["version"]
+    if type(found) is not int:
+        raise TypeError(f"{found!r} is no version")
+    return found
 
 
 def noting(head: Item, place: str, call: str, fence: int) -> Update:
