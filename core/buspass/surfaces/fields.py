@@ -20,7 +20,7 @@ ROWS: Final = 20
 """Rows a problem shows at most."""
 DEPTH: Final = 64
 STRINGS: Final = {str}
-NONE_REFUSED: Final[Mapping[str, str]] = MappingProxyType({})
+NOTHING: Final[Mapping[str, str]] = MappingProxyType({})
 
 
 class Report(Struct):
@@ -164,7 +164,7 @@ def record(
     fields: Mapping[str, Check],
     *,
     required: Sequence[str] = (),
-    refused: Mapping[str, str] = NONE_REFUSED,
+    refused: Mapping[str, str] = NOTHING,
     dropped: Collection[str] = (),
 ) -> Check:
     """An object with these members and no others; `refused` says why we lack one that clients know.

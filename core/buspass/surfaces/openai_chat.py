@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import cache
 from itertools import count
-from types import MappingProxyType
 from typing import Any, Final
 
 from buspass.errors import Problem
@@ -27,8 +26,6 @@ OURS: Final = frozenset({"model", "metadata", "stream", "stream_options"})
 """Members that are for the gateway; a provider gets its own `model`, and no labels of somebody's spend."""
 AGREEING: Final = frozenset({"max_completion_tokens", "top_logprobs", "stream_options", "tools", "tool_choice"})
 """Members of which at least one stands where members do not agree."""
-NOTHING: Final[Mapping[str, Any]] = MappingProxyType({})
-SHORT: Final = frozenset({str, int, bool})
 KEPT: Final = ("id", "created", "service_tier", "system_fingerprint")
 """Members of a provider's answer, apart from what the model said, that reach the agent."""
 SCHEMAS: Final = frozenset({"tools", "tool_choice", "response_format"})
@@ -219,9 +216,9 @@ def _ask(clean: Mapping[str, Any], payload: Mapping[str, Any], images: tuple[Ima
         max_output=given("max_completion_tokens", given("max_tokens")),
         input_bytes=_size(payload, images),
         messages=len(clean["messages"]),
-        metadata=given("metadata", NOTHING),
+        metadata=given("metadata", fields.NOTHING),
         stream=given("stream", False),
-        include_usage=given("stream_options", NOTHING).get("include_usage", False),
+        include_usage=given("stream_options", fields.NOTHING).get("include_usage", False),
         images=images,
     )
 
@@ -247,7 +244,7 @@ def texts(ask: Ask) -> Iterator[tuple[str, str]]:
 def render(answer: Answer, alias: str) -> dict[str, Any]:
     """What the agent gets: the provider's document under the agent's own name for the model, allow-listed."""
     given = answer.document
-    document: dict[str, Any] = {name: given[name] for name in KEPT if type(given.get(name)) in SHORT}
+    document: dict[str, Any] = {name: given[name] for name in KEPT if type(given.get(name)) in {str, int, bool}}
     document["object"], document["model"] = "chat.completion", alias
     document["choices"] = [_choice(each) for each in given["choices"]]
     if answer.usage.known:
@@ -337,11 +334,8 @@ def _images(messages: Iterable[Mapping[str, Any]]) -> Iterator[Image]:
 
 def _size(payload: Mapping[str, Any], images: Iterable[Image]) -> int:
     """Bytes that bound the text tokens: of messages each string, of schemas the JSON (its punctuation counts too)."""
-    if not images:
-        said = fields.strings(payload["messages"])
-    else:
-        pictures = {f"{image.path}.image_url.url" for image in images}
-        said = [string for _, string in measure.strings(payload["messages"], "messages", pictures)]
+    pictures = {f"{image.path}.image_url.url" for image in images}
+    said = measure.said(payload["messages"], "messages", pictures) if pictures else fields.strings(payload["messages"])
     if not SCHEMAS.isdisjoint(payload):
         said += [measure.compact(payload[part]) for part in SCHEMAS if part in payload]
     return measure.octets(said)

@@ -36,7 +36,7 @@ from buspass.ports.state import (
     Value,
     answered,
 )
-from buspass.tasks.facts import Task, from_item, to_item
+from buspass.tasks.facts import Task, from_item, to_item, version_of
 from buspass.tasks.lifecycle import DONE, TRANSITIONS, Status, Verb
 
 log = logging.getLogger(__name__)
@@ -144,15 +144,14 @@ class Tasks:
         if self._clock.now() - known.key_at <= KEY_AGE:
             return known
         key, now = await self._read(task, "key"), self._clock.now()
-        self._keep(
-            replace(known, task=replace(known.task, wrapped_key=str(key["wrapped"]) if key else None), key_at=now)
-        )
+        opened = replace(known.task, wrapped_key=str(key["wrapped"]) if key else None)
+        self._keep(replace(known, task=opened, key_at=now))
         return self._seen[task]
 
     async def look(self, task: str) -> View:
         """Read a task as it is now. Raises Problem not_found, state_unavailable."""
         known, now = self._seen.get(task), self._clock.now()
-        if known is not None and known.task.wrapped_key and self._key_is_young(known):
+        if known is not None and known.task.wrapped_key and now - known.key_at <= KEY_AGE:
             head = await self._read(task, HEAD)
             facts: Task | None = known.task
             now = known.key_at
@@ -174,16 +173,14 @@ class Tasks:
 
     def saw(self, task: str, head: Item) -> None:
         """Keep a newer head that an operation answered with."""
-        if (known := self._seen.get(task)) is not None and "open" in head and _version(known.head) <= _version(head):
+        known = self._seen.get(task)
+        if known is not None and "open" in head and version_of(known.head) <= version_of(head):
             self._seen[task] = View(task=known.task, head=head, fresh=known.fresh, key_at=known.key_at)
             self._seen.move_to_end(task)
 
-    def _key_is_young(self, known: View) -> bool:
-        return self._clock.now() - known.key_at <= KEY_AGE
-
     def _keep(self, view: View) -> None:
         known = self._seen.get(view.task.id)
-        if known is not None and _version(known.head) > _version(view.head):
+        if known is not None and version_of(known.head) > version_of(view.head):
             view = replace(view, head=known.head)
         if known is not None and known.key_at > view.key_at:
             view = replace(view, task=known.task, key_at=known.key_at)
@@ -327,14 +324,6 @@ class Tasks:
             return await answered(self._state, partition, operations)
         except (Unavailable, OutcomeUnknown) as error:
             raise unavailable(error) from error
-
-
-def _version(head: Item) -> int:
-    """Give how often what calls are judged by was changed."""
-    found = head["version"]
-    if type(found) is not int:
-        raise TypeError(f"{found!r} is no version")
-    return found
 
 
 def noting(head: Item, place: str, call: str, fence: int) -> Update:
