@@ -108,6 +108,21 @@ def test_a_stream_is_blocked_where_the_whole_text_is_and_shows_nothing_of_it(tex
 
 
 @EXAMPLES
+@given(st.lists(st.one_of(TEXTS, st.sampled_from(["word ", " two words", "wo", "A:", " (", "pass ", "\t", "é "]))))
+def test_where_nothing_begins_as_much_is_held_as_where_something_might(pieces):
+    class Slow(Scanner):
+        def _up_to(self, begin):
+            return self._advance(ended=False)
+
+    quick, slow = Scanner(CLASSES, ("DE",)), Slow(CLASSES, ("DE",))
+    for piece in pieces:
+        given_, otherwise = ([part.text for part in each.feed(piece)] for each in (quick, slow))
+        assert "".join(given_) == "".join(otherwise)
+        assert quick.held == slow.held
+    assert quick.flush() == slow.flush()
+
+
+@EXAMPLES
 @given(TEXTS, st.data())
 def test_what_is_held_has_a_bound(text, data):
     scanner = Scanner(CLASSES, ("DE",))

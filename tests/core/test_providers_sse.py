@@ -50,6 +50,17 @@ def test_it_does_not_matter_where_the_network_cuts(texts, end, cuts):
     assert read(data, *cuts) == read(data, *range(len(data)))
 
 
+LINES = st.sampled_from(
+    ["data: a", "data:a", "data: ", "data", "event: e", "event:", "event: ", ": c", "id: 7", "", ""]
+)
+
+
+@given(st.lists(st.one_of(LINES, TEXTS)), st.sampled_from(["\n", "\n", "\r\n", "\n\n"]))
+def test_whole_events_in_one_piece_are_what_they_are_byte_by_byte(lines, end):
+    data = end.join(lines).encode() + b"\n\n"
+    assert read(data) == read(data, *range(len(data)))
+
+
 @pytest.mark.parametrize("data", [b"data: " + b"x" * 200, b"data: x\n" * 40, b"x" * 200])
 def test_an_event_without_end_is_not_kept_for_ever(data):
     with pytest.raises(ValueError, match="100 bytes"):

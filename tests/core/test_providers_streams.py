@@ -1,11 +1,14 @@
 """Both providers' streams of tests/data, told to both surfaces: what was said, what it cost, and how it breaks."""
 
+import json
+from contextlib import suppress
 from itertools import pairwise
 from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from buspass.model import Ask, Failure, Usage
 from buspass.providers.wires import WIRES
@@ -100,6 +103,36 @@ def test_it_does_not_matter_where_the_network_cuts(api, asked, step):
     cut, again = told(api, data, asked, *range(0, len(data), step))
     assert cut == whole
     assert again.answer() == decoder.answer()
+
+
+TOOL = {"tool_calls": [{"index": 0, "id": "c", "function": {"name": "f", "arguments": "{}"}}]}
+DELTAS = [*({"content": text} for text in "abcd"), {"content": "e", "role": "assistant"}, {"refusal": "no"}, {"content": ""}, {}]  # fmt: skip
+SAID = st.fixed_dictionaries(
+    {"index": st.sampled_from([0, 0, 0, 1]), "delta": st.sampled_from([*DELTAS, *DELTAS, TOOL])},
+    optional={
+        "logprobs": st.sampled_from([None, {}, {"content": [{"token": "a"}]}]),
+        "finish_reason": st.sampled_from([None, None, "stop"]),
+    },
+)
+WRONG = st.sampled_from([{"index": index, "delta": {"content": "a"}} for index in (2, True, "0", None)] + [{"index": 0, "delta": 7}, 7])  # fmt: skip
+
+
+@ASKS
+@given(st.lists(SAID, max_size=12), st.lists(WRONG, max_size=1))
+def test_more_of_a_text_is_what_any_choice_is(asked, choices, wrong):
+    chunks = [{"id": "i", "created": 1, "choices": [choice]} for choice in choices + wrong]
+    data = b"".join(b"data: %s\n\n" % json.dumps(chunk).encode() for chunk in chunks)
+
+    def events(decoder):
+        found = []
+        with suppress(Failure):
+            for _ in range(2):  # what came before a failure, and it
+                found += decoder.feed(data)
+        return found, decoder.answer()
+
+    quick, slow = (WIRES["openai"].decoder(replace(asked, n=2)) for _ in range(2))
+    slow._more = lambda _: None
+    assert events(quick) == events(slow)
 
 
 @APIS

@@ -24,7 +24,7 @@ async def given(*chunks: bytes, then: Exception | None = None) -> AsyncGenerator
 
 async def everything(arrivals: Arrivals) -> list[list[bytes]]:
     taken = []
-    while (come := await arrivals.take(LONG)) is not None:
+    while (come := await arrivals.take()) is not None:
         taken.append(come)
     return taken
 
@@ -39,9 +39,9 @@ async def test_what_came_meanwhile_is_taken_together_and_in_order() -> None:
 
 async def test_what_came_before_a_fault_is_given_before_it() -> None:
     arrivals = Arrivals(given(b"a", then=Ambiguous("broken")))
-    assert await arrivals.take(LONG) == [b"a"]
+    assert await arrivals.take() == [b"a"]
     with pytest.raises(Ambiguous):
-        await arrivals.take(LONG)
+        await arrivals.take()
     await arrivals.close()
 
 
@@ -53,7 +53,10 @@ async def test_nothing_comes_within_the_time_and_the_next_is_not_lost() -> None:
         yield b"late"
 
     arrivals = Arrivals(slow())
-    assert await arrivals.take(0.01) == []
+    arrivals.wait(0.01)
+    assert await arrivals.take() == []
+    assert await arrivals.take() == [], "until somebody waits anew"
+    arrivals.wait(LONG)
     more.set()
     assert await everything(arrivals) == [[b"late"]]
     await arrivals.close()
@@ -73,7 +76,7 @@ async def test_reading_waits_for_who_takes_nothing() -> None:
     for _ in range(20):
         await asyncio.sleep(0)
     assert read == AHEAD
-    assert len(await arrivals.take(LONG) or ()) == 4
+    assert len(await arrivals.take() or ()) == 4
     for _ in range(20):
         await asyncio.sleep(0)
     assert read == 2 * AHEAD

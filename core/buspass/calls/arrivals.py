@@ -22,19 +22,29 @@ class Arrivals:
         self._size = 0
         self._wanted: asyncio.Future[None] | None = None
         self._room: asyncio.Future[None] | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._over = False
         self._task = asyncio.ensure_future(self._read())
         self._task.add_done_callback(lambda _: _done(self._wanted))
 
-    async def take(self, seconds: float) -> list[bytes] | None:
+    def wait(self, seconds: float) -> None:
+        """Let every `take` from now on wait no longer than until so many seconds from now."""
+        if self._timer is not None:
+            self._timer.cancel()
+        self._over = False
+        self._timer = asyncio.get_running_loop().call_later(max(0.0, seconds), self._end_wait)
+
+    def _end_wait(self) -> None:
+        self._over = True
+        _done(self._wanted)
+
+    async def take(self) -> list[bytes] | None:
         """Give all that came since; nothing where the time is over, None at the end. Raises what ended it early."""
-        if not self._come and not self._task.done():
-            loop = asyncio.get_running_loop()
-            self._wanted = loop.create_future()
-            timer = loop.call_later(max(0.0, seconds), _done, self._wanted)
+        if not self._come and not self._task.done() and not self._over:
+            self._wanted = asyncio.get_running_loop().create_future()
             try:
                 await self._wanted
             finally:
-                timer.cancel()
                 self._wanted = None
         if not self._come:
             if not self._task.done():
@@ -46,6 +56,8 @@ class Arrivals:
 
     async def close(self) -> None:
         """Read nothing more."""
+        if self._timer is not None:
+            self._timer.cancel()
         self._task.cancel()
         await asyncio.gather(self._task, return_exceptions=True)
 

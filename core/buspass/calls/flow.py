@@ -7,7 +7,7 @@ for the agent are held back: they follow the settle. Refuses to know money.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Iterator, Mapping
+from collections.abc import AsyncGenerator, Iterator, Mapping
 from contextlib import aclosing
 from typing import Any, Final
 
@@ -103,42 +103,39 @@ class Flow:
 
     async def pieces(self) -> AsyncGenerator[bytes, None]:
         """Give the agent's bytes as they come, but for those that end the stream. Raises Problem."""
-        decoder = self._begun.decoder
         try:
-            async for piece in self._seen(self._begun.events):
-                yield piece
-            async with aclosing(self._chunks()) as chunks:
-                async for come in chunks:
-                    async for piece in self._seen(event for chunk in come for event in decoder.feed(chunk)):
+            async with aclosing(self._events()) as arriving:
+                async for events in arriving:
+                    piece, fault = self._given(events)
+                    if piece:
+                        await self._endings.screening.keep()  # a placeholder in it is kept before it leaves
                         yield piece
-            decoder.close()
-            async for piece in self._given(self._screened.end()):
-                yield piece
+                    if fault is not None:
+                        raise fault
         except Failure as failure:
             raise await self._problem(failure) from failure
         except (NotSent, Ambiguous) as error:
             raise await self._problem(failures.unsent(error)) from error
 
-    def _seen(self, events: Iterable[dict[str, Any]]) -> AsyncIterator[bytes]:
-        return self._given(shown for event in events for shown in self._screened.event(event))
+    async def _events(self) -> AsyncGenerator[Iterator[Mapping[str, Any]], None]:
+        """Give what may be shown, by what came together: each is to be used up before the next is asked for."""
+        screened, decoder = self._screened, self._begun.decoder
+        yield (shown for come in self._begun.events for shown in screened.event(come))
+        async with aclosing(self._chunks()) as chunks:
+            async for arrived in chunks:
+                yield (shown for chunk in arrived for come in decoder.feed(chunk) for shown in screened.event(come))
+        decoder.close()
+        yield self._screened.end()
 
-    async def _given(self, events: Iterator[Mapping[str, Any]]) -> AsyncIterator[bytes]:
-        """Give events as bytes, all that there are as one piece; a placeholder in them is kept before it leaves.
-
-        What came before an event that must not leave is given first.
-        """
+    def _given(self, events: Iterator[Mapping[str, Any]]) -> tuple[bytes, Exception | None]:
+        """Give events as bytes, all that there are as one piece, up to one that must not leave; and what kept it."""
         given: list[bytes] = []
         try:
             for event in events:
                 given.append(self._surface.stream_event(event))  # noqa: PERF401 - those before a fault are given
-        except Exception:
-            if given:
-                await self._endings.screening.keep()
-                yield b"".join(given)
-            raise
-        if given:
-            await self._endings.screening.keep()
-            yield b"".join(given)
+        except Exception as fault:  # noqa: BLE001 - raised once the others are on their way
+            return b"".join(given), fault
+        return b"".join(given), None
 
     async def _chunks(self) -> AsyncGenerator[list[bytes], None]:
         """Give the provider's bytes, with a look at the clock and the task every two seconds meanwhile.
@@ -149,12 +146,16 @@ class Flow:
         look = self._next_look()
         arrivals = Arrivals(self._begun.chunks)
         try:
-            while (come := await arrivals.take(look - clock.monotonic())) is not None:
+            arrivals.wait(look - clock.monotonic())
+            while (come := await arrivals.take()) is not None:
                 if come:
                     yield come
                 if clock.monotonic() >= look:
                     await self._look()
                     look = self._next_look()
+                elif come:
+                    continue
+                arrivals.wait(look - clock.monotonic())  # again, too, where the event loop's clock goes before this one
         finally:
             await arrivals.close()
 

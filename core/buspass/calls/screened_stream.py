@@ -17,6 +17,9 @@ type Place = tuple[int, str, int]
 DELTAS: Final = {"text_delta": "text", "input_json_delta": "partial_json"}
 """Anthropic's deltas that are inspected. Thinking stays byte for byte: it is signed."""
 
+ARGUMENTS: Final = frozenset({"arguments", "partial_json"})
+"""Members that hold a tool call's arguments, by surface."""
+
 
 class ScreenedStream:
     """One stream. Feed it events, take what comes, and `end` it where the stream ended whole."""
@@ -25,12 +28,12 @@ class ScreenedStream:
         self._screening = screening
         self._texts: dict[Place, Holdback] = {}
         self._whole: dict[Place, list[str]] = {}
-        self._frame: dict[str, Any] = {}
+        self._last: Mapping[str, Any] = {}
 
     def event(self, event: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
         """The events that may be sent once this one has come: often none."""
         if "choices" in event:
-            self._frame = {name: value for name, value in event.items() if name != "choices"}
+            self._last = event
             choices = [shown for choice in event["choices"] if (shown := self._choice(choice)) is not None]
             if choices or not event["choices"]:
                 yield {**event, "choices": choices}
@@ -55,11 +58,16 @@ class ScreenedStream:
             else:
                 delta = {member: text}
             choice = {"index": index, "delta": delta, "logprobs": None, "finish_reason": None}
-            yield {**self._frame, "choices": [choice]}
+            yield {**self._last, "choices": [choice]}
 
     def _choice(self, choice: Mapping[str, Any]) -> dict[str, Any] | None:
         """One choice's delta with what may be sent of it; None where nothing of it may."""
         index, given = choice["index"], choice["delta"]
+        if len(given) == 1 and (text := given.get("content")):  # nearly always
+            shown = self._take((index, "content", 0), text)
+            if not shown:
+                return None
+            return {**choice, "delta": {"content": shown}, "logprobs": choice["logprobs"] if shown == text else None}
         delta = dict(given)
         for member in ("content", "refusal"):
             if delta.get(member):
@@ -83,12 +91,13 @@ class ScreenedStream:
 
     def _take(self, place: Place, text: str) -> str:
         """A text's next piece. Arguments under rules are read as JSON, so they are given when they are whole."""
-        if self._screening.ruled and place[1] in {"arguments", "partial_json"}:
+        if place[1] in ARGUMENTS and self._screening.ruled:
             self._whole.setdefault(place, []).append(text)
             return ""
-        if place not in self._texts:
-            self._texts[place] = Holdback(self._screening.answer_plan(), "answer")
-        return self._texts[place].feed(text)
+        held = self._texts.get(place)
+        if held is None:
+            held = self._texts[place] = Holdback(self._screening.answer_plan(), "answer")
+        return held.feed(text)
 
     def _flushed(self, place: Place) -> str:
         if place in self._whole:

@@ -40,8 +40,11 @@ class Holdback:
         )
 
     def _apply(self, found: list[Part]) -> str:
-        if not any(part.class_ for part in found):  # nearly always
-            return "".join([part.text for part in found])
+        for part in found:
+            if part.class_:
+                break
+        else:  # nearly always
+            return found[0].text if len(found) == 1 else "".join([part.text for part in found])
         findings = counted(self._position, found)
         for finding in findings:
             self._counts[finding.class_] += finding.count

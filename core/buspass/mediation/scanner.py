@@ -91,7 +91,19 @@ class Scanner:
     def feed(self, text: str) -> list[Part]:
         """The parts that nothing to come can change."""
         self._text += text
+        if not self._inside and not seen(_trigger(self._classes), self._text):
+            begin = start_of(self._text, len(self._text), self._at)
+            if len(self._text) - begin <= WINDOW:
+                return self._up_to(begin)
         return self._advance(ended=False)
+
+    def _up_to(self, begin: int) -> list[Part]:
+        """What comes before the last segment, where nothing begins in all of the text: what `_advance` would give."""
+        given = self._text[self._at : begin]
+        self._begun = begin < len(self._text)
+        keep = max(0, begin - CONTEXT)
+        self._text, self._at = self._text[keep:], begin - keep
+        return [Part(text=given)] if given else []
 
     def flush(self) -> list[Part]:
         """The rest: the text ends here."""

@@ -41,6 +41,8 @@ def start_of(text: str, at: int, floor: int) -> int:
 
 
 def _word_start(text: str, at: int, floor: int) -> int:
+    if text.isascii() and text.isprintable():  # nothing breaks it, and a space is the only gap
+        return max(floor, text.rfind(" ", floor, at) + 1)
     while at > floor and text[at - 1] not in GAPS and not _breaks(text[at - 1]):
         at -= 1
     return at

@@ -70,28 +70,34 @@ class Writer:
         self._tools: dict[tuple[int, int], int] = {}
         self._kinds: dict[tuple[int, int], str] = {}
         self._empty: set[tuple[int, int]] = set()
+        self._head: Head | None = None
+        self._same: dict[str, Any] = {}
 
     def write(self, head: Head, delta: Delta) -> list[dict[str, Any]]:
         """The chunks of one delta: none or one."""
         changed = self._changed(delta)
         if changed is None:
             return []
+        if head is not self._head:
+            same = {"id": head.id, "object": "chat.completion.chunk", "created": head.created, **head.extra}
+            self._head, self._same = head, {**same, "model": self._alias}
         choice = {"index": delta.choice, "delta": changed, "logprobs": delta.logprobs, "finish_reason": None}
-        same = {"id": head.id, "object": "chat.completion.chunk", "created": head.created, **head.extra}
-        return [{**same, "model": self._alias, "choices": [choice], **self._usage}]
+        return [{**self._same, "choices": [choice], **self._usage}]
 
     def _changed(self, delta: Delta) -> dict[str, Any] | None:
+        place = (delta.choice, delta.block)
+        if delta.step == "grow":
+            kind = self._kinds.get(place)
+            if kind == "text":
+                return {"content": delta.text}
+            if kind == "tool":
+                self._empty.discard(place)
+                return self._arguments(place, delta.text)
+            return {"refusal": delta.text} if kind == "refusal" else None
         if delta.step == "begin":
             return {"role": "assistant", "content": ""}
-        place = (delta.choice, delta.block)
         if delta.opens is not None:
             return self._opened(place, delta.opens)
-        kind = self._kinds.get(place)
-        if delta.step == "grow" and kind == "tool":
-            self._empty.discard(place)
-            return self._arguments(place, delta.text)
-        if delta.step == "grow" and kind in {"text", "refusal"}:
-            return {"content" if kind == "text" else "refusal": delta.text}
         if delta.step == "close" and place in self._empty:
             return self._arguments(place, "{}")
         return None

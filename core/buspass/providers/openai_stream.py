@@ -39,7 +39,7 @@ class Decoder(StreamDecoder):
     def _read(self, event: Event) -> Iterator[Delta]:
         if self.ended:
             return
-        if event.data.strip() == DONE:
+        if event.data[:1] != "{" and event.data.strip() == DONE:
             if not self._finished():
                 raise ValueError("done before every choice has finished")
             self.ended = True
@@ -49,7 +49,11 @@ class Decoder(StreamDecoder):
             raise failures.told(chunk)
         self._meet(chunk)
         for choice in items(chunk, "choices"):
-            yield from self._choice(choice)
+            delta = self._more(choice)
+            if delta is not None:
+                yield delta
+            else:
+                yield from self._choice(choice)
 
     def _meet(self, chunk: Mapping[str, Any]) -> None:
         if not self._head.id:
@@ -57,6 +61,18 @@ class Decoder(StreamDecoder):
             self._head = Head(id=optional(chunk, "id"), created=count(chunk, "created") or 0, extra=extra)
         if chunk.get("usage") is not None:
             self._usage = usage(chunk["usage"])
+
+    def _more(self, said: Any) -> Delta | None:
+        """More of the text under way, which nearly all choices bring; None where there is anything else in one."""
+        if type(said) is not dict or said.get("finish_reason") is not None or said.get("logprobs") is not None:
+            return None
+        change, index = said.get("delta"), said.get("index")
+        if type(change) is not dict or len(change) != 1 or type(index) is not int:
+            return None
+        text, place = change.get("content"), self._places.get((index, "text"))
+        if type(text) is not str or not text or place is None or self._collector.choices[index].blocks[place].closed:
+            return None
+        return Delta(step="grow", choice=index, block=place, text=text)
 
     def _choice(self, said: Any) -> Iterator[Delta]:
         index = count(said, "index")

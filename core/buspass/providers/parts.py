@@ -89,11 +89,13 @@ class Collector:
         self.choices: dict[int, Choice] = {}
 
     def take(self, delta: Delta) -> None:
-        choice = self.choices.setdefault(delta.choice, Choice())
-        if delta.opens is not None:
-            choice.blocks.append(delta.opens)
-        elif delta.step == "grow":
+        choice = self.choices.get(delta.choice)
+        if choice is None:
+            choice = self.choices[delta.choice] = Choice()
+        if delta.step == "grow":
             choice.blocks[delta.block].pieces.append(delta.text)
+        elif delta.opens is not None:
+            choice.blocks.append(delta.opens)
         elif delta.step == "sign":
             choice.blocks[delta.block].signature += delta.text
         elif delta.step == "close":

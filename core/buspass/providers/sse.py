@@ -40,6 +40,8 @@ class Parser:
         """The events that this piece completes. Raises ValueError where one is too long or no UTF-8."""
         if not piece:
             return []
+        if not self._size and not self._name and not self._after_cr and (events := self._whole(piece)) is not None:
+            return events
         start = 1 if self._after_cr and piece[:1] == b"\n" else 0
         self._after_cr = piece[-1:] == b"\r"
         *ended, rest = LINE_END.split(piece[start:])
@@ -51,6 +53,24 @@ class Parser:
             if event is not None:
                 events.append(event)
         self._keep(rest)
+        return events
+
+    def _whole(self, piece: bytes) -> list[Event] | None:
+        """The events of a piece that is nothing but whole ones, each of one name at most and data; None for others.
+
+        That is how providers write, and nearly how all of it comes.
+        """
+        if len(piece) > self._limit or piece[-2:] != b"\n\n" or b"\r" in piece:
+            return None
+        events = []
+        for block in piece[:-2].decode().split("\n\n"):
+            name = ""
+            if block[:7] == "event: ":
+                name, _, block = block[7:].partition("\n")  # noqa: PLW2901 - the rest of it
+            if block[:6] != "data: " or "\n" in block:
+                return None
+            events.append(Event(name=name, data=block[6:]))
+        self._first = False
         return events
 
     def _keep(self, piece: bytes) -> None:
