@@ -17,20 +17,13 @@ from typing import Any, Final, Self
 
 import httpx
 
+from buspass.answered import BuspassError, checked, reaching
 from buspass.workload import TokenSource, token
 
 EARLY: Final = 60.0
 """Seconds before a task token's end when it is renewed; of a short one its last quarter."""
 SECONDS: Final = 60
 EXCHANGE: Final = "urn:ietf:params:oauth:grant-type:token-exchange"
-
-
-class BuspassError(Exception):
-    """The gateway refused. `code`, `status` and `detail` are the problem's (docs/problems.md)."""
-
-    def __init__(self, status: int, code: str, detail: str) -> None:
-        super().__init__(f"{code}: {detail}")
-        self.status, self.code, self.detail = status, code, detail
 
 
 class Task:
@@ -50,7 +43,8 @@ class Task:
     def api_key(self) -> str:
         """The task token, renewed when it is about to end. For a long-lived client pass `key` instead."""
         if time.monotonic() > self._renew_at:
-            self._renewed(httpx.post(**self._renewal()))
+            with reaching(self._url):
+                self._renewed(httpx.post(**self._renewal()))
         return self._token
 
     def key(self) -> str:
@@ -62,13 +56,13 @@ class Task:
         return {"method": "POST", "url": f"{self._url}/v1/tasks", "json": self._terms, "headers": proof}
 
     def _started(self, answer: httpx.Response) -> None:
-        started = _checked(answer).json()
+        started = checked(answer).json()
         self.document, self.base_url = started["task"], str(started["base_url"])
         self.id = str(self.document["id"])
         self._good(started["token"], started["expires_in"])
 
     def _renewed(self, answer: httpx.Response) -> None:
-        fresh = _checked(answer).json()
+        fresh = checked(answer).json()
         self._good(fresh["access_token"], fresh["expires_in"])
 
     def _good(self, key: str, seconds: float) -> None:
@@ -91,12 +85,12 @@ class Task:
         return self._at("PUT", "checkpoint", json=state, headers={"if-match": f'"{self._etag}"'} if self._etag else {})
 
     def _saved(self, answer: httpx.Response) -> None:
-        self._etag = str(_checked(answer).json()["etag"])
+        self._etag = str(checked(answer).json()["etag"])
 
     def _restored(self, answer: httpx.Response) -> Any:
         if answer.status_code == 404:
             return None
-        self._etag = _checked(answer).headers["etag"].strip('"')
+        self._etag = checked(answer).headers["etag"].strip('"')
         return answer.json()
 
 
@@ -104,7 +98,8 @@ class SyncTask(Task):
     """A task for synchronous code."""
 
     def __enter__(self) -> Self:
-        self._started(httpx.request(**self._start(), timeout=SECONDS))
+        with reaching(self._url):
+            self._started(httpx.request(**self._start(), timeout=SECONDS))
         self._client = httpx.Client(timeout=SECONDS)
         return self
 
@@ -128,20 +123,22 @@ class SyncTask(Task):
 
     def end(self, verb: str, reason: str = "") -> None:
         """Complete, suspend or kill the task: then the end of the block changes nothing more."""
-        _checked(self._send(self._at("POST", verb, json={"reason": reason})))
+        checked(self._send(self._at("POST", verb, json={"reason": reason})))
         self._ended = True
 
     def _send(self, request: dict[str, Any]) -> httpx.Response:
         headers = {"authorization": f"Bearer {self.api_key}", **request.pop("headers", {})}
-        return self._client.request(**request, headers=headers)
+        with reaching(self._url):
+            return self._client.request(**request, headers=headers)
 
 
 class AsyncTask(Task):
     """A task for asynchronous code; `api_key` renews synchronously, `fresh` does so without blocking."""
 
     async def __aenter__(self) -> Self:
-        async with httpx.AsyncClient(timeout=SECONDS) as client:
-            self._started(await client.request(**self._start()))
+        with reaching(self._url):
+            async with httpx.AsyncClient(timeout=SECONDS) as client:
+                self._started(await client.request(**self._start()))
         self._client = httpx.AsyncClient(timeout=SECONDS)
         return self
 
@@ -158,7 +155,8 @@ class AsyncTask(Task):
     async def fresh(self) -> str:
         """Give the token, renewed when it is about to end: for `AsyncOpenAI(api_key=t.fresh)`."""
         if time.monotonic() > self._renew_at:
-            self._renewed(await self._client.post(**self._renewal()))
+            with reaching(self._url):
+                self._renewed(await self._client.post(**self._renewal()))
         return self._token
 
     async def save(self, state: Any) -> None:
@@ -171,12 +169,13 @@ class AsyncTask(Task):
 
     async def end(self, verb: str, reason: str = "") -> None:
         """Complete, suspend or kill the task: then the end of the block changes nothing more."""
-        _checked(await self._send(self._at("POST", verb, json={"reason": reason})))
+        checked(await self._send(self._at("POST", verb, json={"reason": reason})))
         self._ended = True
 
     async def _send(self, request: dict[str, Any]) -> httpx.Response:
         headers = {"authorization": f"Bearer {await self.fresh()}", **request.pop("headers", {})}
-        return await self._client.request(**request, headers=headers)
+        with reaching(self._url):
+            return await self._client.request(**request, headers=headers)
 
 
 def task(workflow: str, *, url: str | None = None, workload_token: TokenSource = None, **terms: Any) -> SyncTask:
@@ -187,13 +186,3 @@ def task(workflow: str, *, url: str | None = None, workload_token: TokenSource =
 def atask(workflow: str, *, url: str | None = None, workload_token: TokenSource = None, **terms: Any) -> AsyncTask:
     """Do what `task` does, for `async with`."""
     return AsyncTask(url, workload_token, {"workflow": workflow, **terms})
-
-
-def _checked(answer: httpx.Response) -> httpx.Response:
-    if answer.is_success:
-        return answer
-    try:
-        problem = answer.json()
-        raise BuspassError(answer.status_code, problem["code"], problem["detail"])
-    except (ValueError, KeyError, TypeError):
-        raise BuspassError(answer.status_code, "unknown", answer.text[:200]) from None

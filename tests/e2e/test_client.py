@@ -196,6 +196,28 @@ def test_a_checkpoint_is_kept_and_two_writers_are_told_apart(gateway):
         t.save({"step": 2})
 
 
+NOBODY = ["http://127.0.0.1:9", "127.0.0.1:8700", "http://127.0.0.1:port"]
+
+
+@pytest.mark.parametrize("url", NOBODY, ids=["nobody listens", "no scheme", "no address"])
+async def test_where_no_gateway_is_the_agent_is_told_where_none_is_and_what_to_do(url):
+    with pytest.raises(BuspassError) as told, task("brief", url=url):
+        pass
+    with pytest.raises(BuspassError) as too:
+        async with atask("brief", url=url):
+            pass
+    for error in (told.value, too.value):
+        assert (error.status, error.code) == (0, "unreachable")
+        assert f"no gateway answers at {url} (" in error.detail
+        assert "start one with `buspass up`, or set BUSPASS_URL" in error.detail
+
+
+def test_a_gateway_that_goes_while_the_task_is_at_work_is_told_alike(gateway):
+    with pytest.raises(BuspassError, match="unreachable: no gateway answers at http://127.0.0.1:9"), task("brief") as t:
+        t._url = "http://127.0.0.1:9"
+        t.save({"step": 1})
+
+
 def test_a_refused_start_is_the_problem_itself():
     with pytest.raises(BuspassError) as refused, task("nothing"):
         raise AssertionError

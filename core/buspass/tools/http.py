@@ -32,6 +32,8 @@ type Outcome = Literal["succeeded", "failed", "unknown"]
 
 FACT_BYTES: Final = 1024
 QUERY_METHODS: Final = frozenset({"GET", "HEAD", "DELETE"})
+_UP: Final = frozenset({".", ".."})
+_SLASHES: Final = re.compile(r"[/\\]")
 _PLACEHOLDER: Final = re.compile(r"\{([^{}]+)\}")
 
 
@@ -72,9 +74,10 @@ def _misfit(name: str, message: str) -> Problem:
 
 def _segment(name: str, arguments: Mapping[str, Any]) -> str:
     text = _text(name, arguments.get(name))
-    if text in {"", ".", ".."}:
-        # A client or server between would resolve these to another path than the one that was granted.
-        raise _misfit(name, "must not be empty, '.' or '..': it is a segment of a path")
+    if not text or not _UP.isdisjoint(_SLASHES.split(text)):
+        # A client or server between would resolve these to another path than the one that was granted; many a server
+        # decodes a slash before it does.
+        raise _misfit(name, "must not be empty, nor hold '.' or '..' between slashes: it is a segment of a path")
     return quote(text, safe="")
 
 
