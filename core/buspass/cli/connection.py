@@ -13,10 +13,9 @@ from urllib.parse import urlsplit
 
 import httpx
 
-from buspass.cli.machine import data_directory, is_loopback
+from buspass.cli.machine import DEFAULT_URL, data_directory, is_loopback
 from buspass.cli.stop import FAILED, USAGE, Stop
 
-DEFAULT_URL: Final = "http://127.0.0.1:8700"
 SECONDS: Final = 30
 _TASK: Final = re.compile(r"t_[A-Za-z0-9]{1,62}")
 

@@ -19,6 +19,7 @@ from typing import Any, Final
 
 from msgspec import Struct
 
+from buspass.cli.machine import DEFAULT_URL
 from buspass.cli.stop import FAILED, Stop
 
 FILE: Final = Path(__file__).with_name("example.yaml")
@@ -78,8 +79,9 @@ def _simulation(environ: Mapping[str, str]) -> Iterator[str]:
 async def introduction(url: str, workload_token: str, example: Example | None) -> list[str]:
     """Give the lines that a newcomer needs: tokens, and for the example a call to try."""
     lines = ["", "# proves local-agent for an hour: starts tasks", f"export BUSPASS_WORKLOAD_TOKEN={workload_token}"]
+    found = [] if url == DEFAULT_URL else [f"export BUSPASS_URL={url}"]
     if example is None:
-        return lines
+        return [*lines, *found]
     started = await _first_task(url, workload_token)
     if "token" not in started:
         return [*lines, f"no first task: {started.get('code')}: {started.get('detail')}"]
@@ -95,6 +97,7 @@ async def introduction(url: str, workload_token: str, example: Example | None) -
         f"curl -i {started['base_url']}/chat/completions \\",
         '  -H "Authorization: Bearer $BUSPASS_TASK_TOKEN" -H "Content-Type: application/json" \\',
         f"  -d '{json.dumps(body)}'",
+        *found,
         f"buspass trace {started['task']['id']}",
     ]
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Final
 
 DEFAULT_DATA: Final = "~/.local/share/buspass"
+DEFAULT_URL: Final = "http://127.0.0.1:8700"
 
 
 def data_directory() -> Path:

@@ -24,8 +24,8 @@ import yaml
 from msgspec import Struct
 
 from buspass.cli import generated
-from buspass.cli.connection import DEFAULT_URL, SECONDS
-from buspass.cli.machine import data_directory, is_loopback
+from buspass.cli.connection import SECONDS
+from buspass.cli.machine import DEFAULT_URL, data_directory, is_loopback
 from buspass.cli.stop import FAILED, USAGE, Stop
 from buspass.workload import token as prove
 

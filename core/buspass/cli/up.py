@@ -11,6 +11,7 @@ import errno
 import importlib
 import os
 import signal
+import sys
 import threading
 from collections.abc import Mapping
 from contextlib import ExitStack
@@ -80,6 +81,7 @@ def run(arguments: argparse.Namespace) -> int:
             if arguments.until_eof:
                 threading.Thread(target=_end_with_stdin, daemon=True).start()
             _announce(url, application, "its own example" if example else str(config))
+            await _warn(application)
             await _introduce(url, application, example)
 
         try:
@@ -154,6 +156,20 @@ def _announce(url: str, application: Application, config: str) -> None:
         f"buspass listening on {url} (config {config}, revision {house.settings.revision}, host {house.host.name})",
         flush=True,
     )
+
+
+async def _warn(application: Application) -> None:
+    """Say now, on standard error, what calls would be refused for later: a secret that this host has not."""
+    from buspass.ports.secrets import SecretMissing  # noqa: PLC0415 - help needs no host
+
+    house = application.house
+    named = [*house.settings.providers.items(), *house.settings.tools.items()]
+    for secret in dict.fromkeys(each.auth.secret for _, each in named if each.auth.secret):
+        try:
+            await house.secrets.get(secret)
+        except SecretMissing as error:
+            users = ", ".join(name for name, each in named if each.auth.secret == secret)
+            print(f"{error}: calls of {users} will be refused", file=sys.stderr, flush=True)
 
 
 async def _introduce(url: str, application: Application, example: Example | None) -> None:
