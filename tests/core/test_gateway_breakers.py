@@ -105,6 +105,21 @@ async def test_what_is_refused_costs_nothing_and_suspends_nobody(domain: Domain)
     assert (await agent.get("/trace/verify")).json()["ok"]
 
 
+async def test_the_log_says_who_failed_and_how_and_the_agent_is_told_no_address(
+    domain: Domain, caplog: pytest.LogCaptureFixture
+) -> None:
+    down(domain, HOST, "127.0.0.1:9003", "127.0.0.1:9001")
+    agent = await domain.agent(workflow="many")
+    answers = [await agent.chat(model="backed"), await agent.call("item", {"id": "1"})]
+    inference, action = (str(answer.json().get("error", answer.json())["call"]) for answer in answers)
+    assert [each.getMessage() for each in caplog.records if each.name == "buspass.calls.upstreams"] == [
+        f"call {inference}: second/planner-1, attempt 1: unreachable: nobody listens at 127.0.0.1:9003",
+        f"call {inference}: first/planner-1, attempt 2: unreachable: nobody listens at 127.0.0.1:9001",
+        f"call {action}: the service behind tool item: nobody listens at {HOST}",
+    ]
+    assert not any("127.0.0.1" in answer.text for answer in answers)
+
+
 async def test_a_killed_agent_is_told_so_and_not_that_the_service_is_away(domain: Domain) -> None:
     down(domain, HOST)
     agent = await domain.agent(workflow="many")

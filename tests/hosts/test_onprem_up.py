@@ -246,6 +246,14 @@ def _stopped_in_flight(folder, config, provider):
     return answers[0]
 
 
+def test_it_says_at_once_which_secret_is_missing_and_where_this_gateway_is_found(tmp_path):
+    (tmp_path / "buspass.yaml").write_text(CONFIG.format(url="http://127.0.0.1:9"))
+    with up(data=tmp_path / "data", until="export BUSPASS_URL") as running:
+        assert f"export BUSPASS_URL={running.url}" in running.said
+        (line,) = [line for line in running.said if line.startswith("secret SIM_KEY: no environment variable")]
+    assert line.endswith(": calls of sim will be refused")
+
+
 def test_what_reads_yaml_does_not_stay_in_the_process_that_serves(tmp_path):
     (tmp_path / "buspass.yaml").write_text(CONFIG.format(url="http://127.0.0.1:9"))
     with up(data=tmp_path / "data", environ={"SIM_KEY": "sk-sim"}, until="export BUSPASS_WORKLOAD_TOKEN") as running:

@@ -251,6 +251,7 @@ class Action:
         except (NotSent, Ambiguous) as error:
             unsent = isinstance(error, NotSent)
             outcome = Outcome(use={} if unsent else ONE, sent=not unsent, last=http.outcome(self._tool, error))
+            upstreams.noted(self.id, f"the service behind tool {self.name}", error)
             failure = http.failure(self._tool, error)
             await self._tell(error, failure, request.timeout, outcome)
             return self._ended(outcome, problem=failure)

@@ -1,6 +1,7 @@
 """What the end of a dispatch says about the service behind it, and what the agent is told while it is left alone.
 
-Owns the two tables of faults (whose, and which) and the sentences. Refuses to know how a breaker decides.
+Owns the two tables of faults (whose, and which) and the sentences, for the agent and for the log. Refuses to know how a
+breaker decides.
 
     what came of a tool's call                          whose fault it counts as
     refused, unreachable, broken off, 5xx, 429          the service's: for every task
@@ -11,6 +12,7 @@ Owns the two tables of faults (whose, and which) and the sentences. Refuses to k
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Final, Literal
@@ -20,6 +22,8 @@ from buspass.errors import Problem
 from buspass.model import Failure
 from buspass.ports.outbound import Ambiguous, NotSent, Response, TimedOut, TooLarge
 from buspass.ports.retry_after import retry_after
+
+log = logging.getLogger(__name__)
 
 PAUSE: Final = 5_000
 """Milliseconds that an agent is told to wait after a failure that opened nothing yet."""
@@ -39,6 +43,12 @@ WORDS: Final = {
     "not_json": "answers with something that is not a result",
     "forbidden": "does not accept the gateway",
 }
+
+
+def noted(call: str, whose: str, error: Exception) -> None:
+    """Tell the operator's log who failed, and how: the agent is told neither addresses nor what broke."""
+    cause = f": {error.__cause__}" if error.__cause__ else ""
+    log.warning("call %s: %s: %s%s", call, whose, error, cause)
 
 
 def tool_fault(

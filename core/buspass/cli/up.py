@@ -162,13 +162,15 @@ async def _warn(application: Application) -> None:
     """Say now, on standard error, what calls would be refused for later: a secret that this host has not."""
     from buspass.ports.secrets import SecretMissing  # noqa: PLC0415 - help needs no host
 
-    house = application.house
-    named = [*house.settings.providers.items(), *house.settings.tools.items()]
-    for secret in dict.fromkeys(each.auth.secret for _, each in named if each.auth.secret):
+    house, settings = application.house, application.house.settings
+    asked = {target.provider for model in settings.models.values() for target in model.targets}
+    auths = {name: each.auth for name, each in settings.providers.items() if name in asked}
+    auths |= {f"tool {name}": each.auth for name, each in settings.tools.items()}
+    for secret in dict.fromkeys(auth.secret for auth in auths.values() if auth.secret):
         try:
             await house.secrets.get(secret)
         except SecretMissing as error:
-            users = ", ".join(name for name, each in named if each.auth.secret == secret)
+            users = ", ".join(name for name, auth in auths.items() if auth.secret == secret)
             print(f"{error}: calls of {users} will be refused", file=sys.stderr, flush=True)
 
 
