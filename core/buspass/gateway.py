@@ -76,17 +76,16 @@ class Gateway:
         return await self._govern(incoming, Action)
 
     async def _govern(self, incoming: Incoming, kind: type[Inference | Action]) -> Reply:
-        watch = Stopwatch(self._house.clock)
-        watch("authenticate")
+        watch = Stopwatch(self._house.clock, "authenticate")
         claims = await claims_of(self._house, incoming.token, incoming.session)
         call: Call | None = None
         enforced = enforcement(self._house.settings.workflows.get(claims.workflow))
         try:
-            watch("parse")
+            watch.at["parse"] = watch.now()
             call = made = kind(self._house, incoming, claims, enforced)
-            watch("recall")
+            watch.at["recall"] = watch.now()
             done = await self._recall(made, claims)
-            watch("guard")
+            watch.at["guard"] = watch.now()
             admitted = done or await self._admit(made, claims, incoming, watch)
         except BaseException as problem:
             if call is not None:
@@ -149,12 +148,13 @@ class Gateway:
                 judged = await self._judge(call, view, watch, deadline)
             except Problem:
                 if not view.fresh:
+                    watch.again("guard")
                     view = await house.tasks.look(claims.task)  # nothing is refused on a copy
                     continue
                 if call.keyed and (done := await self._finished(call, view)) is not None:
                     return done  # its twin took what this one lacks
                 raise
-            watch("hold")
+            watch.at["hold"] = watch.now()
             result = await house.ledger.hold(call.claim(view, judged.version, deadline), wait)
             if isinstance(result, Held):
                 house.tasks.saw(claims.task, result.head)
@@ -164,6 +164,7 @@ class Gateway:
                 return Admitted(view=view, held=result, level=level)
             if isinstance(result, Finished):
                 return await replay(house, call, view.task, result.record)
+            watch.again("guard")
             view = self._moved(call, view, result)
         raise Problem("conflict", "the task's history changes faster than this call can be judged", retry_after=0.5)
 
@@ -176,16 +177,15 @@ class Gateway:
 
     async def _judge(self, call: Call, view: View, watch: Stopwatch, deadline: int) -> Judged:
         """Stations 4 to 7 on one view of the task."""
-        watch("guard")
         call.enforcement.anew(fresh=view.fresh)
         version = call.guard(view)
-        watch("plan")
+        watch.at["plan"] = watch.now()
         call.plan(view)
-        watch("inspect")
+        watch.at["inspect"] = watch.now()
         findings = await call.inspect(view)
-        watch("decide")
+        watch.at["decide"] = watch.now()
         log = await self._decide(call, view, findings) if self._house.policy.asks("call") else None
-        watch("guard")
+        watch.again("guard")
         await call.ready((deadline - self._house.clock.now()) / 1000)
         return Judged(version=version, log=log)
 
@@ -250,7 +250,7 @@ class Gateway:
 
     async def _carry_out(self, call: Call, admitted: Admitted, watch: Stopwatch) -> Reply:
         try:
-            watch("dispatch")
+            watch.at["dispatch"] = watch.now()
             ending = await call.dispatch(admitted.view, admitted.held)
         except Exception as error:  # noqa: BLE001
             # whatever went wrong, a hold must not be left: it may have been sent, so it is charged in full
@@ -259,7 +259,7 @@ class Gateway:
 
     async def _finish(self, call: Call, admitted: Admitted, ending: Ending, watch: Stopwatch) -> Reply:
         """Settle, then answer: a problem is raised with the headers that tell what it cost."""
-        watch("settle")
+        watch.at["settle"] = watch.now()
         try:
             head = await self._settle(call, admitted, ending)
         except Problem as error:
@@ -277,7 +277,7 @@ class Gateway:
 
     async def _stream(self, call: Inference, admitted: Admitted, watch: Stopwatch) -> Reply:
         try:
-            watch("dispatch")
+            watch.at["dispatch"] = watch.now()
             begun = await call.begin(admitted.view, admitted.held)
         except Exception as error:  # noqa: BLE001 - as in _carry_out
             begun = broken(admitted.held, error)
@@ -298,7 +298,6 @@ class Gateway:
         said: list[bytes] = []
         try:
             yield b""  # from here on it is settled, even if nobody ever reads it
-            watch("dispatch")
             async with aclosing(flow.pieces()) as pieces:
                 async for piece in pieces:
                     if call.keyed:
@@ -315,7 +314,7 @@ class Gateway:
                 with suppress(Problem):  # nobody is left to be told; the hold is the sweep's to end
                     await self._surely(self._close(call, admitted, flow, flow.ending(gone)))
         try:
-            watch("settle")
+            watch.at["settle"] = watch.now()
             head = await self._surely(self._close(call, admitted, flow, ending))
         except Problem:
             yield flow.last(replace(ending, problem=unsettled(admitted.view.task, call)), {})

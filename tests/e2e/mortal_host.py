@@ -59,14 +59,26 @@ class Ahead(SystemClock):
         return super().now() + int((folder() / "ahead").read_text())
 
 
-class Watch(Stopwatch):
+class Stations(dict):
     """Every station of a governed call begins here."""
 
+    def __setitem__(self, station, time):
+        here(station)
+        super().__setitem__(station, time)
+
+
+class Watch(Stopwatch):
     __slots__ = ()
 
-    def __call__(self, station):
+    def __init__(self, clock, station):
         here(station)
-        super().__call__(station)
+        super().__init__(clock, station)
+        self.at = Stations(self.at)
+
+    def again(self, station):
+        here(station)
+        super().again(station)
+        self.at = Stations(self.at)
 
 
 def step(operations):

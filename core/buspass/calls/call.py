@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Mapping
 from functools import cache
+from itertools import repeat
+from operator import mul, sub
 from typing import Any, Final, Literal, Protocol
 
 from msgspec import Struct, field
@@ -147,25 +149,37 @@ class Call(Protocol):
 
 
 class Stopwatch:
-    """Time spent at each station, for `Server-Timing`. `watch(STATION)`: it begins, and the one before is over."""
+    """Time spent at each station, for `Server-Timing`.
 
-    __slots__ = ("_begun", "_now", "_spent", "_station")
+    `at[STATION] = now()` begins a station that this call was not at before, and the one before is over; `again` begins
+    one where the call may come a second time. A call of this instead of an assignment would cost it more than a clock.
+    """
 
-    def __init__(self, clock: Clock) -> None:
-        self._now = clock.monotonic
+    __slots__ = ("_spent", "at", "now")
+
+    def __init__(self, clock: Clock, station: str) -> None:
+        self.now = clock.monotonic
+        self.at: dict[str, float] = {station: self.now()}
         self._spent: dict[str, float] = {}
-        self._station, self._begun = "", 0.0
 
-    def __call__(self, station: str) -> None:
-        now, spent, before = self._now(), self._spent, self._station
-        if before:
-            spent[before] = spent.get(before, 0.0) + (now - self._begun) * 1000
-        self._station, self._begun = station, now
+    def again(self, station: str) -> None:
+        """Begin a station, whether or not the call was there before."""
+        self._add_up()
+        self.at = {station: self.now()}
 
     def header(self) -> str:
         """Give the header's value; durations in milliseconds (W3C Server Timing)."""
-        Stopwatch.__call__(self, "")
+        self._add_up()
         return _timing(*self._spent) % (*self._spent.values(),)
+
+    def _add_up(self) -> None:
+        begun = [*self.at.values(), self.now()]
+        spent = [*map(mul, map(sub, begun[1:], begun), repeat(1000))]
+        if self._spent:
+            for station, time in zip(self.at, spent, strict=True):
+                self._spent[station] = self._spent.get(station, 0.0) + time
+        else:  # nearly always: nothing was done twice
+            self._spent = dict(zip(self.at, spent, strict=True))
 
 
 @cache
