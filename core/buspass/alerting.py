@@ -17,7 +17,7 @@ from buspass.breakers import Breaker, Key
 from buspass.breakers.breakers import KEY as STATE
 from buspass.breakers.breakers import breaker_in
 from buspass.calls.house import House
-from buspass.calls.sending import watched
+from buspass.calls.lanes import watched
 from buspass.config.settings import Webhook
 from buspass.errors import Problem
 from buspass.journal.timeline import moment

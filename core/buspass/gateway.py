@@ -17,26 +17,24 @@ from typing import Any, Final
 from msgspec import Struct
 from msgspec.structs import replace
 
-from buspass.calls import repetition, soft
+from buspass.calls import repetition
 from buspass.calls.action import Action
-from buspass.calls.call import Call, Ending, Incoming, Reply, Stopwatch, claims_match, log_payload, mark, remaining
+from buspass.calls.call import Call, Ending, Incoming, Reply, Stopwatch, claims_match
 from buspass.calls.enforcement import Enforcing, enforcement
 from buspass.calls.flow import Flow
 from buspass.calls.house import House
 from buspass.calls.inference import Inference
-from buspass.calls.outcomes import broken, in_flight, keep, replay, streamed, unsettled
-from buspass.closing import give_back_now
+from buspass.calls.outcomes import broken, in_flight, replay, streamed, unsettled
 from buspass.errors import Problem
 from buspass.guard import check_standing
 from buspass.identity.tokens import TaskClaims
 from buspass.interventions import kill, suspend
-from buspass.journal import SEAL_EVERY
 from buspass.ledger import Finished, Held, Stale
 from buspass.ledger.holds import entries, expired
 from buspass.ledger.ledger import SKEW
 from buspass.mediation.inspect import Finding
-from buspass.model import MICRO
-from buspass.ports.state import Item, Unavailable, Value
+from buspass.ports.state import Unavailable, Value
+from buspass.settling import Admitted, settle
 from buspass.standing import claims_of
 from buspass.tasks import View
 
@@ -52,14 +50,6 @@ class Judged(Struct, frozen=True, kw_only=True):
     log: str | None
 
 
-class Admitted(Struct, frozen=True, kw_only=True):
-    """A call that passed stations 4 to 8: the hold stands. `level`: what of its payload is logged."""
-
-    view: View
-    held: Held
-    level: str
-
-
 class Gateway:
     """One host's path. Safe for any number of concurrent calls."""
 
@@ -67,13 +57,13 @@ class Gateway:
         self._house = house
         self._settling: set[asyncio.Future[Any]] = set()
 
-    async def infer(self, incoming: Incoming) -> Reply:
+    def infer(self, incoming: Incoming) -> Coroutine[Any, Any, Reply]:
         """Govern one model request. Raises Problem."""
-        return await self._govern(incoming, Inference)
+        return self._govern(incoming, Inference)
 
-    async def act(self, incoming: Incoming) -> Reply:
+    def act(self, incoming: Incoming) -> Coroutine[Any, Any, Reply]:
         """Govern one tool call. Raises Problem."""
-        return await self._govern(incoming, Action)
+        return self._govern(incoming, Action)
 
     async def _govern(self, incoming: Incoming, kind: type[Inference | Action]) -> Reply:
         watch = Stopwatch(self._house.clock, "authenticate")
@@ -84,7 +74,7 @@ class Gateway:
             watch.at["parse"] = watch.now()
             call = made = kind(self._house, incoming, claims, enforced)
             watch.at["recall"] = watch.now()
-            done = await self._recall(made, claims)
+            done = await self._recall(made, claims) if made.recalls else None
             watch.at["guard"] = watch.now()
             admitted = done or await self._admit(made, claims, incoming, watch)
         except BaseException as problem:
@@ -111,7 +101,10 @@ class Gateway:
             raise
         if not call.keyed:
             return None
-        return await self._finished(call, await self._swept(await self._alive(claims)))
+        view = await self._alive(claims)
+        if expired(view.head, self._house.clock.now(), 2 * SKEW):
+            view = await self._swept(view)
+        return await self._finished(call, view)
 
     async def _alive(self, claims: TaskClaims) -> View:
         """Read the task; refuse at once where it is killed or expired, or another worker's by now."""
@@ -139,13 +132,14 @@ class Gateway:
         view = await house.tasks.view(claims.task)
         claims_match(claims, view.task)
         await call.survey()
-        wait = house.workflow(claims.workflow).wait
         flows = isinstance(call, Inference) and call.ask.stream
         deadline = house.clock.now() + round((incoming.flowing if flows else incoming.seconds) * 1000)
         for _ in range(ROUNDS):
-            view = await self._swept(view)
+            now = house.clock.now()
+            if expired(view.head, now, 2 * SKEW):
+                view = await self._swept(view)
             try:
-                judged = await self._judge(call, view, watch, deadline)
+                judged = await self._judge(call, view, watch, now, deadline)
             except Problem:
                 if not view.fresh:
                     watch.again("guard")
@@ -155,11 +149,13 @@ class Gateway:
                     return done  # its twin took what this one lacks
                 raise
             watch.at["hold"] = watch.now()
-            result = await house.ledger.hold(call.claim(view, judged.version, deadline), wait)
+            result = await house.ledger.hold(call.claim(view, judged.version, deadline), call.workflow.wait)
             if isinstance(result, Held):
                 house.tasks.saw(claims.task, result.head)
-                await self._judge_again(call, view, result)
-                call.enforcement.held(result)
+                if call.watched:
+                    await self._judge_again(call, view, result)
+                if not call.enforcement.on:
+                    call.enforcement.held(result)
                 level = _lower(view.task.payloads, incoming.log, judged.log, call.enforcement.log)
                 return Admitted(view=view, held=result, level=level)
             if isinstance(result, Finished):
@@ -169,24 +165,24 @@ class Gateway:
         raise Problem("conflict", "the task's history changes faster than this call can be judged", retry_after=0.5)
 
     async def _swept(self, view: View) -> View:
-        """The lazy sweep, at a call: what a lost host left running must not stand in this one's way."""
-        if expired(view.head, self._house.clock.now(), 2 * SKEW):
-            await self._house.ledger.sweep(view.task.id)
-            view = await self._house.tasks.look(view.task.id)
-        return view
+        """The lazy sweep, at a call: what a lost host left running does not stand in this one's way."""
+        await self._house.ledger.sweep(view.task.id)
+        return await self._house.tasks.look(view.task.id)
 
-    async def _judge(self, call: Call, view: View, watch: Stopwatch, deadline: int) -> Judged:
+    async def _judge(self, call: Call, view: View, watch: Stopwatch, now: int, deadline: int) -> Judged:
         """Stations 4 to 7 on one view of the task."""
-        call.enforcement.anew(fresh=view.fresh)
-        version = call.guard(view)
+        if not call.enforcement.on:
+            call.enforcement.anew(fresh=view.fresh)
+        version = call.guard(view, now)
         watch.at["plan"] = watch.now()
         call.plan(view)
         watch.at["inspect"] = watch.now()
         findings = await call.inspect(view)
         watch.at["decide"] = watch.now()
         log = await self._decide(call, view, findings) if self._house.policy.asks("call") else None
-        watch.again("guard")
-        await call.ready((deadline - self._house.clock.now()) / 1000)
+        if call.waits:
+            watch.again("guard")
+            await call.ready((deadline - self._house.clock.now()) / 1000)
         return Judged(version=version, log=log)
 
     async def _judge_again(self, call: Call, view: View, held: Held) -> None:
@@ -261,10 +257,9 @@ class Gateway:
         """Settle, then answer: a problem is raised with the headers that tell what it cost."""
         watch.at["settle"] = watch.now()
         try:
-            head = await self._settle(call, admitted, ending)
+            headers = await settle(self._house, call, admitted, ending)
         except Problem as error:
             raise unsettled(admitted.view.task, call) from error
-        headers = self._headers(call, admitted.view, ending, head)
         headers["Server-Timing"] = watch.header()
         if ending.problem is not None:
             problem = ending.problem
@@ -315,17 +310,17 @@ class Gateway:
                     await self._surely(self._close(call, admitted, flow, flow.ending(gone)))
         try:
             watch.at["settle"] = watch.now()
-            head = await self._surely(self._close(call, admitted, flow, ending))
+            told = await self._surely(self._close(call, admitted, flow, ending))
         except Problem:
             yield flow.last(replace(ending, problem=unsettled(admitted.view.task, call)), {})
             return
         if ending.problem is not None:
             ending.problem.task, ending.problem.call = admitted.view.task.id, call.id
-        yield flow.last(ending, _members(self._headers(call, admitted.view, ending, head)))
+        yield flow.last(ending, _members(told))
 
-    async def _close(self, call: Call, admitted: Admitted, flow: Flow, ending: Ending) -> Item:
+    async def _close(self, call: Call, admitted: Admitted, flow: Flow, ending: Ending) -> dict[str, str]:
         await flow.close()
-        return await self._settle(call, admitted, ending)
+        return await settle(self._house, call, admitted, ending)
 
     async def _surely[T](self, work: Coroutine[Any, Any, T]) -> T:
         """Do it to its end even where the one who waits for it is cancelled: a hold must not be left."""
@@ -334,60 +329,12 @@ class Gateway:
         task.add_done_callback(self._settling.discard)
         return await asyncio.shield(task)
 
-    async def _settle(self, call: Call, admitted: Admitted, ending: Ending) -> Item:
-        house, task, held = self._house, admitted.view.task, admitted.held
-        record: dict[str, Value] = {
-            "kind": call.kind,
-            "name": call.name,
-            "host": house.host.name,
-            "at": held.at,
-            "ended": house.clock.now(),
-            "cause": call.cause,
-            "asked": mark(house, task, call.asked),
-            "fence": held.claim.fence,
-            "revision": house.settings.revision,
-            **ending.facts,
-            **call.enforcement.facts(),
-        }
-        # What can't be kept beside the record must not stop it: the call was made, and its hold must not be left.
-        with suppress(Problem):
-            record |= await log_payload(house, task, call.id, admitted.level, ending)
-        if call.keyed:
-            with suppress(Problem):
-                await keep(house, call, task, ending)
-        outcome = repetition.remembered(house, call, task, held, ending)
-        head = await house.ledger.settle(held, outcome, record)
-        house.tasks.saw(task.id, head)
-        with suppress(Problem):  # the answer is paid for; what is not sealed now is sealed at the next occasion
-            await self._conclude(call, task.id, head, ending)
-            await soft.warn(house, task, head)
-        return head
 
-    async def _conclude(self, call: Call, task: str, head: Item, ending: Ending) -> None:
-        """Suspend after an overrun; seal when it is time, and what ended after its task did."""
-        if ending.facts.get("overrun") and call.enforcement.on:
-            await suspend(self._house, task, "overrun")
-        elif head["status"] != "open":
-            await self._house.sealer.seal(task)
-            await give_back_now(self._house, task, head)
-        elif int(str(head["entries"])) - int(str(head["sealed"])) >= SEAL_EVERY:
-            await self._house.sealer.seal_due(task, head)
-
-    def _headers(self, call: Call, view: View, ending: Ending, head: Item) -> dict[str, str]:
-        return {
-            "Buspass-Task": view.task.id,
-            "Buspass-Call": call.id,
-            **ending.headers,
-            **call.enforcement.headers(),
-            "Buspass-Cost": f"{(ending.outcome.use.get('cost', 0) + ending.also) / MICRO:.6f}",
-            "Buspass-Budget-Remaining": remaining(head, self._house.clock.now()),
-            **soft.header(self._house, view.task, head),
-        }
-
-
-def _lower(*asked: str | None) -> str:
+def _lower(payloads: str, *asked: str | None) -> str:
     """Give the least of what workflow, client and policy want logged: each may only lower it."""
-    return min((level for level in asked if level is not None), key=LEVELS.index)
+    if asked == (None, None, None):
+        return payloads
+    return min((level for level in (payloads, *asked) if level is not None), key=LEVELS.index)
 
 
 def _members(headers: Mapping[str, str]) -> dict[str, str]:

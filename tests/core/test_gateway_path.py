@@ -286,14 +286,14 @@ async def test_a_seal_that_fails_costs_nobody_an_answer(domain: Domain, monkeypa
     async def away(task: str) -> None:
         raise Problem("state_unavailable", "no")
 
-    monkeypatch.setattr("buspass.gateway.SEAL_EVERY", 1)
+    monkeypatch.setattr("buspass.settling.SEAL_EVERY", 1)
     house = domain.apps["onprem"].house
     monkeypatch.setattr(house.sealer, "seal", away)
     assert (await agent.chat()).status_code == 200
 
 
 async def test_the_journal_is_sealed_when_enough_records_wait(domain: Domain, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("buspass.gateway.SEAL_EVERY", 3)
+    monkeypatch.setattr("buspass.settling.SEAL_EVERY", 3)
     agent = await domain.agent()
     await agent.chat()
     assert (await agent.get("/trace/verify")).json()["seals"] == 0

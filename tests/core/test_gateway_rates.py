@@ -11,7 +11,6 @@ import httpx
 import pytest
 from starlette.responses import JSONResponse
 
-from buspass.calls.pacing import of_tool
 from buspass.testing.clock import FakeClock
 from buspass.testing.house import Domain
 from buspass.testing.provider import Fault
@@ -57,7 +56,7 @@ async def test_a_tool_is_called_no_faster_than_its_rate_over_all_hosts(paced: Do
 async def test_who_would_wait_too_long_is_told_when_to_come_back(paced: Domain) -> None:
     agent = await paced.agent(workflow="many")
     house = paced.apps["onprem"].house
-    pace = of_tool(house.settings.tools["item"])
+    pace = house.services["item"].pace
     assert pace is not None
     await house.rates.pause(pace, 40.0)
     before = clock_of(paced).now()

@@ -12,7 +12,7 @@ import asyncio
 import hashlib
 import logging
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from typing import Final, Literal
 
@@ -108,44 +108,56 @@ class _Local(Struct, eq=False):
         self.news = asyncio.Event()
 
 
-class Pass:
+class Pass(Struct, eq=False):
     """One call's leave to go. Say once how it went: `succeeded`, `failed`, or `void` where nothing was found out."""
 
-    __slots__ = ("_local", "_over", "_owner", "before", "key", "probe")
-
-    def __init__(self, owner: Breakers, key: Key, local: _Local | None, probe: str = "") -> None:
-        self.key, self.probe = key, probe
-        self._owner, self._local, self._over = owner, local, False
-        self.before = "closed" if local is None else local.breaker.state
+    owner: Breakers
+    key: Key
+    local: _Local | None
+    before: states.State
+    """The breaker's state when it was given."""
+    probe: str = ""
+    over: bool = False
 
     def _leave(self) -> None:
-        if not self._over:
-            self._over = True
-            if self._local is not None:
-                self._local.flying -= 1
+        if not self.over:
+            self.over = True
+            if self.local is not None:
+                self.local.flying -= 1
+
+    def well(self) -> bool:
+        """Take note of a success where that changes nothing for anybody, as nearly always; else say False."""
+        local = self.local
+        if local is None or self.before != "closed" or local.breaker.state != "closed":
+            return False
+        self.owner.proven(local)
+        if not self.over:
+            self.over = True
+            local.flying -= 1
+        return True
 
     async def succeeded(self, *, proof: bool = True) -> Breaker:
         """It answered. `proof`: well enough that others need not be careful."""
         try:
-            return await self._owner.succeeded(self.key, self._local, self.probe, proof=proof)
+            return await self.owner.succeeded(self.key, self.local, self.probe, proof=proof)
         finally:
             self._leave()
 
     async def failed(self, fault: Fault) -> Breaker:
         """It failed. Gives the breaker as it stands now."""
         try:
-            return await self._owner.failed(self.key, fault, self.probe)
+            return await self.owner.failed(self.key, fault, self.probe)
         finally:  # only now: until it is known that it failed, its place is not free
             self._leave()
 
     async def void(self) -> None:
         """Nothing was found out: it was never sent, or what went wrong was the caller's. Harmless after the others."""
-        over = self._over
+        over = self.over
         self._leave()
-        if not over and self._local is not None:
+        if not over and self.local is not None:
             if self.probe:
-                await self._owner.returned(self.key, self.probe)
-            self._local.tell()
+                await self.owner.returned(self.key, self.probe)
+            self.local.tell()
 
 
 class Breakers:
@@ -158,17 +170,23 @@ class Breakers:
 
     # ── who may go ──────────────────────────────────────────────────────────────────────────────────────────────
 
+    def at_once(self, key: Key) -> Pass | None:
+        """Give a call its leave where nothing speaks against that, nor has to be looked up; None: `enter` it."""
+        rule, local = RULES[key.kind], self._locals.get(key)
+        if local is None:
+            return None if rule.read else Pass(self, key, None, "closed")
+        if local.breaker.state != "closed" or self._clock.monotonic() - local.read >= VIEW:
+            return None
+        if rule.unproven != math.inf and local.flying >= self._room(rule, local, "free"):
+            return None
+        local.flying += 1
+        return Pass(self, key, local, "closed")
+
     async def enter(self, key: Key, *, wait: float, lasts: float) -> Pass:
         """Give a call of at most `lasts` seconds its leave to go, waiting up to `wait` seconds. Raises Refusal."""
-        rule = RULES[key.kind]
-        local = self._locals.get(key)
-        if local is None:
-            if not rule.read:
-                return Pass(self, key, None)
-            local = self._local(key)
-        if self._goes_well(local) and local.flying < self._room(rule, local, "free"):  # nearly always
-            local.flying += 1
-            return Pass(self, key, local)
+        if (passed := self.at_once(key)) is not None:
+            return passed
+        rule, local = RULES[key.kind], self._local(key)
         clock = asyncio.get_running_loop().time
         until = clock() + wait
         patient = clock() + min(wait, COLD)
@@ -185,12 +203,21 @@ class Breakers:
             free = verdict == "free"
             if local.flying < self._room(rule, local, verdict) or (free and clock() >= patient):
                 local.flying += 1  # who waited long enough goes: it is only slow, for all that is known
-                return Pass(self, key, local)
+                return Pass(self, key, local, breaker.state)
             if clock() >= until:
                 raise Refusal(key, breaker, now + 1_000)
             await self._news(local, patient if free else until)
 
-    async def unavailable(self, keys: list[Key]) -> dict[Key, int]:
+    def well(self, keys: Iterable[Key]) -> bool:
+        """Whether all of these are known to be closed, as of a second ago at most: then none is `unavailable`."""
+        since = self._clock.monotonic() - VIEW
+        for key in keys:
+            local = self._locals.get(key)
+            if local is None or local.read <= since or local.breaker.state != "closed":
+                return False
+        return True
+
+    async def unavailable(self, keys: Iterable[Key]) -> dict[Key, int]:
         """Give those of these that nobody may go to now, with the time to come back (ms)."""
         found = {}
         for key in keys:
@@ -228,16 +255,20 @@ class Breakers:
         if local is None:
             return CLOSED
         if proof:
-            proven, local.proven = local.proven, self._clock.monotonic()
-            local.run += 1
-            local.forgiven = 0
+            self.proven(local)
             if local.breaker.state == "closed":
-                if local.proven - proven >= FRESH:
-                    local.tell()
                 return local.breaker
         breaker = await self._change(key, local, lambda breaker, now: states.succeeded(breaker, now, probe))
         local.tell()
         return breaker
+
+    def proven(self, local: _Local) -> None:
+        """Know a service well, as of now."""
+        before, local.proven = local.proven, self._clock.monotonic()
+        local.run += 1
+        local.forgiven = 0
+        if local.proven - before >= FRESH and local.breaker.state == "closed":
+            local.tell()
 
     async def failed(self, key: Key, fault: Fault, probe: str = "") -> Breaker:
         """Take note of a failure; of a call without a pass, too, which broke later."""
@@ -294,7 +325,7 @@ class Breakers:
         )
         if breaker.probe == probe:
             local.flying += 1
-            return Pass(self, key, local, probe)
+            return Pass(self, key, local, breaker.state, probe)
         now = self._clock.now()
         if states.ask(breaker, now) == "probe":
             raise Refusal(key, breaker, now + 1_000)

@@ -6,7 +6,6 @@ import json
 import secrets
 from collections.abc import Mapping
 from typing import Any, Final
-from urllib.parse import urlsplit
 
 from msgspec.structs import replace
 
@@ -15,6 +14,7 @@ from buspass.calls import pacing, repetition, upstreams
 from buspass.calls.call import Ending, Incoming, in_time, mark, policy_input
 from buspass.calls.enforcement import Enforcing
 from buspass.calls.house import House
+from buspass.calls.lanes import Service
 from buspass.calls.screening import Screening, unsaid
 from buspass.config.settings import Step, Tool, Workflow
 from buspass.errors import Problem
@@ -28,7 +28,7 @@ from buspass.policy import document
 from buspass.policy.decide import Decision
 from buspass.ports.outbound import Ambiguous, NotSent, Request, Response
 from buspass.ports.state import Value
-from buspass.rates import Exhausted
+from buspass.rates import Exhausted, Pace
 from buspass.tasks import Licence, Task, View, keyed, keyless
 from buspass.tools import auth, call, catalog, http
 from buspass.tools.schema import parse_json
@@ -40,6 +40,8 @@ class Action:
     """One tool call. See `calls.call.Call` for its stations."""
 
     kind: Final = "action"
+    recalls: Final = True
+    waits: Final = True
 
     def __init__(self, house: House, incoming: Incoming, claims: TaskClaims, enforcement: Enforcing) -> None:
         """Parse: the tool, the body, the tool's own schema. Raises Problem."""
@@ -47,12 +49,13 @@ class Action:
         self._house = house
         self._incoming = incoming
         self._claims = claims
-        self._workflow: Workflow = house.workflow(claims.workflow)
+        self.workflow: Workflow = house.workflow(claims.workflow)
         self.name = incoming.name
         self._tool: Tool = self._granted()
-        self._step: Step = self._workflow.route.get(self.name) or Step(tool=self.name)
+        self.watched = self.workflow.loops is not None or self._tool.polling is not None
+        self._step: Step = self.workflow.route.get(self.name) or Step(tool=self.name)
         self.arguments, self._tool_call_id = call.arguments_of(parse_json(incoming.body))
-        self._screening = Screening(house, self._workflow.personal_data, enforcement)
+        self._screening = Screening(house, self.workflow.personal_data, enforcement)
         if not self._screening.ruled:  # else placeholders stand in them, and `recall` puts values in their place
             self._fit()
         self._shown = self._sent = self.arguments
@@ -70,8 +73,8 @@ class Action:
     def _granted(self) -> Tool:
         """Give the tool, if it is in the route and called at this host. Raises Problem tool_not_granted."""
         tools, hosts, here = self._house.settings.tools, self._house.settings.hosts, self._house.host.name
-        refusal = catalog.granted(self.name, self._workflow.route, tools, hosts, here)
-        if refusal is not None and self.name in tools and self.name not in self._workflow.route:
+        refusal = catalog.granted(self.name, self.workflow.route, tools, hosts, here)
+        if refusal is not None and self.name in tools and self.name not in self.workflow.route:
             self.enforcement.refuse(refusal)
             refusal = catalog.elsewhere(self.name, tools, hosts, here)
         if refusal is not None:
@@ -88,7 +91,7 @@ class Action:
         asked = mark(self._house, task, self.asked)
         licence = await self._licence(asked)
         if licence is None:
-            if self._workflow.require_thought:
+            if self.workflow.require_thought:
                 self.enforcement.refuse(Problem("thought_required", self._why_thoughtless()))
             return
         if licence.tool != self.name or not asked or licence.fingerprint != asked:
@@ -117,7 +120,7 @@ class Action:
         licences = self._house.licences
         if self._tool_call_id is not None:
             return await licences.by_id(self._claims.task, self._tool_call_id)
-        if self._workflow.require_thought:
+        if self.workflow.require_thought:
             return await licences.by_content(self._claims.task, self.name, asked)
         return None
 
@@ -129,9 +132,8 @@ class Action:
             "send the tool_call_id of the model's call"
         )
 
-    def guard(self, view: View) -> int | None:
+    def guard(self, view: View, now: int) -> int | None:
         """Stops, status, fence, grant, bound arguments, caps and prerequisites."""
-        now = self._house.clock.now()
         self._house.stops.check(*self._whose(view.task))
         check_standing(view.head, self._claims.fence, now)
         if self.name not in view.task.grant.named:
@@ -141,7 +143,8 @@ class Action:
             self.enforcement.refuse(refusal)
         refuse = self.enforcement.refuse
         judged = check_route(view.head, self._step, self.arguments, view.task.subject, now, refuse)
-        repetition.check(self._house, self, view)
+        if self.watched:
+            repetition.check(self._house, self, view)
         judged = judged or self._house.policy.volatile("call")
         return int(str(view.head["version"])) if judged and self.enforcement.on else None
 
@@ -159,12 +162,12 @@ class Action:
 
     def question(self, view: View, findings: tuple[Finding, ...]) -> Mapping[str, Any]:
         """Give policy's input for a tool call."""
-        where = urlsplit(self._tool.url)
+        service = self._house.services[self.name]
         described = document.action(
             tool=self.name,
             method=self._tool.method,
-            host=where.netloc,
-            path=where.path,
+            host=service.where,
+            path=service.path,
             arguments=self.arguments,
             thought=bool(self.cause),
             tool_call_id=self._tool_call_id,
@@ -206,21 +209,21 @@ class Action:
         if self._passes:
             return
         tool, breakers = self._tool, self._house.breakers
-        wait, where = min(seconds, tool.timeout), urlsplit(tool.url).netloc
-        await self._pace(where, seconds / 2)
+        wait, service = min(seconds, tool.timeout), self._house.services[tool.name]
+        if service.pace is not None and not self._paced:
+            await self._pace(service, service.pace, seconds / 2)
         try:
-            passed = await breakers.enter(Key("tool", where), wait=wait, lasts=tool.timeout)
+            passed = await breakers.enter(service.breaker, wait=wait, lasts=tool.timeout)
             self._passes = (passed,)
-            own = Key("task", where, self._claims.task)
+            own = Key("task", service.where, self._claims.task)
             self._passes = (await breakers.enter(own, wait=wait, lasts=tool.timeout), passed)
         except Refusal as refusal:
             await self.leave()
             raise upstreams.closed(tool.name, refusal, self._house.clock.now()) from None
 
-    async def _pace(self, where: str, patience: float) -> None:
+    async def _pace(self, service: Service, pace: Pace, patience: float) -> None:
         """Wait for a permit of the tool's rate; not where the call would not go anyway. Raises Problem rate_limited."""
-        pace = pacing.of_tool(self._tool)
-        if pace is None or self._paced or await self._house.breakers.unavailable([Key("tool", where)]):
+        if await self._house.breakers.unavailable([service.breaker]):
             return
         try:
             await self._house.rates.take(pace, pacing.CALLS, patience)
@@ -313,7 +316,7 @@ class Action:
             await self._tell(response, problem, given, outcome)
             return self._ended(outcome, problem=problem, status=response.status)
         await self._tell(response, None, given, Outcome(use=ONE, last=last))
-        kept = json.dumps(facts) if facts or self.name in self._workflow.timed else ""
+        kept = json.dumps(facts) if facts or self.name in self.workflow.timed else ""
         seen = self._screening.result(result)
         ending = self._ended(Outcome(use=ONE, last=last, kept=kept), result=seen, status=response.status)
         return replace(ending, answer=response.body)

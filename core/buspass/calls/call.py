@@ -12,14 +12,12 @@ from msgspec import Struct, field
 
 from buspass.calls.enforcement import Enforcing
 from buspass.calls.house import House
-from buspass.calls.screening import redacted
+from buspass.config.settings import Workflow
 from buspass.errors import Problem
 from buspass.guard import newest_first
 from buspass.identity.tokens import TaskClaims
 from buspass.journal import Erased
-from buspass.jsontext import written
 from buspass.ledger import Claim, Held, Outcome
-from buspass.ledger.accounts import table, whole
 from buspass.ledger.refusals import Mark
 from buspass.mediation.inspect import Finding
 from buspass.model import MICRO
@@ -97,18 +95,26 @@ class Call(Protocol):
     """The tool results that a request to a model brings."""
     told: Mark | None
     """The loop that it was found to go on with."""
+    workflow: Workflow
+    watched: bool
+    """Whether what comes of it is of any use later, against loops or for a `polling` tool."""
 
     @property
     def kind(self) -> Literal["inference", "action"]:
         """Say which."""
         ...
 
+    @property
+    def recalls(self) -> bool:
+        """Whether it may have been finished before: then `recall` comes first."""
+        ...
+
     async def recall(self) -> None:
         """Find the id under which this call may already have been finished."""
         ...
 
-    def guard(self, view: View) -> int | None:
-        """Judge standing and route; give the head's version where a rule read the history."""
+    def guard(self, view: View, now: int) -> int | None:
+        """Judge standing and route at `now` (ms); give the head's version where a rule read the history."""
         ...
 
     def plan(self, view: View) -> None:
@@ -133,6 +139,11 @@ class Call(Protocol):
 
     async def survey(self) -> None:
         """Look, before anything is judged, which services work."""
+        ...
+
+    @property
+    def waits(self) -> bool:
+        """Whether `ready` has anything to do."""
         ...
 
     async def ready(self, seconds: float) -> None:
@@ -253,12 +264,15 @@ def _last(head: Item, name: str) -> str | None:
 def remaining(head: Item, now: int) -> str:
     """Give `Buspass-Budget-Remaining`: the limited accounts and the seconds left."""
     said = ""
-    available = table(head, "available")
-    for name in table(head, "limits"):
-        amount = whole(available[name])
-        shown = f"{amount / MICRO:.6f}".rstrip("0").rstrip(".") if name == "cost" else amount
-        said += f"{name}={shown}, "
-    return f"{said}wall={max(0, (whole(head['expires_at']) - now) // 1000)}"
+    row: Mapping[str, Any] = head
+    available = row["available"]
+    for name in row["limits"]:
+        amount = available[name]
+        if name == "cost":
+            amount = f"{amount / MICRO:.6f}".rstrip("0").rstrip(".")
+        said += f"{name}={amount}, "
+    left = (row["expires_at"] - now) // 1000
+    return f"{said}wall={max(0, left)}"
 
 
 def mark(house: House, task: Task, fingerprint: str) -> str:
@@ -270,26 +284,3 @@ def mark(house: House, task: Task, fingerprint: str) -> str:
         return house.vault.mark(house.task_key(task), fingerprint)
     except Erased:
         return ""
-
-
-async def log_payload(house: House, task: Task, call: str, level: str, ending: Ending) -> dict[str, Value]:
-    """Keep a call's payload as its workflow says, before the record that commits to it. Gives the record's part.
-
-    `none` keeps nothing, `metadata` salted digests, `redacted` the payload too, masked, `full` as it is. An erased key
-    keeps nothing.
-    """
-    if level == "none" or not ending.payload:
-        return {}
-    try:
-        key = house.task_key(task)
-    except Erased:
-        return {}
-    rules = house.workflow(task.workflow).personal_data
-    kept = redacted(ending.payload, rules) if level == "redacted" else ending.payload
-    data = written(kept)
-    name = f"{task.id}/payload/{call}"
-    part: dict[str, Value] = {"digests": {"payload": house.vault.commit(key, name, data)}}
-    if level in {"redacted", "full"}:
-        await house.vault.put(key, name, data)
-        part["payload"] = name
-    return part

@@ -14,14 +14,14 @@ from msgspec import Struct, field
 
 from buspass.calls.call import Ending, Incoming, mark
 from buspass.calls.house import House
+from buspass.calls.lanes import Lane
 from buspass.calls.screening import Screening
-from buspass.config.settings import Target
+from buspass.config.settings import Workflow
 from buspass.errors import Problem
 from buspass.ledger import Held, Outcome
 from buspass.model import Answer, Ask, Offer, Usage
 from buspass.ports.state import Value
 from buspass.providers import bounds
-from buspass.routing import targets
 from buspass.surfaces.registry import SURFACES
 from buspass.tasks import View
 from buspass.tools.call import fingerprint
@@ -37,6 +37,7 @@ class Endings(Struct, frozen=True):
     """
 
     house: House
+    workflow: Workflow
     incoming: Incoming
     ask: Ask
     view: View
@@ -45,22 +46,22 @@ class Endings(Struct, frozen=True):
     screening: Screening
     notes: dict[str, Any] = field(default_factory=dict)
 
-    def answered(self, answer: Answer, target: Target, tried: int) -> Ending:
+    def answered(self, answer: Answer, lane: Lane, tried: int) -> Ending:
         """Give the ending of a call that was answered whole; `answer` as the agent may see it."""
-        known = answer.usage.known
-        use = self._use(target, answer.usage) if known else self._held()
-        facts = {**self._facts(answer, target, tried), "status": "succeeded", "estimated": not known}
-        facts["overrun"] = self._over(use)
+        used = answer.usage
+        use = self._use(lane, used) if used.known else self._held()
+        facts = self._facts(answer, lane, tried)
+        facts["status"], facts["estimated"], facts["overrun"] = "succeeded", not used.known, self._over(use)
         return Ending(
             outcome=Outcome(use=use),
             facts=facts,
             document=None if self.ask.stream else SURFACES[self.ask.surface].render(answer, self.ask.model),
             payload=self._payload(answer),
-            headers=self._headers(target, tried),
+            headers=_headers(lane, tried),
             also=self.notes.get("also", 0),
         )
 
-    def cut(self, answer: Answer, target: Target, tried: int, problem: Problem) -> Ending:
+    def cut(self, answer: Answer, lane: Lane, tried: int, problem: Problem) -> Ending:
         """Give the ending of a stream that broke, was cut, or whose client hung up: known counts, else the hold.
 
         Known counts are charged as they are, above the hold too: nobody gets out of a bill by hanging up. What the
@@ -77,11 +78,11 @@ class Endings(Struct, frozen=True):
                 cache_write_1h=seen.cache_write_1h,
                 output=max(self.bound.output_tokens, seen.output),
             )
-        use = self._use(target, seen) if seen.known else self._held()
+        use = self._use(lane, seen) if seen.known else self._held()
         if not answer.usage.known:
             use = {name: min(amount, self.held.claim.amounts[name]) for name, amount in use.items()}
         facts: dict[str, Value] = {
-            **self._facts(answer, target, tried),
+            **self._facts(answer, lane, tried),
             "status": "unknown",
             "code": problem.code,
             "detail": problem.detail[:300],
@@ -89,7 +90,7 @@ class Endings(Struct, frozen=True):
             "overrun": self._over(use),
             "offers": [],  # an answer that nobody got whole licenses nothing
         }
-        headers = self._headers(target, tried)
+        headers = _headers(lane, tried)
         return Ending(
             outcome=Outcome(use=use),
             facts=facts,
@@ -100,7 +101,7 @@ class Endings(Struct, frozen=True):
         )
 
     def failed(
-        self, problem: Problem, charge: Literal["nothing", "estimated"], target: Target | None, tried: int
+        self, problem: Problem, charge: Literal["nothing", "estimated"], lane: Lane | None, tried: int
     ) -> Ending:
         """Give the ending of a call without an answer."""
         charged = charge == "estimated"
@@ -112,8 +113,8 @@ class Endings(Struct, frozen=True):
             "estimated": charged,
             **self._always(),
         }
-        if target is not None:
-            facts["target"] = targets.name(target)
+        if lane is not None:
+            facts["target"] = lane.name
         outcome = Outcome(use=self._held() if charged else {}, sent=charged)
         headers = {"Buspass-Attempts": str(tried)}
         also = self.notes.get("also", 0)
@@ -124,21 +125,23 @@ class Endings(Struct, frozen=True):
 
     def _over(self, use: Mapping[str, int]) -> bool:
         """Whether a provider counted more than was held; then a bound was wrong, and an operator is to know."""
-        over = [name for name, amount in use.items() if amount > self.held.claim.amounts[name]]
-        if over:
-            log.warning("overrun of %s in task %s: more was billed than was held", " ".join(over), self.view.task.id)
-        return bool(over)
+        amounts = self.held.claim.amounts
+        if use["tokens"] <= amounts["tokens"] and use["cost"] <= amounts["cost"]:  # the others are 1 in both
+            return False
+        over = [name for name, amount in use.items() if amount > amounts[name]]
+        log.warning("overrun of %s in task %s: more was billed than was held", " ".join(over), self.view.task.id)
+        return True
 
-    def _use(self, target: Target, used: Usage) -> dict[str, int]:
-        cost = bounds.cost(target.price, used)
+    def _use(self, lane: Lane, used: Usage) -> dict[str, int]:
+        cost = bounds.cost(lane.target.price, used)
         return {"tokens": used.input + used.output, "cost": cost, "calls": 1, "model_calls": 1}
 
-    def _facts(self, answer: Answer, target: Target, tried: int) -> dict[str, Value]:
-        used = answer.usage
+    def _facts(self, answer: Answer, lane: Lane, tried: int) -> dict[str, Value]:
+        used, price = answer.usage, lane.target.price
         return {
-            "target": targets.name(target),
+            "target": lane.name,
             "attempts": tried,
-            "price": target.price.version if target.price else "none",
+            "price": price.version if price else "none",
             "usage": {
                 "input": used.input,
                 "output": used.output,
@@ -146,31 +149,29 @@ class Endings(Struct, frozen=True):
                 "cache_write": used.cache_write,
                 "reasoning": used.reasoning,
             },
-            "offers": [self._offer(offer) for offer in answer.offers],
-            "labels": self._labels(),
+            "offers": [self._offer(offer) for offer in answer.offers] if answer.offers else [],
+            "labels": self._labels() if self.ask.metadata or self.incoming.labels else "{}",
             **self._always(),
         }
 
     def _labels(self) -> str:
-        labels = {**self.ask.metadata, **self.incoming.labels}
-        return json.dumps(self.screening.labels(labels)) if labels else "{}"
+        return json.dumps(self.screening.labels({**self.ask.metadata, **self.incoming.labels}))
 
     def _always(self) -> dict[str, Value]:
         """Findings; and where the workflow has no tools, the functions that the agent brings itself."""
-        own = () if self.house.workflow(self.view.task.workflow).route else self.ask.tools
-        changed = {"breaker": self.notes["breaker"]} if "breaker" in self.notes else {}
-        return self.screening.facts() | changed | ({"local": self.screening.names(own)} if own else {})
+        facts = self.screening.facts() if self.screening.findings else {}
+        if "breaker" in self.notes:
+            facts["breaker"] = self.notes["breaker"]
+        if self.ask.tools and not self.workflow.route:
+            facts["local"] = self.screening.names(self.ask.tools)
+        return facts
 
     def _payload(self, answer: Answer) -> dict[str, object]:
         return {
-            "request": dict(self.ask.payload),
+            "request": self.ask.payload,
             "thought": answer.text,
             "tool_calls": [[offer.id, offer.name, offer.arguments_text] for offer in answer.offers],
         }
-
-    @staticmethod
-    def _headers(target: Target, tried: int) -> dict[str, str]:
-        return {"Buspass-Target": targets.name(target), "Buspass-Attempts": str(tried)}
 
     def _offer(self, offer: Offer) -> dict[str, Value]:
         """Give a licence's place in the record. Arguments that are no JSON object license nothing."""
@@ -181,3 +182,7 @@ class Endings(Struct, frozen=True):
             known = ""
         asked = mark(self.house, self.view.task, known) if known else ""
         return {"id": offer.id, "tool": offer.name, "fingerprint": asked}
+
+
+def _headers(lane: Lane, tried: int) -> dict[str, str]:
+    return {"Buspass-Target": lane.name, "Buspass-Attempts": str(tried)}

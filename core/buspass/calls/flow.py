@@ -18,9 +18,8 @@ from buspass.calls.arrivals import Arrivals
 from buspass.calls.call import Ending
 from buspass.calls.endings import Endings
 from buspass.calls.house import House
+from buspass.calls.lanes import Lane
 from buspass.calls.screened_stream import ScreenedStream
-from buspass.calls.sending import breaker_of
-from buspass.config.settings import Target
 from buspass.errors import Problem
 from buspass.guard import check_standing
 from buspass.identity.tokens import TaskClaims
@@ -92,14 +91,14 @@ class Flow:
         held: Held,
         opened: Begun,
         endings: Endings,
-        target: Target,
+        lane: Lane,
         tried: int,
     ) -> None:
         self._house, self._claims, self._view, self._held = house, claims, view, held
-        self._begun, self._endings, self._target, self._tried = opened, endings, target, tried
+        self._begun, self._endings, self._lane, self._tried = opened, endings, lane, tried
         self._surface = SURFACES[endings.ask.surface]
         self._screened = ScreenedStream(endings.screening)
-        self.headers = {"Buspass-Target": f"{target.provider}/{target.model}", "Buspass-Attempts": str(tried)}
+        self.headers = {"Buspass-Target": lane.name, "Buspass-Attempts": str(tried)}
 
     async def pieces(self) -> AsyncGenerator[bytes, None]:
         """Give the agent's bytes as they come, but for those that end the stream. Raises Problem."""
@@ -169,14 +168,14 @@ class Flow:
         now = self._house.clock.now()
         if now >= self._held.deadline:
             raise Problem("deadline_exceeded", "the call's deadline passed in the middle of its stream")
-        task, models = self._view.task, (self._endings.ask.model, f"{self._target.provider}/{self._target.model}")
+        task, models = self._view.task, (self._endings.ask.model, self._lane.name)
         await self._house.stops.ask(task.workflow, (self._claims.act, task.principal.name), models=models)
         check_standing((await self._house.tasks.look(self._claims.task)).head, self._claims.fence, now)
 
     async def _problem(self, failure: Failure) -> Problem:
         fault = upstreams.model_fault(failure, given=upstreams.ENOUGH, timeout=upstreams.ENOUGH)
         if fault is not None:
-            key = breaker_of(self._target)
+            key = self._lane.breaker
             breaker = await self._house.breakers.failed(key, fault)
             if breaker.state != "closed":
                 self._endings.notes["breaker"] = upstreams.shown(key.name, breaker)
@@ -187,8 +186,8 @@ class Flow:
         answer = self._begun.decoder.answer()
         if problem is None:
             seen = self._endings.screening.answer(answer, streamed=True)
-            return self._endings.answered(seen, self._target, self._tried)
-        return self._endings.cut(answer, self._target, self._tried, problem)
+            return self._endings.answered(seen, self._lane, self._tried)
+        return self._endings.cut(answer, self._lane, self._tried, problem)
 
     def last(self, ending: Ending, told: Mapping[str, Any]) -> bytes:
         """Give the bytes that end the stream for the agent, with member `buspass`: sent after the settle."""

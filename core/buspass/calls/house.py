@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
+from functools import cached_property
 
 from msgspec import Struct
 
 from buspass.alerts import Alerts
 from buspass.breakers import Breakers
+from buspass.calls.lanes import Alias, Service, aliases, services
 from buspass.config.settings import Host, Settings, Workflow
 from buspass.errors import Problem
 from buspass.identity.keyring import Keyring
@@ -33,7 +35,7 @@ from buspass.tasks import Licences, Task, Tasks
 from buspass.tasks.keys import Keys
 
 
-class House(Struct, frozen=True, kw_only=True):
+class House(Struct, frozen=True, kw_only=True, dict=True):
     """One host, composed. `operator_key` is the loopback operator's bearer, where there is one.
 
     `beside(NAME)` gives the same host at work on the store of another host of its domain: itself where that is its own.
@@ -72,6 +74,16 @@ class House(Struct, frozen=True, kw_only=True):
     place: str
     beside: Callable[[str], Awaitable[House]]
     operator_key: str | None = None
+
+    @cached_property
+    def aliases(self) -> Mapping[str, Alias]:
+        """What agents name as a model, by that name."""
+        return aliases(self.settings)
+
+    @cached_property
+    def services(self) -> Mapping[str, Service]:
+        """What stands behind each tool, by the tool's name."""
+        return services(self.settings)
 
     def workflow(self, name: str) -> Workflow:
         """Give a workflow of this revision. Raises Problem denied for one that is no longer configured."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from buspass.breakers import Key
@@ -14,9 +14,9 @@ from buspass.calls.endings import Endings
 from buspass.calls.enforcement import Enforcing
 from buspass.calls.flow import Begun, Flow, begun
 from buspass.calls.house import House
+from buspass.calls.lanes import Alias, Lane
 from buspass.calls.screening import Screening
-from buspass.calls.sending import Sending, breaker_of
-from buspass.config.settings import Model, Target, Workflow
+from buspass.calls.sending import Sending
 from buspass.errors import Problem, Refuse, enforce
 from buspass.guard import check_standing
 from buspass.identity.tokens import TaskClaims
@@ -28,14 +28,13 @@ from buspass.model import Answer, Ask
 from buspass.policy import document
 from buspass.policy.decide import Decision
 from buspass.ports.outbound import Ambiguous, NotSent, Request
-from buspass.ports.state import Value
 from buspass.providers import bounds, failures
-from buspass.providers.wires import WIRES, Wire
+from buspass.providers.wires import WIRES
 from buspass.routing import targets
 from buspass.stops import Stop, refusal
 from buspass.surfaces import anthropic_messages, openai_chat
 from buspass.surfaces.wrap_up import with_system
-from buspass.tasks import Task, View, keyed, keyless, segment
+from buspass.tasks import Task, View, keyed, keyless
 from buspass.tools.schema import parse_json
 
 MARGIN: Final = 1.0
@@ -52,120 +51,146 @@ class Inference:
     """One request to a model. See `calls.call.Call` for its stations."""
 
     kind: Final = "inference"
+    cause = ""
+    told: Mark | None = None
+    _alias: Alias
+    """What its model is to this host, once it is planned."""
+    _lanes: tuple[Lane, ...] = ()
+    _permitted: frozenset[str] | None = None
+    _max_tokens: int | None = None
+    _bound: bounds.Bound
+    _cost = 0
+    _draw: int | None = None
+    _hint = ""
+    _away: Mapping[Key, int] | None = None
+    _paced = ""
+    _view: View
+    """The task as it was inspected for."""
+    _reading: asyncio.Future[None] | None = None
+    _endings: Endings
 
     def __init__(self, house: House, incoming: Incoming, claims: TaskClaims, enforcement: Enforcing) -> None:
         """Parse: UTF-8, JSON, allow-listed fields. Raises Problem."""
         body = parse_json(incoming.body, limit=house.limits.request_bytes)
         self.ask = self._said = asked_of(incoming, body)
         self.name = self.ask.model
-        self.cause = ""
-        self.keyed = incoming.key is not None
+        self.keyed = self.recalls = incoming.key is not None
         self.asked = hashlib.sha256(canonical(body, finite=True)).hexdigest()
         self.id = keyed(claims.task, incoming.key, self.kind) if incoming.key else keyless(house.clock, "i")
         self.enforcement = enforcement
+        self.workflow = house.workflow(claims.workflow)
+        self.watched = self.workflow.loops is not None
+        self.heard = repetition.results(self._said.payload.get("messages", ())) if self.watched else b""
         self._house = house
         self._incoming = incoming
         self._claims = claims
-        self._screening = Screening(house, house.workflow(claims.workflow).personal_data, enforcement)
-        self._targets: tuple[Target, ...] = ()
-        self._permitted: frozenset[str] | None = None
-        self._max_tokens: int | None = None
-        self._bound = bounds.Bound(input_tokens=0, output_tokens=0, max_output=0)
-        self._cost = 0
-        self._draw: int | None = None
-        self._hint = ""
-        self._away: Mapping[Key, int] = {}
-        self._paced = ""
-        self._view: View | None = None
-        self._reading: asyncio.Future[None] | None = None
-        self._endings: Endings | None = None
-        self.heard = repetition.results(self._said.payload.get("messages", ()))
-        self.told: Mark | None = None
+        self._screening = Screening(house, self.workflow.personal_data, enforcement)
+        self._found = house.aliases.get(self.name)
 
     async def recall(self) -> None:
         """Nothing to find: a keyed inference's id is its key's digest."""
 
-    def guard(self, view: View) -> int | None:
+    def guard(self, view: View, now: int) -> int | None:
         """Stops, status, fence, and the grant: the alias, and the functions that are offered to it."""
-        self._house.stops.check(*self._whose(view.task), models=(self.ask.model,))
-        check_standing(view.head, self._claims.fence, self._house.clock.now())
-        workflow = self._house.workflow(view.task.workflow)
-        self._hint = workflow.wrap_up if self._wraps_up(workflow, view) else ""
+        house, workflow, ask = self._house, self.workflow, self.ask
+        if house.stops.standing:
+            house.stops.check(*self._whose(view.task), models=(ask.model,))
+        check_standing(view.head, self._claims.fence, now)
+        if workflow.wrap_up:  # the model is told that most of the budget is spent
+            wraps_up = self.enforcement.on and soft.past(view.head, workflow.soft)
+            self._hint = workflow.wrap_up if wraps_up else ""
         granted = view.task.grant
-        if self.ask.model not in granted.models:
-            detail = f"model {self.ask.model!r} is not granted to this task; it has {_some(granted.models)}"
+        if ask.model not in granted.models:
+            detail = f"model {ask.model!r} is not granted to this task; it has {_some(granted.models)}"
             row = {"path": "model", "message": "not granted", "allowed": list(granted.models)}
-            self.enforcement.refuse(Problem("model_not_granted", detail, errors=[row], wanted=self.ask.model))
-        outside = [name for name in self.ask.tools if name not in granted.named]
-        for name in outside if workflow.route else ():
-            detail = f"tool {name!r} is not granted to this task; take its functions from GET /v1/tools"
-            row = {"path": "tools", "message": f"{name} is not granted", "allowed": list(granted.tools)}
-            self.enforcement.refuse(Problem("tool_not_granted", detail, errors=[row], wanted=name))
-        repetition.check(self._house, self, view)
-        judged = self._house.policy.volatile("call") and self.enforcement.on
+            self.enforcement.refuse(Problem("model_not_granted", detail, errors=[row], wanted=ask.model))
+        for name in ask.tools if workflow.route else ():
+            if name not in granted.named:
+                detail = f"tool {name!r} is not granted to this task; take its functions from GET /v1/tools"
+                row = {"path": "tools", "message": f"{name} is not granted", "allowed": list(granted.tools)}
+                self.enforcement.refuse(Problem("tool_not_granted", detail, errors=[row], wanted=name))
+        if self.watched:
+            repetition.check(house, self, view)
+        judged = house.policy.volatile("call") and self.enforcement.on
         return int(str(view.head["version"])) if judged else None
 
     def _whose(self, task: Task) -> tuple[str, tuple[str, str]]:
         """Give what a stop may know the call by: workflow, and agents."""
         return task.workflow, (self._claims.act, task.principal.name)
 
-    def _wraps_up(self, workflow: Workflow, view: View) -> bool:
-        """Whether the model is told that most of the budget is spent."""
-        return bool(workflow.wrap_up and self.enforcement.on and soft.past(view.head, workflow.soft))
-
     def plan(self, view: View) -> None:
-        """Choose the candidates that can say this ask, and bound the dearest of them."""
-        able, refusal = self._able(enforce)
-        if not able and refusal is not None:
-            self.enforcement.refuse(refusal)
-            able, refusal = self._able(self.enforcement.refuse)
-        if not able and refusal is not None:
-            raise refusal
-        self._targets = tuple([target for target, _ in able])
-        self._bound = (
-            able[0][1] if len(able) == 1 else max([bound for _, bound in able], key=lambda bound: bound.tokens)
-        )
-        limited = "cost" in _limits(view)
-        self._cost = bounds.ceiling(self._targets, self._bound, limited=limited, refuse=self.enforcement.refuse)
+        """Choose the candidates that can say this ask, and bound the dearest of them.
 
-    def _able(self, refuse: Refuse) -> tuple[list[tuple[Target, bounds.Bound]], Problem | None]:
-        """Give the candidates that can say this ask, each with its bound, and why the first that can't can not."""
-        able: list[tuple[Target, bounds.Bound]] = []
-        refusal: Problem | None = None
-        for target in self._candidates():
+        Raises Problem model_not_granted for an alias that this revision no longer has.
+        """
+        if self._found is None:
+            raise Problem("model_not_granted", f"model {self.name!r} is not configured at this host any more")
+        self._alias = self._found
+        lanes = self._candidates()
+        refusal = self._able(lanes, enforce)
+        if refusal is not None:
+            self.enforcement.refuse(refusal)
+            refusal = self._able(lanes, self.enforcement.refuse)
+        if refusal is not None:
+            raise refusal
+        row: Mapping[str, Any] = view.head
+        chosen, limited = [lane.target for lane in self._lanes], "cost" in row["limits"]
+        self._cost = bounds.ceiling(chosen, self._bound, limited=limited, refuse=self.enforcement.refuse)
+
+    def _able(self, lanes: Sequence[Lane], refuse: Refuse) -> Problem | None:
+        """Keep the lanes that can say this ask, and the largest of their bounds; else say why the first can not."""
+        able, largest, refusal = [], None, None
+        most = self._alias.model.max_output
+        for lane in lanes:
             try:
-                able.append((target, self._bounded(target, refuse)))
+                bound = bounds.bound(
+                    self.ask, lane.target, most, api=lane.provider.api, at_most=self._max_tokens, refuse=refuse
+                )
             except Problem as problem:
                 refusal = refusal or problem
-        return able, refusal
+                continue
+            able.append(lane)
+            if largest is None or bound.tokens > largest.tokens:
+                largest = bound
+        if largest is None:
+            return refusal
+        self._lanes, self._bound = tuple(able), largest
+        return None
 
-    def _candidates(self) -> tuple[Target, ...]:
+    def _candidates(self) -> tuple[Lane, ...]:
         """One draw a call: what is planned again, on a newer head or by policy's obligation, keeps its order."""
-        model = self._model()
-        if self._draw is None and model.strategy == "weighted":
-            self._draw = int.from_bytes(self._house.clock.random(DRAW))
-        if not self._away and not self._house.stops.standing and self._permitted is None and self._draw is None:
-            return targets.candidates(model)  # nearly always
-        away = {key.name: until for key, until in self._away.items()}
-        stopped = {name: stop for name in map(targets.name, model.targets) if (stop := self._stopped(name)) is not None}
+        alias, house = self._alias, self._house
+        if not self._away and not house.stops.standing and self._permitted is None and not alias.weighted:
+            return alias.lanes  # nearly always
+        if self._draw is None and alias.weighted:
+            self._draw = int.from_bytes(house.clock.random(DRAW))
+        away = {key.name: until for key, until in (self._away or {}).items()}
+        stopped = {lane.name: stop for lane in alias.lanes if (stop := self._stopped(lane.name)) is not None}
         try:
-            return targets.candidates(model, self._permitted, {*away, *stopped}, draw=self._draw or 0)
+            found = targets.candidates(alias.model, self._permitted, {*away, *stopped}, draw=self._draw or 0)
         except Problem as problem:
             if problem.code != "no_target_available":
                 raise
             if stopped:
                 raise refusal(next(iter(stopped.values()))) from None
-            raise upstreams.none_left(model.alias, list(away.items()), self._house.clock.now()) from None
+            raise upstreams.none_left(self.name, list(away.items()), house.clock.now()) from None
+        return tuple([lane for target in found for lane in alias.lanes if lane.target is target])
 
     def _stopped(self, target: str) -> Stop | None:
         return self._house.stops.against(self._claims.workflow, (self._claims.act,), models=(target,))
 
     async def survey(self) -> None:
         """Look what is stopped, and which targets work: the breakers know."""
-        await self._house.stops.look()
-        model = self._house.settings.models.get(self.ask.model)
-        if model is not None:
-            self._away = await self._house.breakers.unavailable([breaker_of(target) for target in model.targets])
+        house, found = self._house, self._found
+        if not house.stops.clear():
+            await house.stops.look()
+        if found is not None and not house.breakers.well(found.breakers):
+            self._away = await house.breakers.unavailable(found.breakers)
+
+    @property
+    def waits(self) -> bool:
+        """Whether a provider has limits, or policy may have asked for placeholders."""
+        return self._alias.paced or self._screening.wanting
 
     async def ready(self, seconds: float) -> None:
         """Wait for a permit of the first provider that has one; attempts after the first ask for themselves.
@@ -173,10 +198,10 @@ class Inference:
         Raises Problem rate_limited.
         """
         if self._screening.wanting:
-            await self._look_again()  # policy may have asked for placeholders
-        chosen = await pacing.permit(self._house, self._targets, self._bound.tokens, seconds / 2, self._paced)
-        self._paced = chosen.provider
-        self._targets = (chosen, *(target for target in self._targets if target is not chosen))
+            await self._look_again()
+        chosen = await pacing.permit(self._house, self._lanes, self._bound.tokens, seconds / 2, self._paced)
+        self._paced = chosen.provider.name
+        self._lanes = (chosen, *(lane for lane in self._lanes if lane is not chosen))
 
     async def leave(self) -> None:
         """Nothing to give back, but a reading that nobody will wait for."""
@@ -184,58 +209,55 @@ class Inference:
             self._reading.cancel()
             await asyncio.gather(self._reading, return_exceptions=True)
 
-    def _bounded(self, target: Target, refuse: Refuse) -> bounds.Bound:
-        api = self._house.settings.providers[target.provider].api
-        most = self._model().max_output
-        return bounds.bound(self.ask, target, most, api=api, at_most=self._max_tokens, refuse=refuse)
-
     async def inspect(self, view: View) -> tuple[Finding, ...]:
         """Look into every text that reaches the model; what may not reach it as it is, is replaced."""
         self._view = view
-        self._screening.meet(view.task)
-        await self._look(view)
-        if self._screening.wanting:
-            await self._look_again()
-        if self.ask.stream and self._screening.ruled and self._reading is None:
-            # once the stream flows it is too late, and the hold takes time meanwhile
-            self._reading = asyncio.ensure_future(self._screening.read())
-        return self._screening.findings
-
-    async def _look(self, view: View) -> None:
-        if self._screening.ruled and self._said.input_bytes > LONG:
-            await asyncio.to_thread(self._screen, view)
+        screening = self._screening
+        screening.meet(view.task)
+        if self._said.input_bytes > LONG:
+            await self._look()
         else:
-            self._screen(view)
+            self._screen()
+        if screening.wanting:
+            await self._look_again()
+        if self.ask.stream and screening.ruled and self._reading is None:
+            # once the stream flows it is too late, and the hold takes time meanwhile
+            self._reading = asyncio.ensure_future(screening.read())
+        return screening.findings
+
+    async def _look(self) -> None:
+        if self._screening.ruled and self._said.input_bytes > LONG:
+            await asyncio.to_thread(self._screen)
+        else:
+            self._screen()
 
     async def _look_again(self) -> None:
         """Do it with the task's table of placeholders, which is wanting. Raises Problem as its reading."""
-        if self._view is not None:
-            await self._screening.prepare()
-            await self._look(self._view)
+        await self._screening.prepare()
+        await self._look()
 
-    def _screen(self, view: View) -> None:
+    def _screen(self) -> None:
         before, self.ask = self.ask.input_bytes, self._screening.request(self._said)
         if self._hint:  # the operator's own words are not looked into
             self.ask = with_system(self.ask, self._hint)
         if self.ask.input_bytes != before:
-            self.plan(view)
+            self.plan(self._view)
 
     def question(self, view: View, findings: tuple[Finding, ...]) -> Mapping[str, Any]:
         """Give policy's input for an inference."""
-        providers = self._house.settings.providers
         described = document.inference(
-            model=self.ask.model,
+            model=self.name,
             stream=self.ask.stream,
             tools=self.ask.tools,
             size=len(self._incoming.body),
             targets=[
                 {
-                    "name": targets.name(target),
-                    "provider": target.provider,
-                    "model": target.model,
-                    "region": providers[target.provider].region,
+                    "name": lane.name,
+                    "provider": lane.target.provider,
+                    "model": lane.target.model,
+                    "region": lane.provider.region,
                 }
-                for target in self._targets
+                for lane in self._lanes
             ],
             findings=[finding.document() for finding in findings],
         )
@@ -244,7 +266,7 @@ class Inference:
     def narrow(self, view: View, decision: Decision) -> None:
         """Take `targets` and `max_tokens` from policy and plan anew: both only narrow."""
         if self._screening.oblige(decision.obligations):
-            self._screen(view)
+            self._screen()
         permitted, most = decision.obligations.get("targets"), decision.obligations.get("max_tokens")
         if most is not None and most < self._bound.max_output:
             detail = f"policy ends answers at {most} tokens; this one might have {self._bound.max_output}"
@@ -256,23 +278,25 @@ class Inference:
 
     def _leaving(self, permitted: Sequence[str]) -> frozenset[str] | None:
         """Give the names of targets that policy permits; None where observing passes that it permits none."""
-        if not any(targets.name(target) in permitted for target in self._model().targets):
-            detail = f"policy permits none of the targets of '{self.ask.model}'"
+        if not any(lane.name in permitted for lane in self._alias.lanes):
+            detail = f"policy permits none of the targets of '{self.name}'"
             self.enforcement.refuse(Problem("denied", detail, reasons=["targets"]))
             return None
         return frozenset(permitted)
 
     def claim(self, view: View, version: int | None, deadline: int) -> Claim:
         """Hold what the dearest permitted target may cost at most."""
+        bound = self._bound
+        tokens = bound.input_tokens + bound.output_tokens
         return Claim(
             task=view.task.id,
             call=self.id,
             kind="inference",
-            name=segment(self.ask.model),
-            amounts={"tokens": self._bound.tokens, "cost": self._cost, "calls": 1, "model_calls": 1},
+            name=self._alias.segment,
+            amounts={"tokens": tokens, "cost": self._cost, "calls": 1, "model_calls": 1},
             fence=self._claims.fence,
             deadline=deadline,
-            lasts=round(self._model().total * 1000),
+            lasts=self._alias.lasts,
             host=self._house.host.name,
             version=version,
             keyed=self.keyed,
@@ -281,82 +305,73 @@ class Inference:
 
     async def dispatch(self, view: View, held: Held) -> Ending:
         """Send to the best target, and to others as `calls.sending` says."""
-        sent = await self._send(view, held, self._whole)
+        sent = await self._sending(view, held).run(self._whole)
         if isinstance(sent, Ending):
             return sent
-        answer, target, tried = sent
-        ending = self._made(view, held).answered(await self._screening.seen(answer), target, tried)
-        await self._screening.keep()
-        return ending
+        answer, lane, tried = sent
+        screening = self._screening
+        if not screening.silent(answer):
+            answer = await screening.seen(answer)
+            await screening.keep()
+        return self._endings.answered(answer, lane, tried)
 
     async def begin(self, view: View, held: Held) -> Ending | Flow:
         """Do what `dispatch` does for a stream, up to its first event: until then another target may be tried."""
-        sent = await self._send(view, held, self._opened)
+        sent = await self._sending(view, held).run(self._opened)
         if isinstance(sent, Ending):
             return sent
-        begun, target, tried = sent
-        return Flow(self._house, self._claims, view, held, begun, self._made(view, held), target, tried)
+        begun, lane, tried = sent
+        return Flow(self._house, self._claims, view, held, begun, self._endings, lane, tried)
 
-    async def _send[T](
-        self, view: View, held: Held, attempt: Callable[[Target, Request], Awaitable[T]]
-    ) -> tuple[T, Target, int] | Ending:
-        model = self._model()
-        sending = Sending(
-            house=self._house,
-            model=model,
+    def _sending(self, view: View, held: Held) -> Sending:
+        house, model = self._house, self._alias.model
+        self._endings = Endings(
+            house, self.workflow, self._incoming, self.ask, view, held, self._bound, self._screening
+        )
+        return Sending(
+            house=house,
+            alias=self._alias,
             held=held,
-            endings=self._made(view, held),
-            request=lambda target, since: self._request(view, target, held, since),
-            untried=list(self._targets),
+            endings=self._endings,
+            request=self._request,
+            untried=[*self._lanes],
             paced=self._paced,
             patient=model.first_token if self.ask.stream else model.total,
+            since=held.at,
         )
-        return await sending.run(attempt)
 
-    async def _request(self, view: View, target: Target, held: Held, since: int) -> Request:
+    async def _request(self, lane: Lane, held: Held, since: int) -> Request:
         """Make one attempt's request. Raises Problem: stopped, no secret, too late, not sayable there."""
         if self._reading is not None:
             await self._reading
-        await self._screening.keep()
-        house = self._house
-        await house.stops.ask(*self._whose(view.task), models=(self.ask.model, targets.name(target)))
-        provider = house.settings.providers[target.provider]
+        house, ask, provider, model = self._house, self.ask, lane.provider, self._alias.model
+        if self._screening.unkept:
+            await self._screening.keep()
+        if not house.stops.clear():
+            await house.stops.ask(*self._whose(self._view.task), models=(ask.model, lane.name))
         secret = await house.secret(provider.auth.secret) if provider.auth.secret else None
         seconds = in_time(held, house.clock.now(), since)
-        if self.ask.stream:
-            seconds = min(seconds, self._model().first_token, self._incoming.seconds)
-        idle = self._model().idle
-        return self._wire(target).request(provider, target, self.ask, self._bound, secret, seconds, idle=idle)
+        if ask.stream:
+            seconds = min(seconds, model.first_token, self._incoming.seconds)
+        return WIRES[provider.api].request(provider, lane.target, ask, self._bound, secret, seconds, idle=model.idle)
 
-    async def _whole(self, target: Target, request: Request) -> Answer:
+    async def _whole(self, lane: Lane, request: Request) -> Answer:
         try:
             response = await self._house.outbound.send(request)
         except (NotSent, Ambiguous) as error:
             raise failures.unsent(error) from error
-        await pacing.heard(self._house, self._house.settings.providers[target.provider], response.headers)
-        return self._wire(target).answer(response, self.ask)
+        if lane.pace is not None:
+            await pacing.heard(self._house, lane.pace, response.headers)
+        return WIRES[lane.provider.api].answer(response, self.ask)
 
-    async def _opened(self, target: Target, request: Request) -> Begun:
-        found = await begun(self._house.outbound, request, self._wire(target), self.ask)
+    async def _opened(self, lane: Lane, request: Request) -> Begun:
+        found = await begun(self._house.outbound, request, WIRES[lane.provider.api], self.ask)
         try:
-            await pacing.heard(self._house, self._house.settings.providers[target.provider], found.headers)
+            if lane.pace is not None:
+                await pacing.heard(self._house, lane.pace, found.headers)
         except BaseException:
             await found.chunks.aclose()
             raise
-        return found
-
-    def _wire(self, target: Target) -> Wire:
-        return WIRES[self._house.settings.providers[target.provider].api]
-
-    def _made(self, view: View, held: Held) -> Endings:
-        if self._endings is None:
-            self._endings = Endings(self._house, self._incoming, self.ask, view, held, self._bound, self._screening)
-        return self._endings
-
-    def _model(self) -> Model:
-        """Give the alias. Raises Problem model_not_granted for one that this revision no longer has."""
-        if (found := self._house.settings.models.get(self.ask.model)) is None:
-            raise Problem("model_not_granted", f"model {self.ask.model!r} is not configured at this host any more")
         return found
 
 
@@ -370,8 +385,3 @@ def asked_of(incoming: Incoming, body: Any) -> Ask:
 def _some(models: Sequence[str]) -> str:
     more = f" and {len(models) - NAMED} more: see GET /v1/models" if len(models) > NAMED else ""
     return ", ".join(models[:NAMED]) + more or "none"
-
-
-def _limits(view: View) -> Mapping[str, Value]:
-    limits = view.head["limits"]
-    return limits if isinstance(limits, Mapping) else {}

@@ -10,71 +10,48 @@ from contextlib import suppress
 from typing import Final
 
 from buspass.calls.house import House
-from buspass.config.settings import Provider, Target, Tool
+from buspass.calls.lanes import Lane
 from buspass.errors import Problem
 from buspass.providers.quotas import quotas
 from buspass.rates import Exhausted, Pace
 from buspass.rates.pace import SECOND, Limit
 
 CALLS: Final = {"calls": 1}
-MINUTE: Final = 60 * SECOND
 LOW: Final = 0.1
 """The share of a provider's quota below which it is saved."""
 
 
-def of_tool(tool: Tool) -> Pace | None:
-    """Give the pace of a tool, if it has one."""
-    if tool.rate is None:
-        return None
-    period = -int(-SECOND / tool.rate // 1)  # rounded up: rather slower than faster
-    return Pace(name=f"tool:{tool.name}", shown=tool.name, limits={"calls": Limit(amount=1, period=period)})
-
-
-def of_provider(provider: Provider) -> Pace | None:
-    """Give the pace of a provider, if it has limits."""
-    if provider.rpm is None and provider.tpm is None:
-        return None
-    limits = {
-        name: Limit(amount=amount, period=MINUTE)
-        for name, amount in (("requests", provider.rpm), ("tokens", provider.tpm))
-        if amount is not None
-    }
-    return Pace(name=f"provider:{provider.name}", shown=provider.name, limits=limits)
-
-
-async def permit(house: House, targets: Sequence[Target], tokens: int, patience: float, paced: str) -> Target:
-    """Give the first of the targets whose provider has a permit now, else wait for the best one's.
+async def permit(house: House, lanes: Sequence[Lane], tokens: int, patience: float, paced: str) -> Lane:
+    """Give the first of the lanes whose provider has a permit now, else wait for the best one's.
 
     `paced`: the provider whose permit the call has already. Raises Problem rate_limited.
     """
-    for target in targets:
-        if target.provider == paced:
-            return target
-    for place, target in enumerate([*targets, targets[0]] if len(targets) > 1 else targets):
-        last = place >= len(targets) - (len(targets) == 1)
+    for lane in lanes:
+        if lane.provider.name == paced:
+            return lane
+    for place, lane in enumerate([*lanes, lanes[0]] if len(lanes) > 1 else lanes):
+        last = place >= len(lanes) - (len(lanes) == 1)
         try:
-            await take(house, target, tokens, patience if last else 0.0)
+            if lane.pace is not None:
+                await take(house, lane.pace, tokens, patience if last else 0.0)
         except Exhausted as exhausted:
             if last:
                 raise refused(exhausted) from None
         else:
-            return target
+            return lane
     raise AssertionError("unreachable: the last one is returned or refused")  # pragma: no cover
 
 
-async def take(house: House, target: Target, tokens: int, patience: float) -> None:
-    """Take a target's permits for one attempt. Raises Exhausted."""
-    if (pace := of_provider(house.settings.providers[target.provider])) is not None:
-        await house.rates.take(pace, {"requests": 1, "tokens": tokens}, patience)
+async def take(house: House, pace: Pace, tokens: int, patience: float) -> None:
+    """Take a provider's permits for one attempt. Raises Exhausted."""
+    await house.rates.take(pace, {"requests": 1, "tokens": tokens}, patience)
 
 
-async def heard(house: House, provider: Provider, headers: Mapping[str, str]) -> None:
-    """Slow all hosts down where the provider says that little of our quota is left: others may use it, too.
+async def heard(house: House, pace: Pace, headers: Mapping[str, str]) -> None:
+    """Slow all hosts down where a provider with limits says that little of our quota is left: others may use it, too.
 
     Below a tenth the rate goes down with what is left; with nothing left nobody goes before there is a permit again.
     """
-    if (pace := of_provider(provider)) is None:
-        return
     for quota in quotas(headers):
         left = quota.left / quota.whole
         if left < LOW:

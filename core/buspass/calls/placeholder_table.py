@@ -34,7 +34,7 @@ class PlaceholderTable:
     def meet(self, task: Task) -> None:
         """Know whose call it is. Raises Problem task_not_open where the task's key was erased."""
         if self._task is None:
-            self._key(task)
+            opened(self._house, task)
             self._task = task
 
     @property
@@ -68,7 +68,7 @@ class PlaceholderTable:
         """Read the table, where the task has one. Raises Problem state_unavailable, internal."""
         if not self._unread or self._task is None:
             return
-        found = await self._house.vault.get(self._key(self._task), _name(self._task))
+        found = await self._house.vault.get(opened(self._house, self._task), _name(self._task))
         if not self._unread:  # it was read twice at once
             return
         self._lost = self._made()
@@ -83,20 +83,24 @@ class PlaceholderTable:
         made = self._placeholders.made
         if len(made) == len(self._kept):
             return
-        data = await self._house.vault.merge(self._key(self._task), _name(self._task), lambda old: _merged(old, made))
+        data = await self._house.vault.merge(
+            opened(self._house, self._task), _name(self._task), lambda old: _merged(old, made)
+        )
         self._kept = made
         if len(json.loads(data)) != len(made):  # another call of this task was first: know its placeholders too
             self._placeholders = Placeholders(self._secret(self._task), json.loads(data))
             self._kept = self._placeholders.made
 
-    def _key(self, task: Task) -> bytes:
-        try:
-            return self._house.task_key(task)
-        except Erased as error:
-            raise Problem("task_not_open", "the task's key was erased, and its placeholders with it") from error
-
     def _secret(self, task: Task) -> bytes:
-        return hmac.digest(self._key(task), b"placeholder", hashlib.sha256)
+        return hmac.digest(opened(self._house, task), b"placeholder", hashlib.sha256)
+
+
+def opened(house: House, task: Task) -> bytes:
+    """Open the key that a task's placeholders need. Raises Problem task_not_open where it was erased."""
+    try:
+        return house.vault.unwrap(task.id, task.wrapped_key)
+    except Erased as error:
+        raise Problem("task_not_open", "the task's key was erased, and its placeholders with it") from error
 
 
 def _name(task: Task) -> str:

@@ -42,12 +42,9 @@ CODES: Final = frozenset({"repeated_call", "loop_detected"})
 
 
 def check(house: House, call: Call, view: View) -> None:
-    """Refuse what goes on with a loop, and a poll that comes too soon. Raises Problem, or has it noted."""
+    """Refuse of a `watched` call what goes on with a loop, and a poll that is too soon. Raises Problem, or notes it."""
     call.told = None
-    limits = house.workflow(view.task.workflow).loops
-    interval = _polling(house, call)
-    if limits is None and interval is None:
-        return
+    limits, interval = call.workflow.loops, _polling(house, call)
     if not view.head.get("recent") or not (digest := _asked(house, call, view.task)):
         return
     steps = read_steps(view.head)
@@ -131,12 +128,6 @@ def _problem(found: Found, reached: Stage, limits: Loops, *, reads: bool) -> Pro
     return Problem(code, text, loop=loop, allowed=allowed)
 
 
-def _watched(house: House, call: Call, task: Task) -> bool:
-    """Whether what comes of the call is of any use later."""
-    workflow = house.settings.workflows.get(task.workflow)
-    return workflow is not None and (workflow.loops is not None or _polling(house, call) is not None)
-
-
 def _polling(house: House, call: Call) -> float | None:
     tool = house.settings.tools.get(call.name) if call.kind == "action" else None
     return tool.polling if tool else None
@@ -148,7 +139,7 @@ def _polling(house: House, call: Call) -> float | None:
 def remembered(house: House, call: Call, task: Task, held: Held, ending: Ending) -> Outcome:
     """Give the ending's outcome with the line that the head keeps of it."""
     problem = ending.problem
-    if "recent" not in held.head or not _watched(house, call, task) or (problem and problem.code in UNTOLD):
+    if "recent" not in held.head or (problem and problem.code in UNTOLD):
         return ending.outcome
     if not (digest := _asked(house, call, task)):
         return ending.outcome

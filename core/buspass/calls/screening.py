@@ -1,38 +1,38 @@
 """What one call's inspection comes to: which classes may pass where, and the texts as each side is to see them.
 
-Owns the workflow's rules as plans (request, answer, arguments, result) and the task's table of placeholders. Refuses to
-know how anything is found or replaced: that is `mediation`; and how a stream is framed: that is `screened_stream`.
+Owns plans (request, answer, arguments, result): what the workflow's rules and policy come to together; and when the
+task's placeholders are needed. Refuses to know how anything is found or replaced: that is `mediation`; and how a stream
+is framed: that is `screened_stream`.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Final, Literal
+from types import MappingProxyType
+from typing import Any, Final
 
 from msgspec.structs import replace
 
+from buspass.calls.directions import ANSWERED, from_model, from_tool, stricter, towards_model, towards_tool
 from buspass.calls.enforcement import ENFORCED, Enforcing
 from buspass.calls.house import House
 from buspass.calls.messages import identified, opaque
-from buspass.calls.placeholder_table import PlaceholderTable
+from buspass.calls.placeholder_table import PlaceholderTable, opened
 from buspass.config.settings import PersonalData, Tool
 from buspass.errors import Problem
 from buspass.mediation.arguments import restore_arguments
-from buspass.mediation.classes import CLASSES, PERSONAL
+from buspass.mediation.classes import CLASSES
 from buspass.mediation.inspect import Finding
 from buspass.mediation.rewriting import Action, ContentBlocked, Plan, mentioned, ordered, rewrite, untouched
 from buspass.model import Answer, Ask, Offer
 from buspass.ports.state import Value
 from buspass.tasks import Task
 
-STRENGTH: Final[tuple[Action, ...]] = ("allow", "placeholder", "mask", "block")
-"""From weakest to strictest: policy may only move a class to the right."""
 GROWTH: Final = 24
 """Bytes by which one replaced value can grow at most: the longest placeholder has 22, a number gets two quotes."""
 ROWS: Final = 64
 """Findings that a record lists."""
-ANSWERED: Final[dict[str, Action]] = {"secret": "mask"}
 EVERY: Final = tuple(CLASSES)
 REDACTED: Final = Plan(actions=dict.fromkeys(CLASSES, "mask"))
 
@@ -40,31 +40,46 @@ REDACTED: Final = Plan(actions=dict.fromkeys(CLASSES, "mask"))
 class Screening:
     """One call's. `meet` or `load` before anything else; `keep` before a placeholder made here leaves the host."""
 
+    findings: tuple[Finding, ...] = ()
+    _added: Mapping[str, Action] = MappingProxyType({})
+    """What policy adds."""
+    _task: Task | None = None
+    _made: PlaceholderTable | None = None
+
     def __init__(self, house: House, rules: PersonalData | None, enforcement: Enforcing = ENFORCED) -> None:
         self._house = house
         self._enforcement = enforcement
         self._rules = rules
-        self._regions = rules.phone_regions if rules else ()
-        self._task: Task | None = None
-        self._table = PlaceholderTable(house, shared=rules is not None)
-        self._added: dict[str, Action] = {}
-        self.findings: tuple[Finding, ...] = ()
-
-    @property
-    def ruled(self) -> bool:
+        self.ruled = rules is not None
         """Whether the workflow has rules for personal data: without, only secrets are looked for."""
-        return self._rules is not None
 
     def meet(self, task: Task) -> None:
         """Know whose call it is. Raises Problem task_not_open where the key that placeholders need was erased."""
-        if self.ruled or self._added:
-            self._table.meet(task)
         self._task = task
+        if self.ruled or self._added:
+            if self._made is not None:
+                self._made.meet(task)
+            else:
+                opened(self._house, task)
+
+    @property
+    def _table(self) -> PlaceholderTable:
+        """The task's placeholders: made for the calls in which something may stand, which are few."""
+        if self._made is None:
+            self._made = PlaceholderTable(self._house, shared=self.ruled)
+            if self._task is not None and (self.ruled or self._added):
+                self._made.meet(self._task)
+        return self._made
 
     @property
     def wanting(self) -> bool:
         """Whether the task's placeholders must be read, and what was looked into looked into again."""
-        return self._table.wanting
+        return self._made is not None and self._made.wanting
+
+    @property
+    def unkept(self) -> bool:
+        """Whether `keep` may have anything to do."""
+        return self._made is not None
 
     async def load(self, task: Task) -> None:
         """Meet the task and read its placeholders. Raises Problem state_unavailable, internal."""
@@ -81,19 +96,21 @@ class Screening:
 
     async def keep(self) -> None:
         """Add what was made to the task's table. Raises Problem state_unavailable."""
-        await self._table.keep()
+        if self._made is not None:
+            await self._made.keep()
 
     def oblige(self, obligations: Mapping[str, Any]) -> bool:
         """Take policy's `placeholder` and `mask`. True where they add anything. Raises Problem policy_unavailable."""
-        before = dict(self._added)
+        before, added = self._added, dict(self._added)
         for action in ("placeholder", "mask"):
             for class_ in obligations.get(action, ()):
                 if class_ not in CLASSES:
                     raise Problem("policy_unavailable", f"policy names a class that does not exist: {class_[:32]!r}")
-                self._added[class_] = _stricter(action, self._added.get(class_, "allow"))
+                added[class_] = stricter(action, added.get(class_, "allow"))
+        self._added = added
         if "placeholder" in self._added.values() and self._task is not None:
             self._table.meet(self._task)
-        return self._added != before
+        return added != before
 
     # ── towards a model ─────────────────────────────────────────────────────────────────────────────────────────
 
@@ -103,11 +120,11 @@ class Screening:
         Its size is an upper bound of what was said and of what is sent. Left alone are pictures, and what a provider
         signed or sealed. The id of a tool call in which something stands becomes another, the same wherever it stands.
         """
-        if untouched(ask.payload, self._classes()):
+        if untouched(ask.payload, EVERY if self.ruled else self._classes()):
             self.findings = ()
             return ask
         self._table.mentioned = mentioned(ask.payload)
-        actions = self._strict(self._towards_model())
+        actions = self._strict(towards_model(self._rules))
         plan = replace(self._plan(actions), opaque=frozenset(opaque(ask)))
         payload, self.findings = _rewrite(ask.payload, plan, looked=True)
         self._observe(self.findings, actions, "to a model")
@@ -119,7 +136,7 @@ class Screening:
 
     def answer(self, answer: Answer, *, streamed: bool = False) -> Answer:
         """The answer as the agent may see it: the licences in it are for what the agent sees."""
-        if self._silent(answer):
+        if self.silent(answer):
             return answer
         plan = self.answer_plan()
         text, found = rewrite(answer.text, plan, "answer.text")
@@ -129,13 +146,13 @@ class Screening:
             offers.append(Offer(id=offer.id, name=offer.name, arguments_text=seen))
             rows += more
         self.findings += tuple(rows)
-        self._observe(rows, self._strict(self._from_model()), "to the agent")
+        self._observe(rows, self._strict(from_model(self._rules)), "to the agent")
         document = answer.document if streamed else self._document(answer.document, plan)
         return replace(answer, text=text, offers=tuple(offers), document=document)
 
     async def seen(self, answer: Answer) -> Answer:
         """Do the same for a whole answer, with the task's placeholders if it needs them. Raises Problem as `read`."""
-        if self._silent(answer):
+        if self.silent(answer):
             return answer
         if self.ruled and mentioned(_shown(answer)):
             await self.read()
@@ -146,17 +163,18 @@ class Screening:
             shown = self.answer(answer)
         return shown
 
-    def _silent(self, answer: Answer) -> bool:
+    def silent(self, answer: Answer) -> bool:
         """Whether nothing can stand in it. Arguments are JSON, whose escapes may hide what they say."""
-        hidden = answer.offers and any("\\" in offer.arguments_text for offer in answer.offers)
-        return not hidden and untouched(_shown(answer), self._classes())
+        if answer.offers and any("\\" in offer.arguments_text for offer in answer.offers):
+            return False
+        return untouched(_shown(answer), EVERY if self.ruled else self._classes())
 
     def answer_plan(self) -> Plan:
         """Secrets are masked; values behind placeholders come back where the workflow restores them for the agent."""
         rules = self._rules
         if rules is None:
             return Plan(actions=ANSWERED)
-        return self._plan(self._strict(self._from_model()), restore=rules.to_agent == "restore")
+        return self._plan(self._strict(from_model(self._rules)), restore=rules.to_agent == "restore")
 
     def arguments_text(self, text: str, at: str, *, streamed: bool = False) -> tuple[str, tuple[Finding, ...]]:
         """A tool call's arguments, JSON as a model wrote it, as the agent may see them.
@@ -203,7 +221,7 @@ class Screening:
 
         Values the tool may get are hidden too: `restored` puts them back, where its schema marks the property.
         """
-        actions = self._strict(self._towards_tool(tool.name))
+        actions = self._strict(towards_tool(self._rules, tool.name))
         changed, self.findings = _rewrite(dict(arguments), self._plan(actions), "arguments")
         self._observe(self._kept_from(tool, arguments, actions), actions, f"to {tool.name}")
         return dict(changed)
@@ -217,7 +235,7 @@ class Screening:
         kept: set[str] = set()
         for name in {finding.class_ for finding in self.findings} - {"secret"}:
             hiding: dict[str, Action] = {name: "placeholder", "secret": "allow"}
-            hidden = rewrite(dict(arguments), Plan(actions=hiding, placeholders=scratch, regions=self._regions))[0]
+            hidden = rewrite(dict(arguments), Plan(actions=hiding, placeholders=scratch, regions=self._regions()))[0]
             if actions.get(name) == "block" or restore_arguments(tool.input, hidden, scratch, permitted) != arguments:
                 kept.add(name)
         return [finding for finding in self.findings if finding.class_ in kept]
@@ -235,7 +253,7 @@ class Screening:
 
     def result(self, result: Any) -> Any:
         """A tool's answer as the agent, and its model, may see it."""
-        actions = self._strict(self._from_tool())
+        actions = self._strict(from_tool(self._rules))
         changed, found = _rewrite(result, self._plan(actions), "result")
         self.findings += found
         self._observe(found, actions, "from a tool")
@@ -253,9 +271,9 @@ class Screening:
         if not labels:
             return {}
         actions: dict[str, Action] = {
-            name: "mask" for name, action in self._towards_model().items() if action != "allow"
+            name: "mask" for name, action in towards_model(self._rules).items() if action != "allow"
         }
-        return _rewrite(dict(labels), Plan(actions={**actions, "secret": "mask"}, regions=self._regions))[0]
+        return _rewrite(dict(labels), Plan(actions={**actions, "secret": "mask"}, regions=self._regions()))[0]
 
     def names(self, names: Sequence[str]) -> list[Value]:
         """Names of an agent's own functions, which stand in records too."""
@@ -263,13 +281,16 @@ class Screening:
 
     # ── plans ───────────────────────────────────────────────────────────────────────────────────────────────────
 
+    def _regions(self) -> tuple[str, ...]:
+        return self._rules.phone_regions if self._rules else ()
+
     def _classes(self) -> tuple[str, ...]:
         """Every class that a plan of this call looks for."""
         return EVERY if self._rules is not None else ordered(("secret", *self._added))
 
     def _strict(self, actions: Mapping[str, Action]) -> dict[str, Action]:
         """The workflow's actions under policy's, which only make them stricter."""
-        strict = {name: _stricter(action, actions.get(name, "allow")) for name, action in self._added.items()}
+        strict = {name: stricter(action, actions.get(name, "allow")) for name, action in self._added.items()}
         if "secret" in strict:  # policy never makes of a blocked secret a masked one
             strict["secret"] = actions.get("secret", "block")
         return {**actions, **strict}
@@ -278,7 +299,7 @@ class Screening:
         """What is done: observing, personal data passes as it is, and secrets never do."""
         if not self._enforcement.on:
             actions = {name: action if name == "secret" else "allow" for name, action in actions.items()}
-        return Plan(actions=actions, placeholders=self._table.placeholders, restore=restore, regions=self._regions)
+        return Plan(actions=actions, placeholders=self._table.placeholders, restore=restore, regions=self._regions())
 
     def _observe(self, found: Iterable[Finding], actions: Mapping[str, Action], towards: str) -> None:
         """Note what would have been blocked or replaced."""
@@ -291,39 +312,6 @@ class Screening:
             code = "content_blocked" if action == "block" else action
             detail = f"{finding.count} at {finding.position}"
             self._enforcement.changes("would_block", code, f"{finding.class_} {towards}", detail)
-
-    def _towards_model(self) -> dict[str, Action]:
-        rules = self._rules
-        if rules is None:
-            return {}
-        passing: Action = rules.to_models or "allow"
-        return {name: "block" if name in rules.block else passing for name in PERSONAL}
-
-    def _towards_tool(self, tool: str) -> dict[str, Action]:
-        """Whatever may not pass as it is becomes a placeholder, unless the workflow blocks it."""
-        rules = self._rules
-        if rules is None:
-            return {}
-        told = rules.to_tools.get(tool, frozenset())
-        barred: Action = "block" if rules.to_models == "block" else "placeholder"
-        return {
-            name: "block" if name in rules.block else "placeholder" if name in told else barred for name in PERSONAL
-        }
-
-    def _from_model(self) -> dict[str, Action]:
-        rules = self._rules
-        if rules is None:
-            return dict(ANSWERED)
-        found: Action = "placeholder" if rules.to_agent == "placeholder" else "allow"
-        return {name: "mask" if name in rules.block else found for name in PERSONAL} | ANSWERED
-
-    def _from_tool(self) -> dict[str, Action]:
-        rules = self._rules
-        if rules is None:
-            return dict(ANSWERED)
-        hidden = "placeholder" in (rules.to_models, rules.to_agent)
-        passing: Action = "mask" if rules.to_models == "block" else "placeholder" if hidden else "allow"
-        return {name: "mask" if name in rules.block else passing for name in PERSONAL} | ANSWERED
 
 
 def redacted(payload: Mapping[str, Any], rules: PersonalData | None = None) -> Any:
@@ -361,13 +349,12 @@ def _renamed(value: Any, plan: Plan) -> Any:
 
 def _shown(answer: Answer) -> list[Any]:
     """All of an answer that a plan is applied to: not its id and counts, whose digits might be anything."""
-    shown: list[Any] = [answer.text, *[offer.arguments_text for offer in answer.offers]]
+    shown: list[Any] = [answer.text]
+    if answer.offers:
+        shown += [offer.arguments_text for offer in answer.offers]
     if "choices" in (document := answer.document):
-        for message in [choice["message"] for choice in document["choices"]]:
+        for choice in document["choices"]:
+            message = choice["message"]
             shown += (message.get("content"), message.get("refusal"))
         return shown
     return shown + [block.get(name) for block in document.get("content", ()) for name in ("text", "input")]
-
-
-def _stricter(one: Literal["placeholder", "mask"] | Action, other: Action) -> Action:
-    return max(one, other, key=STRENGTH.index)

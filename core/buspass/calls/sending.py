@@ -1,6 +1,6 @@
 """The attempts of one inference: which target next, after what pause, under which hold.
 
-Owns the loop over targets and what it tells their breakers. A hold covers one billable attempt: after a surely
+Owns the loop over lanes and what it tells their breakers. A hold covers one billable attempt: after a surely
 unbilled failure it serves the next attempt too; after an ambiguous one the next takes a hold of its own, and what the
 failed one may have cost is charged at once, in a record of kind `attempt`. Refuses to know a wire format.
 """
@@ -9,24 +9,23 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from typing import Final
-from urllib.parse import urlsplit
 
 from msgspec import Struct, field
 from msgspec.structs import replace
 
-from buspass.breakers import Breaker, Key, Pass, Refusal
+from buspass.breakers import Pass, Refusal
 from buspass.calls import pacing, upstreams
 from buspass.calls.call import SEND_WITHIN, Ending
 from buspass.calls.endings import Endings
 from buspass.calls.house import House
-from buspass.config.settings import Model, Settings, Target
+from buspass.calls.lanes import Alias, Lane
 from buspass.errors import Problem
 from buspass.ledger import Held, Outcome
 from buspass.model import Failure
 from buspass.ports.outbound import Request
 from buspass.ports.state import Value
 from buspass.rates import Exhausted
-from buspass.routing import attempts, targets
+from buspass.routing import attempts
 
 PATIENCE: Final = 2.0
 """Seconds that a call waits for others to find out whether its last target works."""
@@ -34,56 +33,40 @@ CHARGED: Final = ("tokens", "cost")
 """What a further billable attempt holds: it is the same call."""
 
 
-def breaker_of(target: Target) -> Key:
-    """Give the breaker of a target."""
-    return Key("model", targets.name(target))
-
-
-def watched(settings: Settings) -> list[Key]:
-    """Give the breakers of everything that the configuration names: targets, and services behind tools."""
-    models = [breaker_of(target) for model in settings.models.values() for target in model.targets]
-    services = [Key("tool", urlsplit(tool.url).netloc) for tool in settings.tools.values()]
-    return list(dict.fromkeys([*models, *services]))
-
-
 class Sending(Struct, kw_only=True):
-    """One call's way through its targets. `request` makes an attempt's; `since` is the newest hold's time (ms).
+    """One call's way through its lanes. `request` makes an attempt's; `since` is the newest hold's time (ms).
 
     `paced`: the provider whose permit the first attempt has.
     """
 
     house: House
-    model: Model
+    alias: Alias
     held: Held
     endings: Endings
-    request: Callable[[Target, int], Awaitable[Request]]
-    untried: list[Target]
+    request: Callable[[Lane, Held, int], Awaitable[Request]]
+    untried: list[Lane]
     patient: float
     paced: str
+    since: int
     tried: int = 0
-    since: int = 0
-    last: tuple[Failure, Target] | None = None
+    last: tuple[Failure, Lane] | None = None
     away: list[tuple[str, int]] = field(default_factory=list)
 
-    def __post_init__(self) -> None:
-        self.since = self.held.at
-
-    async def run[T](self, attempt: Callable[[Target, Request], Awaitable[T]]) -> tuple[T, Target, int] | Ending:
+    async def run[T](self, attempt: Callable[[Lane, Request], Awaitable[T]]) -> tuple[T, Lane, int] | Ending:
         """Try until one answers, or nothing is left to try."""
-        self.house.retries.earn(self.model.alias, self.model.retry_budget)
+        house = self.house
+        house.retries.earn(self.alias.model.alias, self.alias.model.retry_budget)
         current = self.untried.pop(0)
         while True:
-            try:
-                passed = await self._enter(current)
-            except Refusal as refusal:
-                self.away.append((targets.name(current), refusal.until))
+            passed = house.breakers.at_once(current.breaker) if current.pace is None else None
+            if passed is None and (passed := await self._enter(current)) is None:
                 if not self.untried:
                     return self._nobody()
                 current = self.untried.pop(0)
                 continue
             self.tried += 1
             try:
-                request = await self.request(current, self.since)
+                request = await self.request(current, self.held, self.since)
                 got = await attempt(current, request)
             except Problem as problem:  # it was not sent
                 return self.endings.failed(problem, "nothing", current, self.tried)
@@ -96,25 +79,30 @@ class Sending(Struct, kw_only=True):
                     return step
                 current = step
             else:
-                self._note(passed, (await passed.succeeded()).state)
+                if not passed.well():
+                    self._note(passed, (await passed.succeeded()).state)
                 return got, current, self.tried
             finally:
-                await passed.void()
+                if not passed.over:
+                    await passed.void()
 
-    async def _enter(self, target: Target) -> Pass:
+    async def _enter(self, lane: Lane) -> Pass | None:
+        """Give the leave to go, once there is a permit too; None where there is none in time, which is noted."""
         wait = 0.0 if self.untried else PATIENCE
-        if self.tried or target.provider != self.paced:
-            try:
-                await pacing.take(self.house, target, self.endings.bound.tokens, wait)
-            except Exhausted as exhausted:
-                until = self.house.clock.now() + round(exhausted.seconds * 1000)
-                raise Refusal(breaker_of(target), Breaker(), until) from None
-        return await self.house.breakers.enter(breaker_of(target), wait=wait, lasts=self.model.total)
+        try:
+            if lane.pace is not None and (self.tried or lane.provider.name != self.paced):
+                await pacing.take(self.house, lane.pace, self.endings.bound.tokens, wait)
+            return await self.house.breakers.enter(lane.breaker, wait=wait, lasts=self.alias.model.total)
+        except Exhausted as exhausted:
+            until = self.house.clock.now() + round(exhausted.seconds * 1000)
+        except Refusal as refusal:
+            until = refusal.until
+        self.away.append((lane.name, until))
+        return None
 
-    async def _tell(self, passed: Pass, failure: Failure, given: float, target: Target) -> None:
-        pace = pacing.of_provider(self.house.settings.providers[target.provider])
-        if pace is not None and failure.kind == "throttled":
-            await self.house.rates.lower(pace, failure.retry_after)
+    async def _tell(self, passed: Pass, failure: Failure, given: float, lane: Lane) -> None:
+        if lane.pace is not None and failure.kind == "throttled":
+            await self.house.rates.lower(lane.pace, failure.retry_after)
         fault = upstreams.model_fault(failure, given=given, timeout=self.patient)
         if fault is None:
             return
@@ -128,10 +116,10 @@ class Sending(Struct, kw_only=True):
         if state != passed.before:
             self.endings.notes["breaker"] = f"{passed.key.name}: {state}"
 
-    async def _next(self, failure: Failure, current: Target) -> Target | Ending:
+    async def _next(self, failure: Failure, current: Lane) -> Lane | Ending:
         """Give the target of the next attempt, its hold taken and its pause over; or how the call ends."""
         now = self.house.clock.now()
-        left = self.model.attempts - self.tried
+        left = self.alias.model.attempts - self.tried
         step = attempts.after(
             failure,
             self.untried,
@@ -142,7 +130,7 @@ class Sending(Struct, kw_only=True):
             patience=(min(self.since + SEND_WITHIN, self.held.deadline) - now) / 1000,
             anew=True,
         )
-        if isinstance(step, attempts.Retry) and not self.house.retries.spend(self.model.alias):
+        if isinstance(step, attempts.Retry) and not self.house.retries.spend(self.alias.model.alias):
             step = attempts.give_up(failure)
         if isinstance(step, attempts.Retry) and step.anew and not await self._anew(failure, current):
             step = attempts.give_up(failure)
@@ -154,22 +142,22 @@ class Sending(Struct, kw_only=True):
             await self.house.clock.sleep(step.pause)
         return step.target
 
-    def _gives_up(self, step: attempts.GiveUp, target: Target | None) -> Ending:
+    def _gives_up(self, step: attempts.GiveUp, lane: Lane | None) -> Ending:
         """End the call; where nobody takes it for a while, say for how long."""
         problem, now = step.problem, self.house.clock.now()
         if self.away and problem.code in {"no_target_available", "upstream_error", "upstream_timeout"}:
             upstreams.told(problem, max(min(until for _, until in self.away), now + 1), now)
-        return self.endings.failed(problem, step.charge, target, self.tried)
+        return self.endings.failed(problem, step.charge, lane, self.tried)
 
     def _nobody(self) -> Ending:
         """End the call where the breakers let nobody go any more."""
         if self.last is not None:
-            failure, target = self.last  # if it may have been billed it was charged before another was to be tried
-            return self._gives_up(replace(attempts.give_up(failure), charge="nothing"), target)
-        problem = upstreams.none_left(self.model.alias, self.away, self.house.clock.now())
+            failure, lane = self.last  # if it may have been billed it was charged before another was to be tried
+            return self._gives_up(replace(attempts.give_up(failure), charge="nothing"), lane)
+        problem = upstreams.none_left(self.alias.model.alias, self.away, self.house.clock.now())
         return self.endings.failed(problem, "nothing", None, self.tried)
 
-    async def _anew(self, failure: Failure, target: Target) -> bool:
+    async def _anew(self, failure: Failure, lane: Lane) -> bool:
         """Hold for another billable attempt, and charge the one that failed. False: there is no money for it."""
         house, claim = self.house, self.held.claim
         amounts = {name: claim.amounts[name] for name in CHARGED}
@@ -193,7 +181,7 @@ class Sending(Struct, kw_only=True):
                 "code": problem.code,
                 "detail": problem.detail[:300],
                 "estimated": True,
-                "target": targets.name(target),
+                "target": lane.name,
             }
             head = await house.ledger.settle(held, Outcome(use=amounts), record)
         except Problem:

@@ -11,15 +11,15 @@ from typing import Any
 
 from buspass.calls.house import House
 from buspass.errors import Problem
-from buspass.ledger.accounts import coming, table, whole
+from buspass.ledger.accounts import coming, whole
 from buspass.ports.state import Item, Value
 from buspass.tasks import Task
 
 
 def past(head: Item, soft: float) -> dict[str, int]:
     """Give the limited accounts of which at least the share `soft` is spent, with how much, in percent."""
-    available: Mapping[str, Any] = table(head, "available")
-    limits: Mapping[str, Any] = table(head, "limits")
+    row: Mapping[str, Any] = head
+    available, limits = row["available"], row["limits"]
     for name, limit in limits.items():
         if limit - available[name] >= soft * limit:
             break
@@ -35,18 +35,13 @@ def past(head: Item, soft: float) -> dict[str, int]:
     }
 
 
-def header(house: House, task: Task, head: Item) -> dict[str, str]:
-    """Give `Buspass-Budget-Soft`, where an account is past the soft limit."""
-    if not (shares := past(head, _soft(house, task))):
-        return {}
-    return {"Buspass-Budget-Soft": ", ".join(f"{name}={share}%" for name, share in shares.items())}
+def shown(shares: Mapping[str, int]) -> str:
+    """Give `Buspass-Budget-Soft`."""
+    return ", ".join(f"{name}={share}%" for name, share in shares.items())
 
 
-async def warn(house: House, task: Task, head: Item) -> None:
-    """Write the journal's entry for each account that is past its soft limit and has none yet."""
-    soft = _soft(house, task)
-    if not (shares := past(head, soft)):
-        return
+async def warn(house: House, task: Task, soft: float, shares: Mapping[str, int], head: Item) -> None:
+    """Write the journal's entry for each account that is `past` its soft limit and has none yet."""
     marked = head.get("soft")
     for name, share in shares.items():
         if not isinstance(marked, Mapping) or name in marked:
@@ -65,9 +60,3 @@ async def warn(house: House, task: Task, head: Item) -> None:
             await house.ledger.mark(task.id, "soft", name, record)
             told = {"task": task.id, "workflow": task.workflow, "account": name, "spent_percent": share}
             await house.alerts.tell("soft_limit", f"{task.id} {name}", told)
-
-
-def _soft(house: House, task: Task) -> float:
-    """A workflow that is no longer configured has no soft limit below its limit."""
-    workflow = house.settings.workflows.get(task.workflow)
-    return workflow.soft if workflow else 1.0

@@ -9,7 +9,7 @@ from buspass.alerting import shown
 from buspass.breakers import listing
 from buspass.callers import OperatorCaller, caller
 from buspass.calls.house import House
-from buspass.calls.sending import watched
+from buspass.calls.lanes import watched
 from buspass.errors import Problem
 from buspass.http.asgi import Request, Response
 from buspass.http.exchange import answer, bearer

@@ -15,7 +15,6 @@ from typing import Final, Literal
 
 from msgspec import Struct
 
-from buspass.config.settings import Target
 from buspass.errors import Problem
 from buspass.model import Failure
 
@@ -26,10 +25,10 @@ PASSING: Final = frozenset({"unreachable", "throttled"})
 """What may be over in a moment."""
 
 
-class Retry(Struct, frozen=True, kw_only=True):
+class Retry[T](Struct, frozen=True, kw_only=True):
     """Send once more, to `target`, after `pause` seconds; `anew`: under another hold than the one before."""
 
-    target: Target
+    target: T
     pause: float = 0.0
     anew: bool = False
 
@@ -47,17 +46,17 @@ def backoff(tried: int, random: bytes) -> float:
     return min(FIRST * (1 << tried - 1), LONGEST) * (0.5 + part / 2)
 
 
-def after(
+def after[T](
     failure: Failure,
-    untried: Sequence[Target],
+    untried: Sequence[T],
     *,
     attempts_left: int,
     seconds_left: float,
-    same: Target | None = None,
+    same: T | None = None,
     pause: float = 0.0,
     patience: float = 0.0,
     anew: bool = False,
-) -> Retry | GiveUp:
+) -> Retry[T] | GiveUp:
     """The next step. `untried` are the candidates not tried yet, best first; `seconds_left` to the call's deadline.
 
     `same` is the one that failed, to be tried again after `pause` seconds or the longer time that it asked for, if

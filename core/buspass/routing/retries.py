@@ -10,6 +10,7 @@ from typing import Final
 RESERVE: Final = 10
 """Retries that an alias begins with, and the most that it saves up."""
 WHOLE: Final = 1_000_000
+FULL: Final = RESERVE * WHOLE
 
 
 class Retries:
@@ -20,7 +21,9 @@ class Retries:
 
     def earn(self, alias: str, share: float) -> None:
         """Count a call's first dispatch; `share` is the alias's `retry.budget`, 0 to 1."""
-        self._purses[alias] = min(RESERVE * WHOLE, self._left(alias) + round(share * WHOLE))
+        left = self._purses.get(alias)
+        if left is not None and left < FULL:  # nearly always it is full, which need not be written down
+            self._purses[alias] = min(FULL, left + round(share * WHOLE))
 
     def spend(self, alias: str) -> bool:
         """Take one retry, if it is there."""
@@ -31,4 +34,4 @@ class Retries:
         return True
 
     def _left(self, alias: str) -> int:
-        return self._purses.get(alias, RESERVE * WHOLE)
+        return self._purses.get(alias, FULL)

@@ -115,6 +115,8 @@ class Stops:
         self._seen: tuple[Stop, ...] = ()
         self._read_at = -math.inf
         self._turn = asyncio.Lock()
+        self.standing = False
+        """Whether any stood when last seen."""
 
     # ── what stands ─────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -134,16 +136,16 @@ class Stops:
         stops = tuple(self._stop(key, item) for key, item in found)
         if at >= self._read_at:
             self._seen, self._read_at = stops, at
+            self.standing = bool(stops)
         return stops
 
     async def lifted(self) -> list[Stop]:
         """Give the newest of those that were lifted. Raises Problem state_unavailable."""
         return [self._stop(key, item) for key, item in await self._list(LIFTED)]
 
-    @property
-    def standing(self) -> bool:
-        """Whether any stood when last seen."""
-        return bool(self._seen)
+    def clear(self) -> bool:
+        """Whether nothing is stopped, as of a second ago at most: then there is nothing to `ask`, nearly always."""
+        return not self.standing and self._clock.monotonic() - self._read_at < VIEW
 
     def against(
         self, workflow: str, agents: Collection[str], tool: str = "", models: Collection[str] = ()
