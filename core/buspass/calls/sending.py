@@ -72,7 +72,7 @@ class Sending(Struct, kw_only=True):
                 return self.endings.failed(problem, "nothing", current, self.tried)
             except Failure as failure:
                 self.last = failure, current
-                upstreams.noted(self.held.claim.call, f"{targets.name(current)}, attempt {self.tried}", failure)
+                upstreams.noted(self.held.claim.call, f"{current.name}, attempt {self.tried}", failure)
                 await self._tell(passed, failure, request.timeout, current)
                 step = await self._next(failure, current)
                 if isinstance(step, Ending):
