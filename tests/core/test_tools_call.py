@@ -3,11 +3,14 @@
 import hashlib
 
 import pytest
+import rfc8785
+from hypothesis import example, given
+from hypothesis import strategies as st
 
 from buspass.config.settings import Auth, Tool
 from buspass.errors import Problem
 from buspass.model import Subject
-from buspass.tools.call import arguments_of, bound, fingerprint, fitting
+from buspass.tools.call import arguments_of, bound, canonical, fingerprint, fitting
 
 ANNA = Subject(type="customer", id="C-1234", proof="token")
 
@@ -111,3 +114,33 @@ def test_a_fingerprint_is_of_the_meaning_not_of_the_text():
     assert one == fingerprint("refund", {"b": [1.5, "é"], "a": 1.0})
     assert one == hashlib.sha256('["refund",{"a":1,"b":[1.5,"é"]}]'.encode()).hexdigest()
     assert len({one, fingerprint("refund2", {"a": 1, "b": [1.5, "é"]}), fingerprint("refund", {"a": 2})}) == 3
+
+
+NAMES = st.one_of(
+    st.text(max_size=3), st.sampled_from(["", "a", "\x7f", "\x00", "\b", "\uffff", "😀", "\u2028", "1.0"])
+)
+LEAVES = st.one_of(
+    st.none(), st.booleans(), st.integers(-(2**54), 2**54), st.floats(allow_nan=False, allow_infinity=False), NAMES
+)
+VALUES = st.recursive(
+    LEAVES, lambda some: st.one_of(st.lists(some, max_size=3), st.dictionaries(NAMES, some, max_size=4)), max_leaves=8
+)
+
+
+@given(VALUES)
+@example([1.0, -0.0, 1e16, 1e21, 1e-7, 5e-324])
+@example({"\uffff": 1, "😀": 2})
+@example(['\x7f\x00\b\t\n\f\r\x1f"\\/'])
+@example([2**53 - 1, 2**53])
+def test_the_quick_canonical_form_is_rfc_8785s(value):
+    def plainly():
+        try:
+            return rfc8785.dumps(value)
+        except rfc8785.CanonicalizationError:
+            return "refused"
+
+    try:
+        found = canonical(value)
+    except Problem:
+        found = "refused"
+    assert found == plainly()

@@ -18,11 +18,13 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import Any, Final, Literal
-from urllib.parse import quote, urlencode, urlsplit, urlunsplit
+from urllib.parse import SplitResult, quote, urlencode, urlsplit, urlunsplit
 
 from buspass.config.settings import Tool
 from buspass.errors import Problem
+from buspass.jsontext import written
 from buspass.model import UNLIMITED
 from buspass.ports.outbound import Ambiguous, NotSent, Request, Response, TimedOut, TooLarge
 from buspass.tools.schema import compiled, parse_json, pointer
@@ -45,10 +47,11 @@ def request(tool: Tool, arguments: Mapping[str, Any], *, headers: Mapping[str, s
     """
     if deadline_s <= 0:
         raise Problem("deadline_exceeded", f"no time is left to call tool {tool.name!r}")
-    parts = urlsplit(tool.url)
-    in_path = _PLACEHOLDER.findall(parts.path)
-    path = _PLACEHOLDER.sub(lambda found: _segment(found[1], arguments), parts.path)
-    rest = {name: value for name, value in arguments.items() if name not in in_path}
+    parts, in_path, url = _template(tool.url)
+    path, rest = parts.path, arguments
+    if in_path:
+        path = _PLACEHOLDER.sub(lambda found: _segment(found[1], arguments), parts.path)
+        rest = {name: value for name, value in arguments.items() if name not in in_path}
     sent = {"Accept": "application/json", **headers}
     query, body = parts.query, b""
     if tool.method in QUERY_METHODS:
@@ -56,15 +59,24 @@ def request(tool: Tool, arguments: Mapping[str, Any], *, headers: Mapping[str, s
         query = "&".join(filter(None, (query, urlencode(pairs, quote_via=quote))))
     else:
         sent["Content-Type"] = "application/json"
-        body = json.dumps(rest, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
+        body = written(rest)
+    if in_path or query is not parts.query:
+        url = urlunsplit((parts.scheme, parts.netloc, path, query, ""))
     return Request(
         method=tool.method,
-        url=urlunsplit((parts.scheme, parts.netloc, path, query, "")),
+        url=url,
         headers=sent,
         body=body,
         timeout=min(tool.timeout, deadline_s),
         limit=tool.max_bytes,
     )
+
+
+@lru_cache(maxsize=1024)
+def _template(url: str) -> tuple[SplitResult, frozenset[str], str]:
+    """A tool's URL in parts, the arguments that its path takes, and what it is where nothing is put in."""
+    parts = urlsplit(url)
+    return parts, frozenset(_PLACEHOLDER.findall(parts.path)), urlunsplit(parts._replace(fragment=""))
 
 
 def _misfit(name: str, message: str) -> Problem:
@@ -194,7 +206,7 @@ def facts(tool: Tool, value: Any) -> dict[str, str | int | bool]:
             said = f"gave no string, boolean or whole number for the fact {name!r}."
             raise _upstream(tool, None, "schema", said, errors=[{"path": where, "message": "can't be kept"}])
         kept[name] = found
-    if len(json.dumps(kept, ensure_ascii=False, separators=(",", ":")).encode()) > FACT_BYTES:
+    if kept and len(written(kept)) > FACT_BYTES:
         raise _upstream(tool, None, "too_large", f"gave more than {FACT_BYTES} bytes of facts to keep.")
     return kept
 

@@ -35,8 +35,9 @@ def parse_json(body: bytes, *, limit: int = BYTES, depth: int = DEPTH) -> Any:
     """
     if len(body) > limit:
         raise Problem("request_too_large", f"the JSON has {len(body)} bytes; at most {limit} are taken")
+    shallow = body.count(b"[") + body.count(b"{") <= depth  # it can't be nested deeper, then
     if (value := shortest(body)) is not None:
-        if body.count(b"[") + body.count(b"{") > depth:  # else it can't be nested deeper
+        if not shallow:
             _bound(value, depth, surrogates=False)
         return value
     try:
@@ -52,7 +53,8 @@ def parse_json(body: bytes, *, limit: int = BYTES, depth: int = DEPTH) -> Any:
         raise _too_deep(depth) from None
     except ValueError as error:
         raise Problem("invalid_request", f"the JSON is refused: {error}") from None
-    _bound(value, depth, surrogates="\\u" in text)
+    if not shallow or "\\u" in text:
+        _bound(value, depth, surrogates="\\u" in text)
     return value
 
 
@@ -123,14 +125,30 @@ def closed(schema: Mapping[str, Any]) -> dict[str, Any]:
     return {**schema, "unevaluatedProperties" if _COMPOSED & set(schema) else "additionalProperties": False}
 
 
-@lru_cache(maxsize=1024)
+MOST: Final = 1024
+"""Schemas whose validators are kept."""
+_FOUND: Final[dict[tuple[int, bool], tuple[Mapping[str, Any], Validator]]] = {}
+
+
+@lru_cache(maxsize=MOST)
 def _compiled(text: str) -> Validator:
     return Validator(json.loads(text))
 
 
-def compiled(schema: Mapping[str, Any]) -> Validator:
-    """The schema's validator, compiled once a process for each text of it."""
-    return _compiled(json.dumps(schema, sort_keys=True, default=_plain))
+def compiled(schema: Mapping[str, Any], *, declared_only: bool = False) -> Validator:
+    """The schema's validator, or that of its `closed` form, compiled once a process for each text of it.
+
+    It is found again by the very object, which must not be changed: a configuration's never is, and to write it as text
+    for each call takes long.
+    """
+    known = _FOUND.get((id(schema), declared_only))
+    if known is None:  # what is kept holds its schema, so no other gets the same id
+        if len(_FOUND) >= MOST:
+            _FOUND.clear()
+        shape = closed(schema) if declared_only else schema
+        known = schema, _compiled(json.dumps(shape, sort_keys=True, default=_plain))
+        _FOUND[id(schema), declared_only] = known
+    return known[1]
 
 
 def _plain(value: Any) -> Any:
@@ -157,11 +175,15 @@ class Validator:
 
     def check(self, value: Any) -> list[dict[str, Any]]:
         """Rows `{path, message, allowed?}`: a JSON pointer, a sentence, and what would do. Empty if the value fits."""
+        if self._validator.is_valid(value):
+            return []
         rows = (row for error in self._validator.iter_errors(value) for row in self._rows(error))
         return list(islice(rows, ROWS))
 
     def violations(self, value: Any) -> list[dict[str, Any]]:
         """Rows `{path, message}` without anything that the value says: `*` stands for a member nobody declared."""
+        if self._validator.is_valid(value):
+            return []
         rows = (
             {"path": pointer(self._masked(error.instance_path)), "message": f"violates {error.kind.name}"}
             for error in self._validator.iter_errors(value)
