@@ -63,9 +63,11 @@ def test_sound_json_is_read(body, value):
         (b"[" * (DEPTH + 1) + b"]" * (DEPTH + 1), "invalid_request", "deeper"),
         (b"[" * 400_000, "invalid_request", "deeper"),
         (b'{"a":' * 150_000, "invalid_request", "deeper"),
+        (b'["%s",' % (b"x" * 5000) + b'{"a":[' * 32 + b"]}" * 32 + b"]", "invalid_request", "deeper"),
+        (b'["%s", ' % (b"x" * 5000) + b'{"a": [' * 32 + b"]}" * 32 + b"]", "invalid_request", "deeper"),
         (b" " * 1_000_001, "request_too_large", "1000001 bytes"),
     ],
-    ids=range(16),
+    ids=range(18),
 )
 def test_anything_else_is_a_problem_that_says_where(body, code, told):
     with pytest.raises(Problem) as caught:
