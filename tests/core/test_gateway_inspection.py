@@ -232,6 +232,40 @@ async def test_placeholders_are_read_only_for_calls_that_need_them(
     assert asked
 
 
+async def test_a_tool_call_reads_placeholders_only_where_it_may_need_one(
+    inspected: Domain, service: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    agent = await inspected.agent(workflow="private")
+    assert (await agent.chat(ALICE)).status_code == 200
+    (told,) = inspected.provider.requests[0].body["messages"]
+    vault, looked = inspected.apps["onprem"].house.vault, []
+    get = vault.get
+
+    async def counted(key: bytes, name: str) -> bytes | None:
+        looked.append(name)
+        return await get(key, name)
+
+    monkeypatch.setattr(vault, "get", counted)
+    made: list[Placeholders] = []
+    make = Placeholders.make
+
+    def noted(self: Placeholders, class_: str, value: str) -> str:
+        made.append(self)
+        return make(self, class_, value)
+
+    monkeypatch.setattr(Placeholders, "make", noted)
+    assert (await agent.call("mail", {"order": "one"})).json()["result"] == {"done": True}
+    assert not looked
+    service.answers["/checks"] = JSONResponse({"owner": ALICE})
+    assert (await agent.call("mail", {"order": "one"})).json()["result"] == {"owner": told["content"]}
+    assert looked == [f"{agent.task}/placeholders"]
+    assert told["content"] in made[-1].made, "what is shown was made with the table that the task has"
+    assert len(made) == 2
+    assert (await agent.call("mail", {"order": "1", "to": told["content"]})).status_code == 200
+    assert service.got("/checks")[-1]["to"] == ALICE
+    assert len(looked) == 2
+
+
 async def test_a_merge_loses_nothing_that_was_written_meanwhile() -> None:
     blobs, key = MemoryBlobs(), b"k" * 32
     vault = Vault(blobs, b"w" * 32)

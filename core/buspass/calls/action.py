@@ -106,7 +106,11 @@ class Action:
     async def _restore(self, task: Task) -> None:
         """Take the arguments as the tool will get them: every later station judges what is really sent."""
         screening = self._screening
-        await screening.load(task)
+        screening.meet(task)
+        if screening.ruled and screening.clean(self.arguments):  # so the task's placeholders need not be read
+            self._fit()
+            return
+        await screening.read()
         self._shown = screening.arguments(self._tool, self.arguments)
         self.arguments = self._sent = screening.restored(self._tool, self._shown)
         if screening.ruled:
@@ -317,7 +321,7 @@ class Action:
             return self._ended(outcome, problem=problem, status=response.status)
         await self._tell(response, None, given, Outcome(use=ONE, last=last))
         kept = json.dumps(facts) if facts or self.name in self.workflow.timed else ""
-        seen = self._screening.result(result)
+        seen = await self._screening.result(result)
         ending = self._ended(Outcome(use=ONE, last=last, kept=kept), result=seen, status=response.status)
         return replace(ending, answer=response.body)
 

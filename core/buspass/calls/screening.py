@@ -38,7 +38,7 @@ REDACTED: Final = Plan(actions=dict.fromkeys(CLASSES, "mask"))
 
 
 class Screening:
-    """One call's. `meet` or `load` before anything else; `keep` before a placeholder made here leaves the host."""
+    """One call's. `meet` before anything else; `keep` before a placeholder made here leaves the host."""
 
     findings: tuple[Finding, ...] = ()
     _added: Mapping[str, Action] = MappingProxyType({})
@@ -80,11 +80,6 @@ class Screening:
     def unkept(self) -> bool:
         """Whether `keep` may have anything to do."""
         return self._made is not None
-
-    async def load(self, task: Task) -> None:
-        """Meet the task and read its placeholders. Raises Problem state_unavailable, internal."""
-        self.meet(task)
-        await self.read()
 
     async def read(self) -> None:
         """Read the task's placeholders, where the workflow has rules. Raises Problem state_unavailable, internal."""
@@ -216,6 +211,10 @@ class Screening:
 
     # ── towards a tool ──────────────────────────────────────────────────────────────────────────────────────────
 
+    def clean(self, arguments: Mapping[str, Any]) -> bool:
+        """Whether arguments go as they are, whatever the rules and policy say: nothing of any class stands in them."""
+        return untouched(arguments, EVERY)
+
     def arguments(self, tool: Tool, arguments: Mapping[str, Any]) -> dict[str, Any]:
         """Arguments without a value that a tool may not get. Raises Problem content_blocked.
 
@@ -251,8 +250,16 @@ class Screening:
         rules = self._rules
         return rules.to_tools.get(tool.name, frozenset()) - rules.block - set(self._added) if rules else frozenset()
 
-    def result(self, result: Any) -> Any:
-        """A tool's answer as the agent, and its model, may see it."""
+    async def result(self, result: Any) -> Any:
+        """A tool's answer as the agent, and its model, may see it. Raises Problem state_unavailable, internal."""
+        before, shown = self.findings, self._result(result)
+        if self.wanting:  # the placeholders that were made: a value may have one already
+            await self.prepare()
+            self.findings = before
+            shown = self._result(result)
+        return shown
+
+    def _result(self, result: Any) -> Any:
         actions = self._strict(from_tool(self._rules))
         changed, found = _rewrite(result, self._plan(actions), "result")
         self.findings += found
