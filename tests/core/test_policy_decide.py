@@ -7,7 +7,7 @@ from buspass.errors import Problem
 from buspass.model import Principal, Subject
 from buspass.policy import document
 from buspass.policy.decide import CACHED, Policy, read
-from buspass.policy.scan import project
+from buspass.policy.scan import project, tree
 from buspass.ports.policy import PolicyUnavailable
 
 
@@ -159,7 +159,24 @@ async def test_what_is_no_json_is_policy_unavailable():
     ],
 )
 def test_a_projection_keeps_what_lies_on_the_paths(paths, expected):
-    assert project({"a": {"b": {"c": 1, "d": 2}, "l": [{"x": 1}]}, "n": None}, paths) == expected
+    assert project({"a": {"b": {"c": 1, "d": 2}, "l": [{"x": 1}]}, "n": None}, tree(paths)) == expected
+
+
+@pytest.mark.parametrize(
+    ("source", "history"),
+    [
+        ("input.call.tool == input.history.x", True),
+        ('input.call.tool == "y"', False),
+        ("object.get(input, input.call.tool, 1) == 1", True),
+        ('input["history"].tools.refund.count > 1', True),
+        ("some part in input", True),
+    ],
+)
+def test_a_part_of_the_input_is_built_only_where_an_answer_may_depend_on_it(source, history):
+    modules = {"a.rego": f'package buspass.call\ndeny contains "x" if {{ {source} }}'}
+    assert Policy(Recorder({"deny": []}), modules).reads("call", "history") is history
+    assert Policy(Recorder({"deny": []})).reads("call", "history"), "a policy server is shown all of it"
+    assert not Policy(None).reads("call", "history")
 
 
 HOST = Host(name="aws", url="https://h", cloud="aws", region="eu-central-1", signer="", state="", queue="", blobs="")

@@ -230,24 +230,28 @@ def policy_task(task: Task, status: str) -> dict[str, Any]:
 
 
 def policy_input(house: House, view: View, call: Mapping[str, Any]) -> dict[str, Any]:
-    """Give the whole input of the question `call`, with the history that the head tells."""
+    """Give the input of the question `call`, with the history that the head tells where policy reads it."""
     head = view.head
-    tools = {
-        name: document.tool_history(
-            count=_count(head, "count", segment(name)),
-            running=_count(head, "running", segment(name)),
-            last=_last(head, segment(name)),
-            kept=[(kept["facts"], kept["at"]) for kept in newest_first(head, segment(name))],
-        )
-        for name in view.task.grant.tools
-    }
+    tools: dict[str, Mapping[str, Any]] = {}
+    models: dict[str, int] = {}
+    if house.policy.reads("call", "history"):
+        tools = {
+            name: document.tool_history(
+                count=_count(head, "count", segment(name)),
+                running=_count(head, "running", segment(name)),
+                last=_last(head, segment(name)),
+                kept=[(kept["facts"], kept["at"]) for kept in newest_first(head, segment(name))],
+            )
+            for name in view.task.grant.tools
+        }
+        models = {alias: _count(head, "count", segment(alias)) for alias in view.task.grant.models}
     return document.call_input(
         now=house.clock.now(),
         host=house.host,
         task=policy_task(view.task, str(head["status"])),
         call=call,
         tools=tools,
-        models={alias: _count(head, "count", segment(alias)) for alias in view.task.grant.models},
+        models=models,
     )
 
 

@@ -5,7 +5,6 @@ Owns the reading of answers (fails closed on anything it does not understand) an
 
 from __future__ import annotations
 
-import json
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from typing import Any, Final, Literal
@@ -13,6 +12,7 @@ from typing import Any, Final, Literal
 from msgspec import Struct, field
 
 from buspass.errors import Problem
+from buspass.jsontext import canonical
 from buspass.policy import scan
 from buspass.ports.policy import PolicyEngine, PolicyServerUnavailable, PolicyUnavailable
 
@@ -20,7 +20,6 @@ type Question = Literal["start", "resume", "call"]
 
 CACHED: Final = 1024
 LOGGING: Final = ("none", "metadata", "redacted", "full")
-_WHOLE: Final[frozenset[scan.Path]] = frozenset({()})
 
 
 class Decision(Struct, frozen=True, kw_only=True):
@@ -46,11 +45,11 @@ class Policy:
 
     def __init__(self, engine: PolicyEngine | None, modules: Mapping[str, str] | None = None) -> None:
         self._engine = engine
-        self._reads = {
-            asked: _WHOLE if modules is None else scan.reads(modules, asked)
+        self._shown = {
+            asked: None if modules is None else scan.tree(scan.reads(modules, asked))
             for asked in (engine.questions if engine else ())
         }
-        self._cache: OrderedDict[str, Decision] = OrderedDict()
+        self._cache: OrderedDict[bytes, Decision] = OrderedDict()
 
     def asks(self, question: Question) -> bool:
         """Whether any module answers this question; where none does, its input need not be built."""
@@ -59,6 +58,11 @@ class Policy:
     def volatile(self, question: Question) -> bool:
         """Whether the hold must demand that the task's head is the one that was decided upon."""
         return self._engine is not None and question in self._engine.volatile
+
+    def reads(self, question: Question, part: str) -> bool:
+        """Whether an answer may depend on this part of the input; else that part need not be built."""
+        shown = self._shown.get(question, {})
+        return shown is None or part in shown
 
     async def ready(self) -> None:
         """See that the engine can be asked. Raises `policy_unavailable`."""
@@ -72,9 +76,9 @@ class Policy:
         """Raises `policy_unavailable` unless the engine gives a well-formed answer."""
         if self._engine is None or question not in self._engine.questions:
             return NOTHING
-        shown = scan.project(document, self._reads[question])
+        shown = scan.project(document, self._shown[question])
         try:
-            key = None if "now" in shown else question + json.dumps(shown, sort_keys=True, allow_nan=False)
+            key = None if "now" in shown else question.encode() + canonical(shown)
         except (TypeError, ValueError) as error:
             raise Problem("policy_unavailable", "what the policy reads is no JSON") from error
         if key is not None and key in self._cache:

@@ -151,14 +151,21 @@ def _closes(words: Sequence[Token], at: int) -> bool:
     return at < len(words) and words[at].text == "]"
 
 
-def project(document: Mapping[str, Any], paths: Iterable[Path]) -> Mapping[str, Any]:
-    """The parts of a document that lie at or below the paths; what is missing stays missing."""
-    tree: dict[str, Any] = {}
+def tree(paths: Iterable[Path]) -> dict[str, Any] | None:
+    """The paths as a tree, for `project`: a part with nothing below it is taken whole. None for the whole document."""
+    planted: dict[str, Any] = {}
     for path in sorted(paths, key=len):
         if not path:
-            return document
-        _plant(tree, path)
-    return {name: _cut(document[name], below) for name, below in tree.items() if name in document}
+            return None
+        _plant(planted, path)
+    return planted
+
+
+def project(document: Mapping[str, Any], parts: Mapping[str, Any] | None) -> Mapping[str, Any]:
+    """The parts of a document that a `tree` names; what is missing stays missing."""
+    if parts is None:
+        return document
+    return {name: _cut(document[name], below) for name, below in parts.items() if name in document}
 
 
 def _plant(tree: dict[str, Any], path: Path) -> None:
