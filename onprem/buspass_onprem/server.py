@@ -24,6 +24,7 @@ from buspass.http import Application, start
 from buspass.http.asgi import Asgi, Receive, Scope, Send
 from buspass.model import Limits
 from buspass_onprem.apart import document
+from buspass_onprem.intake import Intake
 
 LIMITS: Final = Limits(
     request_bytes=20 * 1024 * 1024,
@@ -132,6 +133,7 @@ def _configuration(application: Application) -> uvicorn.Config:
     return uvicorn.Config(
         joined(application),
         interface="asgi3",
+        http=Intake,
         loop="auto",
         lifespan="off",
         ws="none",
