@@ -16,12 +16,12 @@ delay an index. Those are tested on the documented answers, and with `make test-
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, Final
 
+from buspass.jsontext import written
 from buspass.ports.outbound import Ambiguous, NotSent, Response
 from buspass.ports.state import (
     Applied,
@@ -222,4 +222,4 @@ def _headers(action: str) -> dict[str, str]:
 
 
 def _bytes(body: Row) -> bytes:
-    return json.dumps(body, separators=(",", ":"), ensure_ascii=False).encode()
+    return written(body)

@@ -21,9 +21,9 @@ DeleteItem, GetItem and Query in the API reference.
 
 from __future__ import annotations
 
-import json
 from typing import Any, Final
 
+from buspass.jsontext import read
 from buspass.ports.outbound import Response
 
 EXPIRED: Final = frozenset({"ExpiredTokenException", "UnrecognizedClientException", "InvalidClientTokenId"})
@@ -40,7 +40,7 @@ class Answer:
     def __init__(self, response: Response) -> None:
         self.status = response.status
         try:
-            self.body: Any = json.loads(response.body)
+            self.body: Any = read(response.body)
         except ValueError:
             self.body = None
         body = self.body if isinstance(self.body, dict) else {}

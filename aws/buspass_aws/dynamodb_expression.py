@@ -18,7 +18,6 @@ from buspass.ports.state import (
     WHOLE,
     Absent,
     AtLeast,
-    Condition,
     Delete,
     Equals,
     Index,
@@ -42,6 +41,12 @@ _END: Final = "\x1f"
 
 def encoded(value: Value) -> Attribute:
     """Give DynamoDB's form of a value."""
+    if type(value) is str:
+        return {"S": value}
+    if type(value) is int:
+        return {"N": str(value)}
+    if type(value) is dict:
+        return {"M": {name: {"S": part} if type(part) is str else encoded(part) for name, part in value.items()}}
     match value:
         case None:
             return {"NULL": True}
@@ -60,9 +65,17 @@ def encoded(value: Value) -> Attribute:
 def decoded(attribute: Attribute) -> Any:
     """Give the value of DynamoDB's form. Raises ValueError for one that Buspass never wrote."""
     ((kind, value),) = attribute.items()
+    if kind == "M":
+        members: dict[str, Any] = {}
+        for name, part in value.items():  # most members are text or numbers, which need no call each
+            if "N" in part:
+                members[name] = int(part["N"])
+            elif "S" in part:
+                members[name] = part["S"]
+            else:
+                members[name] = decoded(part)
+        return members
     match kind:
-        case "M":
-            return {name: decoded(part) for name, part in value.items()}
         case "S" | "BOOL":
             return value
         case "N":
@@ -153,20 +166,37 @@ class _Expression:
     def __init__(self) -> None:
         self.names: dict[str, str] = {}
         self.values: dict[str, Attribute] = {}
+        self._paths: dict[Path, str] = {}
+        self._numbers: dict[int, str] = {}
 
     def conditions(self, operation: Operation) -> str:
-        if isinstance(operation, Put) and not operation.require:
+        require = operation.require
+        if not require and isinstance(operation, Put):
             return f"attribute_not_exists({PARTITION})"
-        parts = [f"attribute_exists({PARTITION})", *(self._condition(each) for each in operation.require)]
+        parts = [f"attribute_exists({PARTITION})"]
+        for condition in require:
+            at = self._path(condition.path)
+            match condition:
+                case AtLeast(_, value):
+                    parts.append(f"{at} >= {self._number(value)}")
+                case Equals(_, value):
+                    same = self._number(value) if type(value) is int else self._value(encoded(value))
+                    parts.append(f"{at} = {same}")
+                case Absent():
+                    parts.append(f"attribute_not_exists({at})")
+                case Present():
+                    parts.append(f"attribute_exists({at})")
         if isinstance(operation, Update):
-            parts += self._fits(operation)
+            self._fits(operation, parts)
         return " AND ".join(parts)
 
     def changes(self, update: Update, partition: str) -> str:
         sets = [f"{self._path(path)} = {self._value(encoded(value))}" for path, value in update.set.items()]
-        for path, amount in update.add.items():
-            at, zero = self._path(path), self._value({"N": "0"})
-            sets.append(f"{at} = if_not_exists({at}, {zero}) + {self._value({'N': str(amount)})}")
+        if update.add:
+            zero = self._number(0)
+            for path, amount in update.add.items():
+                at = self._path(path)
+                sets.append(f"{at} = if_not_exists({at}, {zero}) + {self._number(amount)}")
         removes = [self._path(path) for path in update.remove]
         for name, attribute in _entries(update.index, partition, update.key).items():
             sets.append(f"{self._name(name)} = {self._value(attribute)}")
@@ -176,41 +206,42 @@ class _Expression:
         clauses = [f"SET {', '.join(sets)}" if sets else "", f"REMOVE {', '.join(removes)}" if removes else ""]
         return " ".join(filter(None, clauses))
 
-    def _condition(self, condition: Condition) -> str:
-        at = self._path(condition.path)
-        match condition:
-            case Present():
-                return f"attribute_exists({at})"
-            case Absent():
-                return f"attribute_not_exists({at})"
-            case Equals(_, value):
-                return f"{at} = {self._value(encoded(value))}"
-            case AtLeast(_, value):
-                return f"{at} >= {self._value({'N': str(value)})}"
-
-    def _fits(self, update: Update) -> list[str]:
+    def _fits(self, update: Update, parts: list[str]) -> None:
         paths = [*update.add, *update.set, *update.remove]
-        parents = dict.fromkeys(path[:1] for path in paths if len(path) > 1)
-        parts = [f"attribute_type({self._path(parent)}, {self._value({'S': 'M'})})" for parent in parents]
+        parents = dict.fromkeys([path[:1] for path in paths if len(path) > 1])
+        if parents:
+            map_ = self._value({"S": "M"})
+            parts += [f"attribute_type({self._path(parent)}, {map_})" for parent in parents]
         for path, amount in update.add.items():
             at = self._path(path)
-            low, high = max(-WHOLE, -WHOLE - amount), min(WHOLE, WHOLE - amount)
-            bounds = f"{self._value({'N': str(low)})} AND {self._value({'N': str(high)})}"
-            parts.append(f"(attribute_not_exists({at}) OR {at} BETWEEN {bounds})")
-        if all(len(path) == 1 for path in paths) and len(update.remove) == len(paths):
-            parts.append(f"size({self._name(ITEM)}) > {self._value({'N': str(len(paths))})}")
-        return parts
+            # What is there lies within, so one side alone can be left; and only a number compares with a number.
+            side = f">= {self._number(-WHOLE - amount)}" if amount < 0 else f"<= {self._number(WHOLE - amount)}"
+            parts.append(f"(attribute_not_exists({at}) OR {at} {side})")
+        if len(update.remove) == len(paths) and all(len(path) == 1 for path in paths):
+            parts.append(f"size({self._name(ITEM)}) > {self._number(len(paths))}")
 
     def _path(self, path: Path) -> str:
-        return ".".join(self._name(name) for name in (ITEM, *path))
+        known = self._paths.get(path)
+        if known is None:
+            known = self._name(ITEM)
+            for name in path:
+                known += f".{self._name(name)}"
+            self._paths[path] = known
+        return known
 
     def _name(self, name: str) -> str:
-        return self.names.setdefault(name, f"#{len(self.names)}")
+        alias = self.names.get(name)
+        if alias is None:
+            alias = self.names[name] = f"#{len(self.names)}"
+        return alias
+
+    def _number(self, number: int) -> str:
+        alias = self._numbers.get(number)
+        if alias is None:
+            alias = self._numbers[number] = self._value({"N": str(number)})
+        return alias
 
     def _value(self, attribute: Attribute) -> str:
-        for alias, known in self.values.items():
-            if known == attribute:
-                return alias
         alias = f":{len(self.values)}"
         self.values[alias] = attribute
         return alias

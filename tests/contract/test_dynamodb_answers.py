@@ -260,7 +260,7 @@ async def test_each_operation_is_one_conditional_write_of_one_item():
     }
     assert update["ReturnValues"] == "ALL_NEW"
     assert update["ReturnValuesOnConditionCheckFailure"] == delete["ReturnValuesOnConditionCheckFailure"] == "ALL_OLD"
-    assert update["UpdateExpression"] == "SET #0.#1 = if_not_exists(#0.#1, :3) + :0"
+    assert update["UpdateExpression"] == "SET #0.#1 = if_not_exists(#0.#1, :2) + :0"
     assert delete["ConditionExpression"] == "attribute_exists(pk) AND attribute_exists(#0.#1)"
 
 
