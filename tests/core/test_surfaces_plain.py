@@ -77,7 +77,9 @@ def mutated(chance: random.Random, body: Any) -> Any:
         holder, key = chance.choice(places(body))
         match chance.randrange(3):
             case 0 if isinstance(holder, dict):
-                holder[chance.choice(("name", "index", "content", "strict", "type", "x"))] = chance.choice(VALUES)
+                holder[chance.choice(("name", "index", "content", "strict", "type", "x"))] = copy.deepcopy(
+                    chance.choice(VALUES)
+                )
             case 1:
                 del holder[key]
             case _:

@@ -7,6 +7,7 @@ from functools import lru_cache
 from typing import Any, Final, Literal, get_args
 
 from msgspec import Struct
+from msgspec.structs import force_setattr
 
 from buspass.jsontext import written
 from buspass.mediation.classes import CLASSES, known
@@ -36,7 +37,7 @@ class Plan(Struct, frozen=True, kw_only=True):
 
     `placeholders` is needed by the action `placeholder` and by `restore`, which puts values back into the text.
     `regions` (ISO 3166) add telephone numbers as they are written there. Strings at the positions `opaque` are neither
-    read nor changed. ValueError for what can't be done.
+    read nor changed. `classes` that are looked for follow from the actions. ValueError for what can't be done.
     """
 
     actions: Mapping[str, Action]
@@ -44,15 +45,13 @@ class Plan(Struct, frozen=True, kw_only=True):
     restore: bool = False
     regions: tuple[str, ...] = ()
     opaque: frozenset[str] = frozenset()
+    classes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
+        force_setattr(self, "classes", ordered(("secret", *self.actions)))
         _check(tuple(self.actions.items()))
         if self.placeholders is None and (self.restore or "placeholder" in self.actions.values()):
             raise ValueError("placeholders are needed to make or restore them")
-
-    @property
-    def classes(self) -> tuple[str, ...]:
-        return ordered(("secret", *self.actions))
 
     def action(self, class_: str) -> Action:
         return self.actions.get(class_, "block" if class_ == "secret" else "allow")
@@ -120,18 +119,22 @@ def mentioned(value: Any) -> bool:
 def _texts(value: Any) -> list[str]:
     """Every text of a JSON value: strings, names, and numbers so long that they are read as text."""
     found: list[str] = []
-    pending = [value]
-    while pending:
-        each = pending.pop()
-        if isinstance(each, str):
-            found.append(each)
-        elif isinstance(each, dict):
-            found += each
-            pending += each.values()
-        elif isinstance(each, list):
-            pending += each
-        elif isinstance(each, int) and abs(each) >= LONG_NUMBER:
-            found.append(str(each))
+    level = [value]
+    while level:
+        if {*map(type, level)} == {str}:  # nearly always the last, and nearly always the longest
+            return found + level
+        below: list[Any] = []
+        for each in level:
+            if (kind := type(each)) is str:
+                found.append(each)
+            elif kind is dict:
+                found += each
+                below += each.values()
+            elif kind is list:
+                below += each
+            elif kind is int and abs(each) >= LONG_NUMBER:
+                found.append(str(each))
+        level = below
     return found
 
 

@@ -228,6 +228,11 @@ def silent_json(text: bytes, classes: tuple[str, ...]) -> bool:
     return not _look(classes)(text)
 
 
+@lru_cache(maxsize=256)
+def _looked_for(classes: tuple[str, ...], regions: tuple[str, ...]) -> hashlib.blake2b:
+    return hashlib.blake2b(",".join((*classes, "", *regions)).encode(), digest_size=32)
+
+
 class Clean:
     """Texts in which nothing was found, by their digests: an agent sends the same conversation again with every call.
 
@@ -240,9 +245,14 @@ class Clean:
 
     def digest(self, text: str | bytes, classes: tuple[str, ...], regions: tuple[str, ...]) -> bytes:
         """Give what a text is known by, or a JSON text (bytes), which stands for all the texts in it."""
-        looked_for = ",".join((*classes, "", *regions))
-        said = b"\1" + text if isinstance(text, bytes) else b"\0" + text.encode("utf-8", "surrogatepass")
-        return hashlib.blake2b(looked_for.encode() + said, digest_size=32).digest()
+        looked = _looked_for(classes, regions).copy()
+        if isinstance(text, bytes):
+            looked.update(b"\1")
+            looked.update(text)
+        else:
+            looked.update(b"\0")
+            looked.update(text.encode("utf-8", "surrogatepass"))
+        return looked.digest()
 
     def __contains__(self, digest: bytes) -> bool:
         try:

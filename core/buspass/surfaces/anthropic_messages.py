@@ -6,8 +6,9 @@ Knows no provider, no grant and no price: `model` is whatever alias the agent wr
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import cache
+from itertools import count
 from typing import Any, Final, Literal
 
 from buspass.errors import Problem
@@ -18,6 +19,8 @@ from buspass.surfaces.anthropic_headers import SAMPLING, VERSIONS, passing
 from buspass.surfaces.fields import Check, Report
 
 NAME: Final = "anthropic.messages"
+WARM: Final = 16
+"""Requests after which it is worth the milliseconds to have what judges plain ones in one look."""
 OURS: Final = frozenset({"model", "stream"})
 BLOCKS: Final[Mapping[str, tuple[str, ...]]] = {
     "text": ("type", "text"),
@@ -26,9 +29,6 @@ BLOCKS: Final[Mapping[str, tuple[str, ...]]] = {
     "tool_use": ("type", "id", "name", "input"),
 }
 """Members of an answer's blocks that reach the agent."""
-
-WRITTEN: Final = re.compile(r"messages\[\d+\]\.content\[\d+\]\.input\b")
-"""Where the arguments of an earlier tool call stand: they count as JSON."""
 
 
 def parse(body: Any, *, headers: Mapping[str, str] | None = None, streaming: bool = False, read: bool = False) -> Ask:
@@ -39,7 +39,24 @@ def parse(body: Any, *, headers: Mapping[str, str] | None = None, streaming: boo
     sound.
     """
     passed = passing(headers or {})
+    if read and streaming and next(_PARSED) >= WARM and _fits()(body):
+        report = Report()
+        _suit(body, passed, report)
+        _agree(body, report)
+        report.close()
+        return _ask(body, passed)
     return _ask(_judged(REQUEST, body, passed, streaming=streaming, read=read), passed)
+
+
+_PARSED: Final = count()
+
+
+@cache
+def _fits() -> Callable[[Any], bool]:
+    """No cold start waits for it."""
+    from buspass.surfaces.messages_plain import fits  # noqa: PLC0415 - see above
+
+    return fits
 
 
 def parse_count(body: Any, *, headers: Mapping[str, str] | None = None) -> Ask:
@@ -148,13 +165,19 @@ def _judged(
     clean: dict[str, Any] = check(body, "", report)
     if not streaming and isinstance(body, dict) and body.get("stream") is True:
         report.refuse("stream", "cannot be true: streaming is not available yet", [False])
-    if passed["anthropic-version"] != VERSIONS[0]:
-        for name in sorted(SAMPLING & clean.keys()) if isinstance(clean, dict) else ():
-            report.refuse(name, f"is gone from API version {passed['anthropic-version']}")
+    if isinstance(clean, dict):
+        _suit(clean, passed, report)
     if not report.unsupported and not report.invalid:
         _agree(clean, report)
     report.close()
     return clean
+
+
+def _suit(clean: Mapping[str, Any], passed: Mapping[str, str], report: Report) -> None:
+    """What the version of the API does not have any more."""
+    if passed["anthropic-version"] != VERSIONS[0]:
+        for name in sorted(SAMPLING & clean.keys()):
+            report.refuse(name, f"is gone from API version {passed['anthropic-version']}")
 
 
 def _agree(clean: Mapping[str, Any], report: Report) -> None:
@@ -173,7 +196,8 @@ def _agree(clean: Mapping[str, Any], report: Report) -> None:
 
 def _ask(clean: Mapping[str, Any], passed: Mapping[str, str]) -> Ask:
     payload = {name: value for name, value in clean.items() if name not in OURS}
-    images = tuple(_images(clean["messages"]))
+    blocks = _blocks(clean)
+    images = tuple(_images(clean["messages"])) if any(block["type"] == "image" for block in blocks) else ()
     return Ask(
         surface=NAME,
         model=clean["model"],
@@ -181,13 +205,13 @@ def _ask(clean: Mapping[str, Any], passed: Mapping[str, str]) -> Ask:
         tools=_names(clean),
         n=1,
         max_output=clean.get("max_tokens"),
-        input_bytes=_size(payload, images),
+        input_bytes=_size(payload, blocks, images),
         messages=len(clean["messages"]) + ("system" in clean),
         metadata={},
         stream=clean.get("stream", False),
         include_usage=True,
         images=images,
-        caches=_caches(clean),
+        caches=_caches(clean, blocks),
         headers=passed,
     )
 
@@ -196,47 +220,47 @@ def _names(clean: Mapping[str, Any]) -> tuple[str, ...]:
     return tuple(tool["name"] for tool in clean.get("tools", ()))
 
 
-def _blocks(clean: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """Every content block with its path, those within tool results too."""
-    pending = [(f"messages[{index}]", message) for index, message in enumerate(clean["messages"])]
-    pending.append(("", {"content": clean.get("system")}))
-    while pending:
-        path, holder = pending.pop()
-        content = holder.get("content")
-        for place, block in enumerate(content if isinstance(content, list) else ()):
-            yield f"{path}.content[{place}]", block
-            pending.append((f"{path}.content[{place}]", block))
+def _blocks(clean: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """Every content block, those within tool results too."""
+    holders = (clean.get("system"), *[message["content"] for message in clean["messages"]])
+    blocks = [block for content in holders if isinstance(content, list) for block in content]
+    results = [content for block in blocks if isinstance(content := block.get("content"), list)]
+    return blocks + [block for content in results for block in content]
 
 
 def _images(messages: Iterable[Mapping[str, Any]]) -> Iterator[Image]:
-    for path, block in _blocks({"messages": messages}):
-        if block["type"] == "image":
-            yield Image(path=path, data=block["source"]["data"])
+    pending = [(f"messages[{index}].content", message["content"]) for index, message in enumerate(messages)]
+    while pending:
+        path, content = pending.pop()
+        for place, block in enumerate(content if isinstance(content, list) else ()):
+            if block["type"] == "image":
+                yield Image(path=f"{path}[{place}]", data=block["source"]["data"])
+            pending.append((f"{path}[{place}].content", block.get("content")))
 
 
 def _pictures(images: Iterable[Image]) -> frozenset[str]:
     return frozenset(f"{image.path}.source.data" for image in images)
 
 
-def _size(payload: Mapping[str, Any], images: Iterable[Image]) -> int:
-    """Bytes that bound the text tokens: of messages each string, of schemas the JSON (its punctuation counts too)."""
+def _size(payload: Mapping[str, Any], blocks: Iterable[Mapping[str, Any]], images: Iterable[Image]) -> int:
+    """Bytes that bound the text tokens: of messages each string, of schemas the JSON (its punctuation counts too).
+
+    So does that of an earlier call's arguments, instead of the strings in them.
+    """
+    prompt = {part: payload[part] for part in ("system", "messages") if part in payload}
     pictures = _pictures(images)
-    prompt = ((part, payload.get(part)) for part in ("system", "messages"))
-    said = [
-        string
-        for part, value in prompt
-        for at, string in measure.strings(value, part, pictures)
-        if not WRITTEN.match(at)
-    ]
-    inputs = [block["input"] for _, block in _blocks(payload) if block["type"] == "tool_use"]
-    schemas = [payload[part] for part in ("tools", "tool_choice", "output_config") if part in payload]
-    return measure.octets([*said, *map(measure.compact, [*schemas, *inputs])])
+    said = measure.said(prompt, "", pictures) if pictures else fields.strings(prompt)
+    inputs = [block["input"] for block in blocks if block["type"] == "tool_use"]
+    written = [payload[part] for part in ("tools", "tool_choice", "output_config") if part in payload] + inputs
+    inside = [*prompt, *fields.strings(inputs), *["input"] * len(inputs)]
+    return measure.octets([*said, *map(measure.compact, written)]) - measure.octets(inside)
 
 
-def _caches(clean: Mapping[str, Any]) -> Literal["no", "5m", "1h"]:
+def _caches(clean: Mapping[str, Any], blocks: Iterable[Mapping[str, Any]]) -> Literal["no", "5m", "1h"]:
     """The longest cache that a mark anywhere in the request asks for."""
-    holders = [clean, *clean.get("tools", ()), *(block for _, block in _blocks(clean))]
-    marks = [holder["cache_control"] for holder in holders if "cache_control" in holder]
+    marks = [
+        holder["cache_control"] for holder in (clean, *clean.get("tools", ()), *blocks) if "cache_control" in holder
+    ]
     if any(mark.get("ttl") == "1h" for mark in marks):
         return "1h"
     return "5m" if marks else "no"

@@ -29,3 +29,14 @@ class Surface(Protocol):
 
 
 SURFACES: Final[Mapping[str, Surface]] = {openai_chat.NAME: openai_chat, anthropic_messages.NAME: anthropic_messages}
+
+
+def warm() -> None:
+    """Have what judges plain requests in one look, whose first answer takes some ten milliseconds.
+
+    A host that lives long does so as it starts, so that no request waits for it.
+    """
+    from buspass.surfaces import chat_plain, messages_plain  # noqa: PLC0415 - no cold start waits for them
+
+    chat_plain.fits({})
+    messages_plain.fits({})

@@ -25,6 +25,7 @@ ROWS: Final = 16
 SHORT: Final = 4096
 """Bytes up to which counting is the faster way."""
 MASK: Final = "this value"
+_HOLDERS: Final = frozenset({dict, list})
 _COMPOSED: Final = frozenset({"allOf", "anyOf", "oneOf", "$ref", "$dynamicRef", "if", "dependentSchemas"})
 _PARAMETERS: Final = ("properties", "patternProperties")
 
@@ -40,7 +41,7 @@ def parse_json(body: bytes, *, limit: int = BYTES, depth: int = DEPTH) -> Any:
     shallow = _few(body, depth)  # it can't be nested deeper, then
     if (value := shortest(body)) is not None:
         if not shallow:
-            _bound(value, depth, surrogates=False)
+            _bound_depth(value, depth)
         return value
     try:
         text = body.decode()
@@ -115,6 +116,21 @@ def _bound(value: Any, depth: int, *, surrogates: bool) -> None:
         level = [part for item in level for part in _parts(item)]
         if not level:
             return
+
+
+def _bound_depth(value: Any, depth: int) -> None:
+    """The first half of that: no string is met on the way."""
+    level = [value] if type(value) in _HOLDERS else []
+    for _ in range(depth):
+        level = [
+            part
+            for holder in level
+            for part in (holder.values() if type(holder) is dict else holder)
+            if type(part) in _HOLDERS
+        ]
+        if not level:
+            return
+    raise _too_deep(depth)
 
 
 def _parts(value: Any) -> Sequence[Any]:
