@@ -1,10 +1,12 @@
 """A request, an answer and paths, below what any route makes of them."""
 
+import asyncio
+
 import pytest
 
 from buspass.http.app import ROUTES, _envelope
 from buspass.http.asgi import Paths, Request, Response, within
-from buspass.http.exchange import BODY_BYTES, body, failed
+from buspass.http.exchange import BODY_BYTES, Flowing, body, failed
 from buspass.http.operation import UNSERVED
 
 PATHS = Paths([("/v1/tasks/{id}", "task"), ("/a.b/{alias:path}/chat", "chat"), ("/v1/tasks/{id}/kill", "kill")])
@@ -104,6 +106,68 @@ def test_what_nobody_foresaw_tells_nothing(caplog):
     assert answer.status == 500
     assert b"secret" not in answer.body
     assert "a secret" in caplog.text
+
+
+class Client:
+    """Takes a stream, and may hang up."""
+
+    def __init__(self, *, breaks=False):
+        self.took, self.left, self._breaks = [], asyncio.Event(), breaks
+
+    async def receive(self):
+        await self.left.wait()
+        if self._breaks:
+            raise RuntimeError("the connection is nobody's any more")
+        return {"type": "http.disconnect"}
+
+    async def send(self, message):
+        self.took.append(message.get("body", message["type"]))
+
+
+async def words(told, *, waits):
+    try:
+        yield b"one"
+        if waits:
+            await asyncio.Event().wait()
+        yield b"two"
+    finally:
+        told.append("closed")
+
+
+async def test_a_stream_begins_with_its_first_piece_at_once_and_is_closed_at_its_end():
+    told, client = [], Client()
+    flowing = Flowing(words(told, waits=False), {"Buspass-Cost": "0"})
+    await flowing(client.receive, client.send)
+    assert client.took == ["http.response.start", b"one", b"two", b""]
+    assert told == ["closed"]
+    assert len(asyncio.all_tasks()) == 1
+
+
+@pytest.mark.parametrize("breaks", [False, True])
+async def test_a_client_that_hangs_up_ends_its_stream_and_nothing_else(breaks):
+    told, client = [], Client(breaks=breaks)
+    sending = asyncio.ensure_future(Flowing(words(told, waits=True), {})(client.receive, client.send))
+    while client.took != ["http.response.start", b"one"]:
+        await asyncio.sleep(0)
+    client.left.set()
+    await sending  # it is no error, and the one who serves goes on
+    assert told == ["closed"]
+    assert client.took == ["http.response.start", b"one"]
+    assert len(asyncio.all_tasks()) == 1
+
+
+@pytest.mark.parametrize("hangs_up", [False, True])
+async def test_a_host_that_stops_is_not_taken_for_a_client_that_hung_up(hangs_up):
+    told, client = [], Client()
+    sending = asyncio.ensure_future(Flowing(words(told, waits=True), {})(client.receive, client.send))
+    while client.took != ["http.response.start", b"one"]:
+        await asyncio.sleep(0)
+    if hangs_up:
+        client.left.set()
+    sending.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await sending
+    assert told == ["closed"]
 
 
 async def _never():

@@ -171,36 +171,50 @@ class Flowing:
         self._pieces = pieces
 
     async def __call__(self, receive: Receive, send: Send, /) -> None:
+        gone = _Gone(receive)
         try:
-            with suppress(OSError):  # what ASGI servers raise where the client has gone meanwhile
-                await send({"type": "http.response.start", "status": 200, "headers": self._head})
-                await self._until_gone(receive, send)
+            await send({"type": "http.response.start", "status": 200, "headers": self._head})
+            async for piece in self._pieces:
+                await send({"type": "http.response.body", "body": piece, "more_body": True})
+            await send({"type": "http.response.body", "body": b"", "more_body": False})
+        except OSError:  # what ASGI servers raise where the client has gone meanwhile
+            pass
+        except asyncio.CancelledError:
+            if not gone.ended_it():
+                raise
         finally:
+            await gone.over()
             await self._pieces.aclose()
 
-    async def _until_gone(self, receive: Receive, send: Send) -> None:
-        pump = asyncio.ensure_future(self._pump(send))
-        gone = asyncio.ensure_future(_gone(receive))
-        try:
-            await asyncio.wait({pump, gone}, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            gone.cancel()
-            if not pump.done():
-                pump.cancel()
-            await asyncio.gather(gone, pump, return_exceptions=True)
-        if not pump.cancelled():
-            pump.result()
 
-    async def _pump(self, send: Send) -> None:
-        async for piece in self._pieces:
-            await send({"type": "http.response.body", "body": piece, "more_body": True})
-        await send({"type": "http.response.body", "body": b"", "more_body": False})
+class _Gone:
+    """Watches for a client that hangs up while its answer flows, and cancels the task that sends it.
 
+    So the first piece leaves with the head: another task for it would wait for its turn.
+    """
 
-async def _gone(receive: Receive) -> None:
-    """Wait until the client has hung up."""
-    while (await receive())["type"] != "http.disconnect":
-        pass
+    def __init__(self, receive: Receive) -> None:
+        self._sending = asyncio.current_task()
+        self._left = False
+        self._watching = asyncio.ensure_future(self._watch(receive))
+
+    async def _watch(self, receive: Receive) -> None:
+        with suppress(Exception):  # a server that can't say any more has no client any more
+            while (await receive())["type"] != "http.disconnect":
+                pass
+        if self._sending is not None:
+            self._left = True
+            self._sending.cancel()
+
+    def ended_it(self) -> bool:
+        """Say whether it was this that cancelled the task, and nothing else did."""
+        return self._left and self._sending is not None and not self._sending.uncancel()
+
+    async def over(self) -> None:
+        """Watch no more."""
+        self._sending = None
+        self._watching.cancel()
+        await asyncio.gather(self._watching, return_exceptions=True)
 
 
 def failed(request: Request, error: Exception, envelope: Envelope) -> Response:
