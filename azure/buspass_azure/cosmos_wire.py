@@ -33,9 +33,9 @@ from buspass.ports.operations import (
     Path,
     Present,
     Put,
+    Remembered,
     Update,
     checked_path,
-    is_whole,
 )
 
 type Parameters = list[dict[str, object]]
@@ -98,7 +98,7 @@ def steps(partition: str, operation: Operation, keep: str | None = None) -> list
             return [delete]
         mark = [{"op": "set", "path": "/gone", "value": True}]  # a delete takes no predicate: a patch before it does
         return [("patch", (key, mark), {"filter_predicate": predicate(operation.require)}), delete]
-    guards = [*_fits(operation), *([_there(("v", keep)) if keep else _NEVER] if bare(operation) else [])]
+    guards = [*_fits(operation), *([_there((keep,)) if keep else _NEVER] if bare(operation) else [])]
     patches = [*_patches(operation)]
     first, *more = [patches[start : start + CHANGES] for start in range(0, len(patches), CHANGES)]
     conditional: Step = ("patch", (key, first), {"filter_predicate": predicate(operation.require, guards)})
@@ -168,8 +168,7 @@ def _parameters(**values: str) -> Parameters:
 
 
 def _clause(condition: Condition) -> str:
-    checked_path(condition.path, 3, "a condition")
-    place = _place(("v", *condition.path))
+    place = _PLACE[condition.path]
     match condition:
         case Present():
             return f"IS_DEFINED({place})"
@@ -185,9 +184,9 @@ def _fits(update: Update) -> Iterator[str]:
     """Yield what must be true of an item so that the update's changes fit it."""
     parents = dict.fromkeys(path[:1] for path in (*update.add, *update.set, *update.remove) if len(path) == 2)
     for parent in parents:
-        yield f"IS_OBJECT({_place(('v', *parent))})"
+        yield f"IS_OBJECT({_PLACE[parent]})"
     for path, amount in update.add.items():
-        place = _place(("v", *path))
+        place = _PLACE[path]
         bound = f" AND {place} <= {WHOLE - amount}" if amount > 0 else ""
         bound = f" AND {place} >= {-WHOLE - amount}" if amount < 0 else bound
         yield f"(NOT IS_DEFINED({place}) OR (IS_NUMBER({place}){bound}))"
@@ -214,16 +213,22 @@ def _pointer(path: Path) -> str:
     return "/v/" + "/".join(checked_path(path, 2, "a change"))  # neither / nor ~ is in a segment: nothing to escape
 
 
-def _place(path: tuple[str, ...]) -> str:
-    return "c" + "".join(f"[{json.dumps(segment)}]" for segment in path)
+def _written(path: Path) -> str:
+    return 'c["v"]' + "".join([f'["{segment}"]' for segment in checked_path(path, 3, "a place")])
 
 
-def _there(path: tuple[str, ...]) -> str:
-    return f"IS_DEFINED({_place(path)})"
+_PLACE: Final = Remembered(_written)
+"""Where a part of the item lies, as a query names it: the port's alphabet has nothing that a query would read."""
+
+
+def _there(path: Path) -> str:
+    return f"IS_DEFINED({_PLACE[path]})"
 
 
 def _literal(value: object) -> str:
-    if type(value) not in (str, bool) and not is_whole(value):
+    if type(value) is int and -WHOLE <= value <= WHOLE:
+        return str(value)
+    if type(value) not in (str, bool):
         raise ValueError(f"{value!r}: only strings, booleans and integers within ±(2⁵³-1) enter a predicate")
     return json.dumps(value, ensure_ascii=False)
 
