@@ -341,3 +341,10 @@ def test_a_list_is_never_wider_than_the_screen():
     titles = ("ID", "WORKFLOW", "STATUS", "FOR", "CALLS", "SPENT", "LEFT", "STARTED (UTC)")
     assert max(map(len, task.table(titles, [cells], flexible=(1, 3)))) == 100
     assert cells[6:] == ["unlimited", "11-20 09:00"]
+
+
+def test_what_is_not_there_is_looked_for_where_such_things_are_listed():
+    task = said({"code": "not_found", "detail": "there is no such task in this trust domain"})
+    assert task.endswith("`buspass task list` shows the tasks")
+    workflow = said({"code": "not_found", "detail": "there is no workflow 'nope' here"})
+    assert "task list" not in workflow

@@ -131,7 +131,7 @@ def said(problem: Mapping[str, Any]) -> str:
             f"  {row.get('path', '')}: {row.get('message', '')}"
             + (f"; allowed: {_listed(allowed)}" if allowed is not None else "")
         )
-    if problem["code"] == "not_found":
+    if problem["code"] == "not_found" and "task" in lines[0]:
         lines.append("  `buspass task list` shows the tasks")
     if problem["code"] == "unauthenticated":
         lines.append("  set BUSPASS_DATA to the gateway's data directory, or BUSPASS_TOKEN to an operator's token")

@@ -19,7 +19,7 @@ LABELS: Final = (
 """Names whose values are secrets. A bare `token` is not among them: most are page markers and counts."""
 
 MARKS: Final = (
-    r"sk-|[rs]k_(?:live|test)_|whsec_|gsk_|xai-|hf_|npm_|pypi-|SG\.|bp[a-z]_|AKIA|ASIA|AIza|ya29\.|GOCSPX-|gh[pousr]_"
+    r"sk-|[rs]k_(?:live|test)_|whsec_|gsk_|xai-|hf_|npm_|pypi-|SG\.|bp[a-z]?_|AKIA|ASIA|AIza|ya29\.|GOCSPX-|gh[pousr]_"
     r"|github_pat_|glpat-|xox[abeoprs]-|xapp-|hooks\.slack\.com|-----BEGIN|eyJ|://|[?&]sig=|(?i:bearer|basic)|"
 ) + LABELS
 """Nothing below is in a text without one of these: the cheap first look."""
@@ -43,6 +43,7 @@ ISSUED: Final = "|".join(  # noqa: FLY002 - a row each
         r"\bhf_[A-Za-z0-9]{30,60}",  # Hugging Face
         r"\bnpm_[A-Za-z0-9]{36}",
         r"\bpypi-AgE[A-Za-z0-9_-]{40,200}",
+        r"\bbp_[a-z2-7]{16}_[A-Za-z0-9_-]{43}",  # Buspass, a key; blood pressure is in columns named bp_…
         r"\bSG\.[A-Za-z0-9_-]{22}\.[A-Za-z0-9_-]{43}",  # SendGrid
         r"-----BEGIN [A-Z ]{0,40}PRIVATE KEY(?: BLOCK)?-----",  # RFC 7468, OpenSSH, PGP: the header is enough
         r"[?&]sig=[A-Za-z0-9%+/]{30,120}(?:%3[Dd]|=)",  # Azure shared access signature
@@ -51,7 +52,7 @@ ISSUED: Final = "|".join(  # noqa: FLY002 - a row each
 """Found by shape alone. Lengths are bounded, so that a match is at most 256 characters."""
 
 RANDOM: Final = r"\b(?:sk-|bp[a-z]_)[A-Za-z0-9_-]{20,230}"
-"""OpenAI, Anthropic and those who copied them; Buspass's own keys. Needs a digit: `sk-` also begins package names."""
+"""OpenAI, Anthropic, those who copied them; Buspass's operator key. Needs a digit: `sk-` also begins package names."""
 
 JWT: Final = r"\b(eyJ[A-Za-z0-9_-]{8,200})\.[A-Za-z0-9_-]{2,40}"
 URL: Final = (
