@@ -90,6 +90,8 @@ async def _obeyed(house: House, peer: Peer, order: Order) -> Statement:
     link, task = order.link, order.link.child
     head = await item_at(house.state, task, HEAD)
     if head is None and (order.bury or order.kill):
+        if not house.peers.buries(peer.name):
+            raise Problem("overloaded", "too many children that were never born are to be buried", retry_after=60)
         stone = tombstone({}, house.clock.now(), {"parent": _parent(peer, link)})
         await buried(house, task, stone)
         head = await item_at(house.state, task, HEAD)

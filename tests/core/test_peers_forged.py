@@ -366,6 +366,24 @@ async def test_orders_are_for_the_domain_that_handed_over_alone(both: Neighbours
     assert both.head(child.task)["status"] == "killed"
 
 
+async def test_a_peer_fills_no_store_with_graves(both: Neighbours, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("buspass.identity.peers.BURIALS", 3)
+    client = await both.partner.host("partner")
+
+    async def bury(number: int) -> tuple[int, str]:
+        child = wish(both, f"k{number}")["child"]
+        ours = {"host": "onprem", "child": child, "allocation": "00" * 8, "until": 0, "kill": False, "bury": True}
+        order = await signed(both, ORDER, ours, txn="t_parent")
+        answer = await client.post("/v1/peers/orders", json={"order": order})
+        return answer.status_code, answer.json().get("code", "buried")
+
+    assert [await bury(number) for number in range(5)] == [(200, "buried")] * 3 + [(503, "overloaded")] * 2
+    assert await bury(0) == (200, "buried"), "the grave is there"
+    both.advance(2)
+    assert [await bury(number) for number in (3, 4, 5)] == [(200, "buried")] * 2 + [(503, "overloaded")]
+    assert len([name for name in both.states["partner"].dump() if name.startswith("t_")]) == 5
+
+
 async def test_no_token_is_no_order_and_no_statement(both: Neighbours) -> None:
     client = await both.partner.host("partner")
     bodies: Any = ({}, {"order": 1}, {"order": "x", "more": 1}, {"order": "a.b.c"}, {"statement": ""})

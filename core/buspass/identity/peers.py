@@ -34,6 +34,8 @@ REST: Final = 10.0
 """Seconds that a peer is left alone which did not answer."""
 LONGEST: Final = 300
 """Seconds that one may claim to be good for."""
+BURIALS: Final = 600
+"""Children never born that a peer may have buried here at once: a domain that comes back has some to clear up."""
 _TASK: Final = re.compile(r"t_[a-z2-7]{40}")
 
 
@@ -51,6 +53,7 @@ class PeerTokens:
         self._signer = signer
         self._clock = clock
         self._away: dict[str, float] = {}
+        self._burials: dict[str, tuple[float, float]] = {}
         self._issuers = {peer.issuer: (peer, IssuerKeys(peer.issuer, discovery, clock)) for peer in peers.values()}
 
     def named(self, name: str) -> Peer:
@@ -66,6 +69,19 @@ class PeerTokens:
     def away(self, name: str) -> None:
         """Leave a peer alone for a while."""
         self._away[name] = self._clock.monotonic() + REST
+
+    def buries(self, name: str) -> bool:
+        """Take leave to bury one child that a peer says was never born; False where it asks for too many of them.
+
+        Each leaves an item for good: this host writes BURIALS of them at once, and then one a second.
+        """
+        now = self._clock.monotonic()
+        left, at = self._burials.get(name, (BURIALS, now))
+        left = min(BURIALS, left + now - at)
+        if left < 1:
+            return False
+        self._burials[name] = left - 1, now
+        return True
 
     async def sign(self, peer: Peer, kind: Kind, txn: str, ours: Mapping[str, Any], **claims: Any) -> str:
         """Make a token for that peer alone: `txn` is the parent's task, `ours` what Buspass itself has to say.
