@@ -137,10 +137,11 @@ class RedisState:
     # ── apply, and the entries of its items ─────────────────────────────────────────────────────────────────────
 
     async def _apply(self, partition: str, operations: Sequence[Operation]) -> Applied | Refused:
-        nonce = f"{int(time.time() * 1000)}-{uuid.uuid4().hex[:12]}"
+        indexes = [index_of(operation) for operation in operations]
+        nonce = f"{int(time.time() * 1000)}-{uuid.uuid4().hex[:12]}" if any(indexes) else ""
         entries = [
-            {name: None if entry is None else "\0".join((*entry, nonce)) for name, entry in index_of(operation).items()}
-            for operation in operations
+            {name: None if entry is None else "\0".join((*entry, nonce)) for name, entry in index.items()}
+            for index in indexes
         ]
         written = [
             (operation.key, name, entry)

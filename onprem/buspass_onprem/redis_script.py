@@ -18,9 +18,12 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
+import orjson
+
+from buspass.jsontext import read
 from buspass.ports.operations import AtLeast, Condition, Delete, Equals, Index, Item, Operation, Path, Present, Put
 
-_encode: Final = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode
+_slowly: Final = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode
 
 APPLY: Final = """
 local ops = cjson.decode(ARGV[1])
@@ -138,18 +141,27 @@ def item_of(flat: Sequence[bytes]) -> Item | None:
     item: dict[str, Any] = {}
     for name, text in zip(flat[::2], flat[1::2], strict=True):
         top, _, inner = name.decode().partition("/")
+        if not inner and text != b"{}":
+            item[top] = read(text)
+            continue
+        within = item.get(top)
+        if within is None:
+            within = item[top] = {}
         if inner:
-            item.setdefault(top, {})[inner] = json.loads(text)
-        elif text == b"{}":
-            item.setdefault(top, {})
-        else:
-            item[top] = json.loads(text)
+            within[inner] = read(text)
     return item or None
 
 
 def document(operations: Sequence[Operation], entries: Sequence[Mapping[str, str | None]]) -> str:
     """Give the script's argument. `entries`: for each operation, index name → entry, or None to withdraw it."""
     return _encode([_operation(each, named) for each, named in zip(operations, entries, strict=True)])
+
+
+def _encode(value: Any) -> str:
+    try:
+        return orjson.dumps(value).decode()
+    except TypeError:  # a Mapping that is no dict
+        return _slowly(_plain(value))
 
 
 def _operation(operation: Operation, entries: Mapping[str, str | None]) -> dict[str, Any]:
@@ -175,7 +187,7 @@ def _operation(operation: Operation, entries: Mapping[str, str | None]) -> dict[
         "parents": sorted({path[0] for path in changes if len(path) == 2}),
         "clear": [path[0] for path in (*operation.set, *operation.remove) if len(path) == 1],
         "remove": [_field(path) for path in operation.remove if len(path) == 2],
-        "set": [text for path, value in operation.set.items() for text in (_field(path), _encode(_plain(value)))],
+        "set": [text for path, value in operation.set.items() for text in (_field(path), _encode(value))],
         "add": [[_field(path), str(amount)] for path, amount in operation.add.items()],
     }
 
@@ -199,9 +211,9 @@ def _leaves(item: Item) -> list[str]:
         if isinstance(value, Mapping):
             flat += [name, "{}"]
             for inner, leaf in value.items():
-                flat += [f"{name}/{inner}", _encode(_plain(leaf))]
+                flat += [f"{name}/{inner}", _encode(leaf)]
         else:
-            flat += [name, _encode(_plain(value))]
+            flat += [name, _encode(value)]
     return flat
 
 
