@@ -29,6 +29,7 @@ from buspass.ports.state import (
     Item,
     Misfit,
     Operation,
+    Ordinary,
     OutcomeUnknown,
     Put,
     Refused,
@@ -40,6 +41,7 @@ from buspass.ports.state import (
     check,
     check_names,
     check_page,
+    plain,
 )
 from buspass_aws.client import AwsClient, address, suffix
 from buspass_aws.dynamodb_errors import Answer
@@ -109,12 +111,13 @@ class DynamoState:
     async def apply(self, partition: str, operations: Sequence[Operation]) -> Applied | Refused:
         check_names(partition)
         check(operations)
-        requests = [request(self._table, partition, operation) for operation in operations]
+        asked = [plain(operation) for operation in operations]
+        requests = [request(self._table, partition, operation) for operation in asked]
         answer: Applied | Refused = Applied(None)
         index = 0
         try:
             async with self._client.working():
-                for index, (operation, (action, body)) in enumerate(zip(operations, requests, strict=True)):
+                for index, (operation, (action, body)) in enumerate(zip(asked, requests, strict=True)):
                     answer = await self._write(partition, index, operation, action, body)
                     if isinstance(answer, Refused):
                         break
@@ -130,7 +133,7 @@ class DynamoState:
     # ── writing ──
 
     async def _write(
-        self, partition: str, index: int, operation: Operation, action: str, body: dict[str, Any]
+        self, partition: str, index: int, operation: Ordinary, action: str, body: dict[str, Any]
     ) -> Applied | Refused:
         answer = Answer(
             await self._client.send("POST", "/", headers=_headers(action), body=_bytes(body), timeout=WRITE)
@@ -153,12 +156,12 @@ class DynamoState:
         except Unavailable as error:
             raise Unavailable(index, error.why) from error
 
-    def _made(self, operation: Operation, body: Row) -> Item | None:
+    def _made(self, operation: Ordinary, body: Row) -> Item | None:
         if isinstance(operation, Delete):
             return None
         return operation.value if isinstance(operation, Put) else self._item(body.get("Attributes"))
 
-    def _judged(self, index: int, operation: Operation, item: Item | None) -> Refused:
+    def _judged(self, index: int, operation: Ordinary, item: Item | None) -> Refused:
         """Say why an operation was not applied, from the item that it met. Raises Misfit, Unavailable."""
         if not accepts(operation, item):
             return Refused(index, item)

@@ -22,7 +22,7 @@ from buspass.ports.state import (
     Equals,
     Index,
     Item,
-    Operation,
+    Ordinary,
     Path,
     Present,
     Put,
@@ -112,7 +112,7 @@ def sort_bound(until: str) -> Attribute:
     return {"S": f"{until}{_END}\x7f"}
 
 
-def request(table: str, partition: str, operation: Operation) -> tuple[str, dict[str, Any]]:
+def request(table: str, partition: str, operation: Ordinary) -> tuple[str, dict[str, Any]]:
     """Give the action and the body that carry out this operation. Raises ValueError for what DynamoDB can't carry."""
     text = _Expression()
     where = place(partition, operation.key)
@@ -169,7 +169,7 @@ class _Expression:
         self._paths: dict[Path, str] = {}
         self._numbers: dict[int, str] = {}
 
-    def conditions(self, operation: Operation) -> str:
+    def conditions(self, operation: Ordinary) -> str:
         require = operation.require
         if not require and isinstance(operation, Put):
             return f"attribute_not_exists({PARTITION})"

@@ -27,6 +27,7 @@ from buspass.ports.state import (
     Item,
     Misfit,
     Operation,
+    Ordinary,
     OutcomeUnknown,
     Put,
     Refused,
@@ -38,6 +39,7 @@ from buspass.ports.state import (
     check,
     check_names,
     check_page,
+    plain,
 )
 from buspass_azure import cosmos_errors as errors
 from buspass_azure import cosmos_wire as wire
@@ -97,9 +99,8 @@ class CosmosState:
     async def apply(self, partition: str, operations: Sequence[Operation]) -> Applied | Refused:
         check_names(partition)
         check(operations)
-        operations = tuple(operations)
         async with self._calling():
-            return await self._apply(partition, 0, operations)
+            return await self._apply(partition, 0, tuple(map(plain, operations)))
 
     async def close(self) -> None:
         async with self._calls.ending() as first:
@@ -152,7 +153,7 @@ class CosmosState:
 
     # ── writing ──
 
-    async def _apply(self, partition: str, first: int, operations: tuple[Operation, ...]) -> Applied | Refused:
+    async def _apply(self, partition: str, first: int, operations: tuple[Ordinary, ...]) -> Applied | Refused:
         """Apply in as few batches as there are steps for. `first` is the index of the first operation."""
         answer: Applied | Refused = Applied(None)
         while operations:
@@ -163,7 +164,7 @@ class CosmosState:
             first, operations = first + count, operations[count:]
         return answer
 
-    async def _commit(self, partition: str, first: int, operations: tuple[Operation, ...]) -> Applied | Refused:
+    async def _commit(self, partition: str, first: int, operations: tuple[Ordinary, ...]) -> Applied | Refused:
         """One batch, until it is answered. Raises what the port says, with indexes from `first`."""
         pauses = errors.Pauses(self._patience)
         races = 0
@@ -185,7 +186,7 @@ class CosmosState:
                 elif status not in _BUSY or not await pauses.pause(error):
                     raise Unavailable(first, errors.why(error)) from error
 
-    async def _batch(self, partition: str, first: int, operations: tuple[Operation, ...]) -> Applied:
+    async def _batch(self, partition: str, first: int, operations: tuple[Ordinary, ...]) -> Applied:
         steps: list[wire.Step] = []
         for operation in operations:
             keep = await self._kept(partition, first, operation) if wire.bare(operation) else None
@@ -197,7 +198,7 @@ class CosmosState:
         except (TypeError, LookupError, ValueError) as error:
             raise OutcomeUnknown(first, f"Cosmos DB: the answer is none that a batch has: {error!r}") from error
 
-    async def _halved(self, partition: str, first: int, operations: tuple[Operation, ...]) -> Applied | Refused:
+    async def _halved(self, partition: str, first: int, operations: tuple[Ordinary, ...]) -> Applied | Refused:
         """A batch of more than 2 MB is done in two; the first half then stands, whatever becomes of the second."""
         half = len(operations) // 2
         if not half:
@@ -205,14 +206,14 @@ class CosmosState:
         answer = await self._apply(partition, first, operations[:half])
         return answer if isinstance(answer, Refused) else await self._apply(partition, first + half, operations[half:])
 
-    async def _kept(self, partition: str, first: int, operation: Operation) -> str | None:
+    async def _kept(self, partition: str, first: int, operation: Ordinary) -> str | None:
         """Give a name that an item still has after an update that only removes; None where there is none."""
         assert isinstance(operation, Update)
         there = await self._look(partition, first, operation.key)
         gone = {path[0] for path in operation.remove}
         return next((name for name in there or () if name not in gone), None)
 
-    async def _refusal(self, partition: str, index: int, operation: Operation) -> Refused:
+    async def _refusal(self, partition: str, index: int, operation: Ordinary) -> Refused:
         """Look why an operation was refused: at the item as it is now. Raises Misfit, and Unavailable(index)."""
         there = await self._look(partition, index, operation.key)
         if isinstance(operation, Update) and there is not None and accepts(operation, there):

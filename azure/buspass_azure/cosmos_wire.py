@@ -29,7 +29,7 @@ from buspass.ports.operations import (
     Equals,
     Index,
     Item,
-    Operation,
+    Ordinary,
     Path,
     Present,
     Put,
@@ -79,7 +79,7 @@ def item(found: Mapping[str, Any]) -> Item:
     return whole
 
 
-def steps(partition: str, operation: Operation, keep: str | None = None) -> list[Step]:
+def steps(partition: str, operation: Ordinary, keep: str | None = None) -> list[Step]:
     """Give the steps of a batch that do this operation, or fail at their first.
 
     `keep` is a name that the item still has after an update that only removes (see `bare`): without it nothing
@@ -105,7 +105,7 @@ def steps(partition: str, operation: Operation, keep: str | None = None) -> list
     return [conditional, *(("patch", (key, rest), {}) for rest in more)]
 
 
-def fitting(operations: Sequence[Operation]) -> int:
+def fitting(operations: Sequence[Ordinary]) -> int:
     """Give how many of the first operations go in one batch: at least one."""
     steps = 0
     for count, operation in enumerate(operations):
@@ -115,7 +115,7 @@ def fitting(operations: Sequence[Operation]) -> int:
     return len(operations)
 
 
-def operation_at(operations: Sequence[Operation], step: int) -> int:
+def operation_at(operations: Sequence[Ordinary], step: int) -> int:
     """Give which operation a step of their batch belongs to."""
     for index, operation in enumerate(operations):
         step -= _weight(operation)
@@ -124,7 +124,7 @@ def operation_at(operations: Sequence[Operation], step: int) -> int:
     raise LookupError(step)
 
 
-def _weight(operation: Operation) -> int:
+def _weight(operation: Ordinary) -> int:
     """Give how many steps `steps` makes of it."""
     if isinstance(operation, Update):
         changes = len(operation.add) + len(operation.set) + len(operation.remove) + len(operation.index)
@@ -132,7 +132,7 @@ def _weight(operation: Operation) -> int:
     return 2 if isinstance(operation, Delete) and operation.require else 1
 
 
-def bare(operation: Operation) -> bool:
+def bare(operation: Ordinary) -> bool:
     """Say whether an update only removes names of the first level, so that nothing might be left of the item."""
     return (
         isinstance(operation, Update)

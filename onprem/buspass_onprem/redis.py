@@ -26,6 +26,7 @@ from buspass.ports.state import (
     Item,
     Misfit,
     Operation,
+    Ordinary,
     OutcomeUnknown,
     Refused,
     State,
@@ -33,6 +34,7 @@ from buspass.ports.state import (
     check,
     check_names,
     check_page,
+    plain,
 )
 from buspass_onprem.redis_nodes import Node, Nodes, Script, connected, parse
 from buspass_onprem.redis_script import APPLY, LIST, document, index_of, item_of, tagged
@@ -124,7 +126,7 @@ class RedisState:
         check_names(partition)
         check(operations)
         async with self._working():
-            return await self._apply(partition, operations)
+            return await self._apply(partition, [plain(operation) for operation in operations])
 
     async def close(self) -> None:
         if self._closed:
@@ -136,7 +138,7 @@ class RedisState:
 
     # ── apply, and the entries of its items ─────────────────────────────────────────────────────────────────────
 
-    async def _apply(self, partition: str, operations: Sequence[Operation]) -> Applied | Refused:
+    async def _apply(self, partition: str, operations: Sequence[Ordinary]) -> Applied | Refused:
         indexes = [index_of(operation) for operation in operations]
         nonce = f"{int(time.time() * 1000)}-{uuid.uuid4().hex[:12]}" if any(indexes) else ""
         entries = [

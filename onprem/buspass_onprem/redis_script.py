@@ -21,7 +21,7 @@ from typing import Any, Final
 import orjson
 
 from buspass.jsontext import read
-from buspass.ports.operations import AtLeast, Condition, Delete, Equals, Index, Item, Operation, Path, Present, Put
+from buspass.ports.operations import AtLeast, Condition, Delete, Equals, Index, Item, Ordinary, Path, Present, Put
 
 _slowly: Final = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode
 
@@ -152,7 +152,7 @@ def item_of(flat: Sequence[bytes]) -> Item | None:
     return item or None
 
 
-def document(operations: Sequence[Operation], entries: Sequence[Mapping[str, str | None]]) -> str:
+def document(operations: Sequence[Ordinary], entries: Sequence[Mapping[str, str | None]]) -> str:
     """Give the script's argument. `entries`: for each operation, index name → entry, or None to withdraw it."""
     return _encode([_operation(each, named) for each, named in zip(operations, entries, strict=True)])
 
@@ -164,7 +164,7 @@ def _encode(value: Any) -> str:
         return _slowly(_plain(value))
 
 
-def _operation(operation: Operation, entries: Mapping[str, str | None]) -> dict[str, Any]:
+def _operation(operation: Ordinary, entries: Mapping[str, str | None]) -> dict[str, Any]:
     common: dict[str, Any] = {
         "key": operation.key,
         "require": [_condition(condition) for condition in operation.require],
@@ -224,6 +224,6 @@ def _plain(value: Any) -> Any:
     return [_plain(part) for part in value] if isinstance(value, list) else value
 
 
-def index_of(operation: Operation) -> Index:
+def index_of(operation: Ordinary) -> Index:
     """Give the index entries that an operation names."""
     return {} if isinstance(operation, Delete) else operation.index

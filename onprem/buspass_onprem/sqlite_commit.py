@@ -17,7 +17,6 @@ import contextlib
 import random
 import sqlite3
 import time
-from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
@@ -31,6 +30,7 @@ from buspass.ports.state import (
     Misfit,
     Operation,
     OutcomeUnknown,
+    Prepared,
     Put,
     Refused,
     Unavailable,
@@ -43,14 +43,14 @@ from buspass_onprem.sqlite_text import Place, Texts
 
 type Apply = tuple[str, Sequence[Operation]]
 type Answer = Applied | Refused | Misfit
-type Known = OrderedDict[Place, Item]
+type Known = dict[Place, Item]
 type Statement = tuple[str, tuple[str, ...]]
 
 WAIT: Final = 5.0
 """Seconds until a transaction that other processes keep from beginning is given up."""
 
 KEPT: Final = 256
-"""Items that are remembered: the heads of tasks that live."""
+"""Items that are remembered, those updated last: the heads of tasks that live."""
 
 _VERSION: Final = "PRAGMA data_version"
 _READ: Final = "SELECT value FROM item WHERE part = ? AND key = ?"
@@ -67,40 +67,43 @@ def decode(text: str) -> dict[str, Any]:
     return item
 
 
-class Batch(Struct):
-    """The items of one transaction: as the file has them, and as the applies so far make them.
+class Seen(Struct):
+    """An item of one transaction: as the file has it, and as the applies so far make it.
 
-    `known`: items that the file surely has so. `looks`: a first put looks whether there is one already. `touched`: what
-    changed an item, None where it was put or deleted.
+    `assumed`: nobody looked whether there is one, as it is put for the first time. `updates`: what changed it, None
+    where it was put or deleted.
     """
+
+    place: Place
+    was: Item | None
+    now: Item | None
+    assumed: bool
+    touched: bool = False
+    updates: list[Update | Prepared] | None = field(default_factory=list)
+
+
+class Batch(Struct):
+    """The items of one transaction. `known`: those that the file surely has so. `looks`: a first put looks, too."""
 
     execute: Callable[..., sqlite3.Cursor]
     known: Known
     texts: Texts
     looks: bool
-    was: dict[Place, bool] = field(default_factory=dict)
-    now: dict[Place, Item | None] = field(default_factory=dict)
-    touched: dict[Place, list[Update] | None] = field(default_factory=dict)
-    assumed: set[Place] = field(default_factory=set)
+    seen: dict[Place, Seen] = field(default_factory=dict)
+    touched: list[Seen] = field(default_factory=list)
     entries: list[Statement] = field(default_factory=list)
 
-    def item(self, place: Place, operation: Operation) -> Item | None:
-        if place in self.now:
-            return self.now[place]
-        found = self.known.get(place)
-        if found is None and (self.looks or operation.require or not isinstance(operation, Put)):
-            return self._look(place)
+    def _see(self, place: Place, operation: Operation) -> Seen:
+        found, assumed = self.known.get(place), False
         if found is None:
-            self.assumed.add(place)
-        self.was[place] = found is not None
-        self.now[place] = found
-        return found
+            assumed = not self.looks and isinstance(operation, Put) and not operation.require
+            found = None if assumed else self._there(place)
+        seen = self.seen[place] = Seen(place, found, found, assumed)
+        return seen
 
-    def _look(self, place: Place) -> Item | None:
+    def _there(self, place: Place) -> Item | None:
         row = self.execute(_READ, place).fetchone()
-        found = self.now[place] = decode(row[0]) if row else None
-        self.was[place] = row is not None
-        return found
+        return decode(row[0]) if row else None
 
     def judge(self, partition: str, operations: Sequence[Operation]) -> Answer:
         """Take the whole apply in, or nothing of it."""
@@ -108,37 +111,47 @@ class Batch(Struct):
         if isinstance(answer, Applied) or self.looks:
             return answer
         for index, operation in enumerate(operations[: answer.index]):  # nothing will be written that finds them
-            place = (partition, operation.key)
-            if place in self.assumed and place not in self.touched and (there := self._look(place)) is not None:
+            seen = self.seen[partition, operation.key]
+            if seen.assumed and not seen.touched and (there := self._there(seen.place)) is not None:
+                seen.was = seen.now = there
+                seen.assumed = False
                 return Refused(index, there)
         return answer
 
     def _judge(self, partition: str, operations: Sequence[Operation]) -> Answer:
-        outcomes: list[Item | None] = []
+        outcomes: list[tuple[Seen, Operation, Item | None]] = []
         for index, operation in enumerate(operations):
-            item = self.item((partition, operation.key), operation)
+            place = (partition, operation.key)
+            seen = self.seen.get(place) or self._see(place, operation)
+            item = seen.now
             if not accepts(operation, item):
                 return Refused(index, item)
-            if isinstance(operation, Update):
+            outcome: Item | None = None
+            if isinstance(operation, Put):
+                outcome = operation.value
+            elif not isinstance(operation, Delete):
                 try:
-                    outcomes.append(changed(operation, item or {}, index))
+                    outcome = changed(operation, item or {}, index)
                 except Misfit as misfit:
                     return misfit
-            else:
-                outcomes.append(operation.value if isinstance(operation, Put) else None)
-        for operation, outcome in zip(operations, outcomes, strict=True):
-            place = (partition, operation.key)
-            if not isinstance(operation, Update) and self.now[place] is not None:
-                self.entries.append((_WITHDRAW_ALL, place))
-            self.now[place] = outcome
-            updates = self.touched.setdefault(place, [])
-            if not isinstance(operation, Update):
-                self.touched[place] = None
-            elif updates is not None:
-                updates.append(operation)
-            if not isinstance(operation, Delete) and operation.index:
-                self._enter(place, operation)
-        return Applied(outcomes[-1])
+            outcomes.append((seen, operation, outcome))
+        for seen, operation, outcome in outcomes:
+            self._take(seen, operation, outcome)
+        return Applied(outcome)
+
+    def _take(self, seen: Seen, operation: Operation, outcome: Item | None) -> None:
+        if not seen.touched:
+            seen.touched = True
+            self.touched.append(seen)
+        if isinstance(operation, Put) or isinstance(operation, Delete):  # noqa: SIM101  (a third of the time)
+            if seen.now is not None:
+                self.entries.append((_WITHDRAW_ALL, seen.place))
+            seen.updates = None
+        elif seen.updates is not None:
+            seen.updates.append(operation)
+        seen.now = outcome
+        if not isinstance(operation, Prepared) and not isinstance(operation, Delete) and operation.index:
+            self._enter(seen.place, operation)
 
     def _enter(self, place: Place, operation: Put | Update) -> None:
         for name, entry in operation.index.items():
@@ -150,29 +163,26 @@ class Batch(Struct):
     def write(self) -> None:
         """Write what changed. Raises sqlite3.IntegrityError where something is there that was not looked for."""
         execute = self.execute
-        for place, updates in self.touched.items():
-            item, was = self.now[place], self.was[place]
-            if item is not None:
-                text = self.texts.of(place, item, self.known.get(place), updates)
-                execute(_UPDATE if was else _INSERT, (text, *place))
-            elif was:
-                execute(_DELETE, place)
-            elif place in self.assumed and execute(_READ, place).fetchone() is not None:
+        for seen in self.touched:
+            if seen.now is not None:
+                text = self.texts.of(seen.place, seen.now, seen.was, seen.updates)
+                execute(_INSERT if seen.was is None else _UPDATE, (text, *seen.place))
+            elif seen.was is not None:
+                execute(_DELETE, seen.place)
+            elif seen.assumed and self._there(seen.place) is not None:
                 raise sqlite3.IntegrityError  # put and deleted in one batch: the put was refused in truth
         for statement, values in self.entries:
             execute(statement, values)
 
     def remember(self) -> None:
         """Know what was committed: items that are updated will be so again."""
-        for place, updates in self.touched.items():
-            item = self.now[place]
-            if item is not None and (updates or place in self.known):
-                self.known[place] = item
-                self.known.move_to_end(place)
-            else:
-                self.known.pop(place, None)
-        while len(self.known) > KEPT:
-            self.known.popitem(last=False)
+        known = self.known
+        for seen in self.touched:
+            before = known.pop(seen.place, None)
+            if seen.now is not None and (seen.updates or before is not None):
+                known[seen.place] = seen.now
+        while len(known) > KEPT:
+            del known[next(iter(known))]
 
 
 class Committer:
@@ -182,7 +192,7 @@ class Committer:
         self._file = file
         self._connection = file.connect(wait=0)
         self._cursor = self._connection.cursor()  # one for all: each statement's rows are read at once
-        self._known: Known = OrderedDict()
+        self._known: Known = {}
         self._texts = Texts()
         self._version = 0
 

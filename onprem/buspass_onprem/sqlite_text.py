@@ -12,7 +12,7 @@ from typing import Any, Final
 from msgspec import Struct
 
 from buspass.jsontext import written
-from buspass.ports.state import Item, Update
+from buspass.ports.state import Item, Prepared, Update, plain
 
 type Place = tuple[str, str]
 
@@ -37,7 +37,7 @@ class Texts:
     def __init__(self) -> None:
         self._kept: dict[Place, dict[str, Part]] = {}
 
-    def of(self, place: Place, item: Item, before: Item | None, updates: Sequence[Update] | None) -> str:
+    def of(self, place: Place, item: Item, before: Item | None, updates: Sequence[Update | Prepared] | None) -> str:
         """Give the text of the item, which is what these updates made of the one before, or new where they are None."""
         parts = self._kept.pop(place, None)
         if parts is None:
@@ -51,7 +51,7 @@ class Texts:
         return text
 
 
-def _assembled(item: Item, before: Item, updates: Sequence[Update], parts: dict[str, Part]) -> str:
+def _assembled(item: Item, before: Item, updates: Sequence[Update | Prepared], parts: dict[str, Part]) -> str:
     pieces: list[str] = []
     small: dict[str, Any] = {}
     for name, entries in item.items():
@@ -75,12 +75,14 @@ def _assembled(item: Item, before: Item, updates: Sequence[Update], parts: dict[
     return ",".join(pieces)
 
 
-def _followed(texts: dict[str, str], name: str, entries: Mapping[str, Any], updates: Sequence[Update]) -> bool:
+def _followed(
+    texts: dict[str, str], name: str, entries: Mapping[str, Any], updates: Sequence[Update | Prepared]
+) -> bool:
     """Have the texts be those of these entries, which the updates left in the map of that name; say whether they are.
 
     The same changes in the same order leave the same order; a path of one segment never leads to a map, or leaves one.
     """
-    for update in updates:
+    for update in map(plain, updates):
         for path in (*update.set, *update.add, *update.remove):
             if path[0] == name:
                 each = path[-1]

@@ -28,7 +28,7 @@ from buspass.http.compose import composed
 from buspass.ports.clock import SystemClock
 from buspass.ports.outbound import Streamed
 from buspass.ports.outbound_pyreqwest import PyreqwestOutbound
-from buspass.ports.state import Put, Update
+from buspass.ports.state import Put, Update, plain
 from buspass.testing.blobs_memory import MemoryBlobs
 from buspass.testing.outbound import ScriptedOutbound
 from buspass.testing.state_memory import MemoryState
@@ -83,7 +83,7 @@ class Watch(Stopwatch):
 
 def step(operations):
     """What an apply is to a call: its hold, its settle, its sweep, or nothing of these."""
-    first, last = operations[0], operations[-1]
+    first, last = plain(operations[0]), plain(operations[-1])
     if isinstance(first, Update) and any(path[0] == "open" for path in first.set):
         return "hold"
     if isinstance(first, Put) and first.key.startswith("rec:") and isinstance(last, Update):

@@ -25,13 +25,13 @@ from buspass.ledger.delegations import Delegations, returning
 from buspass.ledger.delegations import taking as delegated
 from buspass.ledger.holds import closing, crediting, taking
 from buspass.ledger.pools import Pools
-from buspass.ports.state import AtLeast, Equals, Present, Put, Update
+from buspass.ports.state import AtLeast, Equals, Present, Put, Update, plain
 
 # ── in the ledger of one task ──
 
 
 def closed_by_key(entry, *rest):
-    update = closing(entry, *rest)
+    update = plain(closing(entry, *rest))
     return Update(update.key, (Present(("open", entry.call)),), update.add, update.set, update.remove)
 
 
@@ -40,7 +40,7 @@ def counted_release(entry):
 
 
 def unconditional(claim, attempt, now):
-    update = taking(claim, attempt, now)
+    update = plain(taking(claim, attempt, now))
     require = [one for one in update.require if not (isinstance(one, AtLeast) and one.path[0] == "available")]
     return Update(update.key, require, update.add, update.set)
 
@@ -102,7 +102,7 @@ LEDGER = {
 
 
 def taken_from_the_dead(claim, attempt, now):
-    update = buspass.ledger.holds.taking(claim, attempt, now)
+    update = plain(buspass.ledger.holds.taking(claim, attempt, now))
     require = tuple(one for one in update.require if not (isinstance(one, Equals) and one.path == ("status",)))
     return Update(update.key, require, update.add, update.set)
 

@@ -12,7 +12,22 @@ from msgspec import Struct
 
 from buspass.ledger.accounts import amounts, table, text, whole
 from buspass.model import DUE_INDEX, SLOTS, UNLIMITED, Amounts, due_shard
-from buspass.ports.state import CHANGES, Absent, AtLeast, Condition, Equals, Item, Path, Put, Update, Value
+from buspass.ports.forms import VARIES, Form, Given
+from buspass.ports.operations import Remembered
+from buspass.ports.state import (
+    CHANGES,
+    Absent,
+    AtLeast,
+    Condition,
+    Equals,
+    Item,
+    Path,
+    Prepared,
+    Put,
+    Update,
+    Value,
+    plain,
+)
 
 HEAD: Final = "head"
 KEPT: Final = 16
@@ -95,31 +110,12 @@ def ends(claim: Claim, now: int) -> int:
     return min(claim.deadline, now + claim.lasts)
 
 
-def taking(claim: Claim, attempt: str, now: int) -> Update:
+def taking(claim: Claim, attempt: str, now: int) -> Prepared | Update:
     """Take the claim out of every account and enter the call in flight."""
-    require: list[Condition] = [
-        Equals(("status",), "open"),
-        Equals(("fence",), claim.fence),
-        AtLeast(("expires_at",), now + 1),
-        Absent(("open", claim.call)),
-        AtLeast(("slots",), 1 + SLOTS - OBSERVED if claim.observed else 1),
-    ]
     taken = {name: amount for name, amount in claim.amounts.items() if amount}
-    if not claim.observed:
-        require += [AtLeast(("available", name), amount) for name, amount in taken.items()]
-    add: dict[Path, int] = {("available", name): -amount for name, amount in taken.items()}
-    add |= {("slots",): -1, ("version",): 1, ("count", claim.name): 1, ("turns", claim.name): 1}
-    if claim.kind == "action":
-        add[("running", claim.name)] = 1
-    if claim.capped:
-        if not claim.observed:
-            require.append(AtLeast(("left", claim.name), 1))
-        add[("left", claim.name)] = -1
-    if claim.version is not None:
-        require.append(Equals(("version",), claim.version))
     entry: dict[str, Value] = {
         "attempt": attempt,
-        "amounts": dict(taken),
+        "amounts": taken,
         "cause": claim.cause,
         "deadline": ends(claim, now),
         "state": "dispatching",
@@ -131,7 +127,41 @@ def taking(claim: Claim, attempt: str, now: int) -> Update:
     }
     if claim.observed:
         entry["observed"] = True
-    return Update(HEAD, tuple(require), add, {("open", claim.call): entry})
+    given = [claim.fence, now + 1, entry, *taken.values()]
+    if claim.version is not None:
+        given.append(claim.version)
+    shape = (claim.kind, claim.name, claim.capped, claim.observed, claim.version is not None, tuple(taken))
+    return _TAKING[shape].of(claim.call, *given)
+
+
+def _taking(shape: tuple[str, str, bool, bool, bool, tuple[str, ...]]) -> Form:
+    """Give the form of a hold: given are fence, time, entry, what each account loses, and the version if need be."""
+    kind, name, capped, observed, versioned, accounts = shape
+    fence, time, entry, *amounts, version = map(Given, range(4 + len(accounts)))
+    require: list[Condition] = [
+        Equals(("status",), "open"),
+        Equals(("fence",), fence),
+        AtLeast(("expires_at",), time),
+        Absent(("open", VARIES)),
+        AtLeast(("slots",), 1 + SLOTS - OBSERVED if observed else 1),
+    ]
+    taken = dict(zip(accounts, amounts, strict=True))
+    if not observed:
+        require += [AtLeast(("available", account), amount) for account, amount in taken.items()]
+    add: dict[Path, int] = {("available", account): -amount for account, amount in taken.items()}
+    add |= {("slots",): -1, ("version",): 1, ("count", name): 1, ("turns", name): 1}
+    if kind == "action":
+        add[("running", name)] = 1
+    if capped:
+        if not observed:
+            require.append(AtLeast(("left", name), 1))
+        add[("left", name)] = -1
+    if versioned:
+        require.append(Equals(("version",), version))
+    return Form(Update(HEAD, tuple(require), add, {("open", VARIES): entry}))
+
+
+_TAKING: Final = Remembered(_taking, 512)
 
 
 class Entry(Struct, frozen=True, kw_only=True):
@@ -174,39 +204,57 @@ def entry_of(call: str, item: Mapping[str, Value]) -> Entry:
     )
 
 
-def closing(entry: Entry, outcome: Outcome, now: int, turn: int = 0) -> Update:
+def closing(entry: Entry, outcome: Outcome, now: int, turn: int = 0) -> Prepared | Update:
     """Give back what was not used and end the call. Its only condition: this hold is unsettled."""
-    mine = Equals(("open", entry.call, "attempt"), entry.attempt)
-    add: dict[Path, int] = {}
-    put: dict[Path, Value] = {}
+    back: dict[str, int] = {}
     for name in sorted(entry.amounts.keys() | outcome.use.keys()):
-        if back := entry.amounts.get(name, 0) - outcome.use.get(name, 0):
-            add[("available", name)] = back
-    add |= {("slots",): 1, ("version",): 1, ("entries",): 1}
-    if entry.kind == "action":
-        add[("running", entry.name)] = -1
-        if outcome.last:
-            put[("last", entry.name)] = outcome.last
-        if outcome.last == "succeeded":
-            add[("done", entry.name)] = 1
-        if outcome.kept:
-            put[("kept", f"{entry.name}:{turn % KEPT}")] = {
-                "facts": outcome.kept,
-                "at": now,
-                "turn": turn,
-            }
-    if not outcome.sent:
-        add[("count", entry.name)] = -1
-        if entry.capped:
-            add[("left", entry.name)] = 1
-    if outcome.trail and len(add) + len(put) + 1 < CHANGES:  # only an unsent call with `max_calls` has no room for it
+        if amount := entry.amounts.get(name, 0) - outcome.use.get(name, 0):
+            back[name] = amount
+    last = outcome.last if entry.kind == "action" else ""
+    form = _CLOSING[entry.kind, entry.name, entry.capped, outcome.sent, last, tuple(back)]
+    if not outcome.trail and not outcome.kept:
+        return form.of(entry.call, entry.attempt, *back.values())
+    end = form.update(entry.call, (entry.attempt, *back.values()))
+    put = dict(end.set)
+    if outcome.kept and entry.kind == "action":
+        put[("kept", f"{entry.name}:{turn % KEPT}")] = {
+            "facts": outcome.kept,
+            "at": now,
+            "turn": turn,
+        }
+    if (
+        outcome.trail and len(end.add) + len(put) + 1 < CHANGES
+    ):  # only an unsent call with `max_calls` has no room for it
         put[("recent", str(int(outcome.trail.partition(" ")[0]) % RECENT))] = outcome.trail
-    return Update(HEAD, (mine,), add, put, (("open", entry.call),))
+    return Update(HEAD, end.require, end.add, put, end.remove)
+
+
+def _closing(shape: tuple[str, str, bool, bool, str, tuple[str, ...]]) -> Form:
+    """Give the form of an end: given are the attempt, and what each account gets back."""
+    kind, name, capped, sent, last, accounts = shape
+    add: dict[Path, int] = {("available", account): Given(at) for at, account in enumerate(accounts, 1)}
+    put: dict[Path, Value] = {}
+    add |= {("slots",): 1, ("version",): 1, ("entries",): 1}
+    if kind == "action":
+        add[("running", name)] = -1
+        if last:
+            put[("last", name)] = last
+        if last == "succeeded":
+            add[("done", name)] = 1
+    if not sent:
+        add[("count", name)] = -1
+        if capped:
+            add[("left", name)] = 1
+    mine = Equals(("open", VARIES, "attempt"), Given(0))
+    return Form(Update(HEAD, (mine,), add, put, (("open", VARIES),)))
+
+
+_CLOSING: Final = Remembered(_closing, 512)
 
 
 def releasing(entry: Entry) -> Update:
     """End a hold that stands for nothing: no record, so no entry either, and no count. Not one that a sweep ends."""
-    end = closing(entry, Outcome(use={}, sent=False), 0)
+    end = plain(closing(entry, Outcome(use={}, sent=False), 0))
     add = {path: amount for path, amount in end.add.items() if path != ("entries",)}
     require = (*end.require, Equals(("open", entry.call, "state"), entry.state))
     return Update(HEAD, require, add, end.set, end.remove)

@@ -8,15 +8,28 @@ from __future__ import annotations
 
 from typing import Any
 
-from buspass.ledger.accounts import amounts, table, text
-from buspass.ledger.holds import Entry, Held, Outcome, entry_of
+from buspass.ledger.accounts import amounts, text
+from buspass.ledger.holds import Entry, Held, Outcome, ends
 from buspass.ports.state import Item, Value
 
 
 def entry_held(held: Held) -> Entry:
-    """Give the hold as its head shows it."""
-    call = held.claim.call
-    return entry_of(call, table(table(held.head, "open"), call))
+    """Give the hold as its head shows it (`taking`)."""
+    claim = held.claim
+    return Entry(
+        call=claim.call,
+        attempt=held.attempt,
+        amounts={name: amount for name, amount in claim.amounts.items() if amount},
+        kind=claim.kind,
+        name=claim.name,
+        cause=claim.cause,
+        host=claim.host,
+        at=held.at,
+        deadline=ends(claim, held.at),
+        state="dispatching",
+        capped=claim.capped,
+        observed=claim.observed,
+    )
 
 
 def used(entry: Entry, outcome: Outcome) -> dict[str, Value]:

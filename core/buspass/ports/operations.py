@@ -102,7 +102,7 @@ class Delete(Struct, frozen=True):
     require: tuple[Condition, ...]
 
 
-type Operation = Put | Update | Delete
+type Ordinary = Put | Update | Delete
 
 
 class Misfit(ValueError):  # noqa: N818  (it says what is wrong)
@@ -158,8 +158,13 @@ class Remembered[K, V](dict[K, V]):
         return answer
 
 
+def is_segment(name: object) -> bool:
+    """Say whether this may be a segment of a path."""
+    return type(name) is str and _SEGMENT.fullmatch(name) is not None
+
+
 def _segments(path: tuple[Any, ...]) -> int:
-    return len(path) if all(type(each) is str and _SEGMENT.fullmatch(each) for each in path) else 0
+    return len(path) if all(map(is_segment, path)) else 0
 
 
 SEGMENTS: Final = Remembered(_segments)
@@ -205,7 +210,7 @@ def holds(condition: Condition, item: Item) -> bool:
     return not isinstance(condition, Equals) or same(found, condition.value)
 
 
-def accepts(operation: Operation, item: Item | None) -> bool:
+def accepts(operation: Ordinary, item: Item | None) -> bool:
     """Say whether the operation may be applied to what is there: an item, or None."""
     require = operation.require
     if not require and isinstance(operation, Put):

@@ -21,7 +21,7 @@ from buspass.ports.operations import (
     Absent,
     AtLeast,
     Equals,
-    Operation,
+    Ordinary,
     Path,
     Present,
     Put,
@@ -54,12 +54,12 @@ def _kinds(kinds: tuple[type, ...]) -> tuple[tuple[bool, ...], ...] | None:
     return tuple(tuple(kind is each for kind in kinds) for each in (AtLeast, Equals, Absent))
 
 
-def _layout(layout: tuple[bool, tuple[Any, ...], tuple[type, ...]]) -> tuple[str, ...] | None:
+def _layout(layout: tuple[Any, ...]) -> tuple[str, ...] | None:
     """Of a map's names and its values' types: the names of what nests in it, or None where a name is not sound.
 
-    The first two levels' names (the layout's first member is true) are segments, deeper ones any text but ''.
+    The first two levels' names (the layout's last member is true) are segments, deeper ones any text but ''.
     """
-    high, names, kinds = layout
+    names, kinds, high = layout[: len(layout) // 2], layout[len(layout) // 2 : -1], layout[-1]
     sound = SEGMENTS[names] == len(names) if high else {*map(type, names)} <= {str} and "" not in names
     return tuple(compress(names, [kind not in _SCALARS for kind in kinds])) if sound else None
 
@@ -69,7 +69,7 @@ _KINDS: Final = Remembered(_kinds)
 _LAYOUTS: Final = Remembered(_layout)
 
 
-def surely(operation: Operation) -> bool:
+def surely(operation: Ordinary) -> bool:
     """Say whether the operation keeps every rule but those of its key; False where that is not sure."""
     try:
         if type(operation) is Update:
@@ -79,6 +79,11 @@ def surely(operation: Operation) -> bool:
     except TypeError:  # what can't be hashed, compared or written
         pass
     return False
+
+
+def surely_set(value: Any) -> bool:
+    """Say whether this may surely be set at depth two. Raises TypeError for what can't be written."""
+    return (type(value) in _SCALARS or _value(value, 2)) and _writable([value])
 
 
 def _put(value: Any) -> bool:
@@ -154,13 +159,14 @@ def _value(value: Any, depth: int) -> bool:
         return False
     if kind is dict:
         return _members(value, depth + 1)
-    return kind is list and all(_value(part, max(2, depth + 1)) for part in value)
+    return kind is list and (not value or all(_value(part, max(2, depth + 1)) for part in value))
 
 
 def _members(members: Mapping[str, Any], depth: int) -> bool:
     """Names are what they may be, and what nests in the map is sound; what is text or a number, `_writable` says."""
-    nested = _LAYOUTS[depth <= 2, tuple(members), tuple(map(type, members.values()))]
-    if nested is None:
+    layout = (*members, *map(type, members.values()), depth <= 2)
+    nested = _LAYOUTS.get(layout)
+    if nested is None and (nested := _LAYOUTS[layout]) is None:
         return False
     for name in nested:
         part = members[name]

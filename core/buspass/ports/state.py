@@ -21,6 +21,7 @@ from typing import Any, Final, Protocol
 
 from msgspec import Struct
 
+from buspass.ports.forms import Operation, Prepared, accepts, changed, plain
 from buspass.ports.operations import (
     CHANGES,
     DEPTH,
@@ -37,16 +38,14 @@ from buspass.ports.operations import (
     Index,
     Item,
     Misfit,
-    Operation,
+    Ordinary,
     Path,
     Present,
     Put,
     Scalar,
     Update,
     Value,
-    accepts,
     at,
-    changed,
     checked_path,
     holds,
     is_whole,
@@ -72,8 +71,10 @@ __all__ = [
     "Item",
     "Misfit",
     "Operation",
+    "Ordinary",
     "OutcomeUnknown",
     "Path",
+    "Prepared",
     "Present",
     "Put",
     "Refused",
@@ -90,6 +91,7 @@ __all__ = [
     "check_names",
     "check_page",
     "holds",
+    "plain",
     "value_at",
 ]
 
@@ -199,7 +201,7 @@ def check(operations: Sequence[Operation]) -> None:
         if operation.key in seen:
             raise ValueError(f"operation on {operation.key!r}: its key has one already; each key at most once")
         seen.add(operation.key)
-        if surely(operation):
+        if isinstance(operation, Prepared) or surely(operation):
             continue
         where = f"operation on {operation.key!r}"
         for condition in operation.require:

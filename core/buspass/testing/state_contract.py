@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from buspass.ports.forms import VARIES, Form, Given
 from buspass.ports.state import (
     Absent,
     Applied,
@@ -21,6 +22,7 @@ from buspass.ports.state import (
     Equals,
     Misfit,
     Operation,
+    Prepared,
     Present,
     Put,
     Refused,
@@ -170,6 +172,40 @@ class StateContract(ParallelContract):
         assert await state.apply(partition, [update]) == Applied(after)
         assert await state.read(partition, "head") == after
         assert await state.apply(partition, [update]) == Refused(0, after)
+
+    async def test_a_prepared_operation_is_its_update(self, state: State, partition: str, head: Any) -> None:
+        hold = Form(
+            Update(
+                "head",
+                (Absent(("open", VARIES)), AtLeast(("available", "tokens"), Given(0)), Equals(("version",), Given(1))),
+                {("available", "tokens"): -Given(0), ("version",): 1},
+                {("open", VARIES): Given(2)},
+            )
+        ).of("c2", 40, 1, {"attempt": "a2", "amounts": {"tokens": 40}})
+        assert isinstance(hold, Prepared)
+        held = await state.apply(partition, [Put("rec:c2", {"v": 1}), hold])
+        entry = {"attempt": "a2", "amounts": {"tokens": 40}}
+        expected = {
+            **head,
+            "version": 2,
+            "available": {"tokens": 60, "cost": 5},
+            "open": {**head["open"], "c2": entry},
+        }
+        assert held == Applied(expected)
+        assert refused(await state.apply(partition, [hold]))
+        end = Form(
+            Update(
+                "head",
+                (Equals(("open", VARIES, "attempt"), Given(0)),),
+                {("available", "tokens"): Given(1)},
+                remove=(("open", VARIES),),
+            )
+        )
+        assert refused(await state.apply(partition, [end.of("c2", "a1", 40)]))
+        ended = {**head, "version": 2}
+        assert await state.apply(partition, [end.of("c2", "a2", 40)]) == Applied(ended)
+        assert await state.read(partition, "head") == ended
+        assert refused(await state.apply(partition, [end.of("c2", "a2", 40)]))
 
     async def test_a_whole_map_can_be_removed(self, state: State, partition: str, head: Any) -> None:
         await state.apply(partition, [Update("head", (Present(at("open", "c1")),), remove=(at("open"),))])

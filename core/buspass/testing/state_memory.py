@@ -27,6 +27,7 @@ from buspass.ports.state import (
     Refused,
     State,
     Unavailable,
+    Update,
     accepts,
     changed,
     check,
@@ -236,7 +237,7 @@ class MemoryState:
         return Applied(None if item is None else self._copied(item))
 
     def _index(self, partition: str, operation: Operation) -> None:
-        entries: Index = {} if isinstance(operation, Delete) else operation.index
+        entries: Index = operation.index if isinstance(operation, Put | Update) else {}
         if not isinstance(operation, Put | Delete):
             gone: set[str] = set()
         else:

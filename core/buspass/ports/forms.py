@@ -1,0 +1,290 @@
+"""Operations of one form: an update whose shape is proven against the port's rules once, a call's only by its values.
+
+Owns forms, the operations made of them, and what any operation means on an item in hand. Refuses to know what a form is
+for. Each such operation stands for an ordinary update, which is what stores without forms take (`plain`), and what is
+asked here too wherever the item is not just as a form expects it: who is refused, and why a change does not fit, has
+one answer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any, Final
+
+from msgspec import Struct
+
+from buspass.ports import operations as ordinary
+from buspass.ports.operations import (
+    WHOLE,
+    Absent,
+    AtLeast,
+    Condition,
+    Equals,
+    Item,
+    Ordinary,
+    Path,
+    Update,
+    Value,
+    is_segment,
+)
+from buspass.ports.sound import surely, surely_set
+
+LEAST: Final = -WHOLE
+VARIES: Final = "*"
+"""In a form's paths, the one segment that each operation gives: no segment is it."""
+
+
+class Given(int):
+    """In a form, in place of a condition's value, an amount or what is set: the given one of that index, from 0.
+
+    `-Given(n)` is an amount: the negative of that number.
+    """
+
+    __slots__ = ()
+
+    def __neg__(self) -> Given:
+        return Given(~int(self))
+
+
+class Form:
+    """The shape of an update, in flat tuples. `specimen` has VARIES and Given where operations differ.
+
+    Raises ValueError for what is not surely sound whatever is given. So it has to falsify itself by its paths alone: it
+    removes what it requires, or makes what it requires to be absent. What is set, removed or required to be absent lies
+    at depth two. VARIES is the second segment of a path, of none that is added to or compared, and nothing else is
+    changed in the map where it is.
+    """
+
+    def __init__(self, specimen: Update) -> None:
+        self.key, self._specimen = specimen.key, specimen
+        compared = _compared(specimen)
+        values = [*(each.value for each in compared), *specimen.add.values(), *specimen.set.values()]
+        self.size = 1 + max([_index(value) for value in values if type(value) is Given], default=-1)
+        constants: list[Any] = []
+
+        def place(value: Any) -> int:
+            if type(value) is Given:
+                return _index(value)
+            constants.append(value)
+            return self.size + len(constants) - 1
+
+        self.absent = tuple([_names(each.path) for each in specimen.require if isinstance(each, Absent)])
+        self.compared = tuple(
+            [
+                (
+                    _names(holder),
+                    tuple([(each.path[-1], place(each.value)) for each in compared if _at(each, holder, AtLeast)]),
+                    tuple([(each.path[-1], place(each.value)) for each in compared if _at(each, holder, Equals)]),
+                )
+                for holder in dict.fromkeys([each.path[:-1] for each in compared])
+            ]
+        )
+        self.changes = tuple(
+            [
+                (
+                    holder[0] if holder else None,
+                    tuple(
+                        [(_names(path)[-1], place(part)) for path, part in specimen.set.items() if path[:-1] == holder]
+                    ),
+                    tuple(
+                        [
+                            (path[-1], place(amount), type(amount) is Given and amount < 0)
+                            for path, amount in specimen.add.items()
+                            if path[:-1] == holder
+                        ]
+                    ),
+                    tuple([_names(path)[-1] for path in specimen.remove if path[:-1] == holder]),
+                )
+                for holder in dict.fromkeys([path[:-1] for path in _changed(specimen)])
+            ]
+        )
+        self.constants = tuple(constants)
+        numbers = [*(each.value for each in compared if isinstance(each, AtLeast)), *specimen.add.values()]
+        self.numbers = _given(numbers)
+        self.equal = _given([each.value for each in compared if isinstance(each, Equals)])
+        self.parts = _given(specimen.set.values())
+        if not _by_its_paths(specimen) or not surely(self.update("a", tuple(range(1, self.size + 1)))):
+            raise ValueError(f"no form: {specimen!r} is not sound whatever is given")
+
+    def of(self, segment: str, *given: Any) -> Prepared | Update:
+        """Make an operation; an ordinary update where what is given is not surely sound, for `check` to look closer."""
+        try:
+            return Prepared(self.key, self, segment, given)
+        except (ValueError, TypeError):
+            return self.update(segment, given)
+
+    def update(self, segment: str, given: Sequence[Any]) -> Update:
+        """Give the ordinary update of the same meaning."""
+
+        def path(of: Path) -> Path:
+            return tuple([segment if each == VARIES else each for each in of])
+
+        def value(of: Any) -> Any:
+            found = given[_index(of)] if type(of) is Given else of
+            return -found if type(of) is Given and of < 0 and type(found) is int else found
+
+        def condition(of: Condition) -> Condition:
+            if isinstance(of, AtLeast):
+                return AtLeast(path(of.path), value(of.value))
+            return Equals(path(of.path), value(of.value)) if isinstance(of, Equals) else Absent(path(of.path))
+
+        specimen = self._specimen
+        return Update(
+            self.key,
+            tuple([condition(each) for each in specimen.require]),
+            {path(where): value(amount) for where, amount in specimen.add.items()},
+            {path(where): value(part) for where, part in specimen.set.items()},
+            tuple([path(where) for where in specimen.remove]),
+        )
+
+
+class Prepared(Struct, frozen=True):
+    """An update of this form: what was given is surely sound, or it can't be made (ValueError, TypeError)."""
+
+    key: str
+    form: Form
+    segment: str
+    given: tuple[Any, ...]
+
+    def __post_init__(self) -> None:
+        form, given = self.form, self.given
+        good = type(given) is tuple and len(given) == form.size and is_segment(self.segment)
+        for place in form.numbers if good else ():
+            number = given[place]
+            good = good and type(number) is int and LEAST <= number <= WHOLE
+        for place in form.equal if good else ():
+            good = good and _comparable(given[place])
+        for place in form.parts if good else ():
+            good = good and surely_set(given[place])
+        if not good:
+            raise ValueError(f"{self.segment!r}, {given!r}: not surely sound")
+
+    @property
+    def update(self) -> Update:
+        """The ordinary update of the same meaning."""
+        return self.form.update(self.segment, self.given)
+
+
+type Operation = Ordinary | Prepared
+
+
+def plain[O: Ordinary](operation: O | Prepared) -> O | Update:
+    """Give the operation as one of the ordinary ones."""
+    return operation.update if isinstance(operation, Prepared) else operation
+
+
+def accepts(operation: Operation, item: Item | None) -> bool:
+    """Say whether the operation may be applied to what is there: an item, or None."""
+    if not isinstance(operation, Prepared) or item is None:
+        return ordinary.accepts(plain(operation), item)
+    form, segment = operation.form, operation.segment
+    values = operation.given + form.constants
+    for path, least, same in form.compared:
+        holder = _map_at(item, path, segment) if path else item
+        if type(holder) is not dict:
+            return ordinary.accepts(operation.update, item)
+        find = holder.get
+        for name, place in least:
+            found = find(name)
+            if type(found) is not int or found < values[place]:
+                return False
+        for name, place in same:
+            found, value = find(name), values[place]
+            if type(found) is not type(value) or found != value:
+                return False
+    for first, name in form.absent:
+        entries = item.get(first)
+        if type(entries) is not dict or (segment if name is VARIES else name) in entries:
+            return ordinary.accepts(operation.update, item)
+    return True
+
+
+def _map_at(item: Any, path: Path, segment: str) -> Any:
+    for name in path:
+        if type(item) is not dict:
+            return None
+        item = item.get(segment if name is VARIES else name)
+    return item
+
+
+def changed(update: Update | Prepared, item: Item, index: int = 0) -> dict[str, Value]:
+    """Give the item as the update makes it; `item` stays as it was. Raises Misfit(index)."""
+    if not isinstance(update, Prepared):
+        return ordinary.changed(update, item, index)
+    form, segment = update.form, update.segment
+    values = update.given + form.constants
+    new: dict[str, Any] = dict(item)
+    for first, sets, adds, gone in form.changes:
+        holder = new
+        if first is not None:
+            there = new.get(first)
+            if type(there) is not dict:
+                return ordinary.changed(update.update, item, index)
+            holder = new[first] = dict(there)
+        for name, place in sets:
+            holder[segment if name is VARIES else name] = values[place]
+        for name, place, less in adds:
+            total = holder.get(name, 0)
+            if type(total) is not int:
+                return ordinary.changed(update.update, item, index)
+            total = total - values[place] if less else total + values[place]
+            if total > WHOLE or total < LEAST:
+                return ordinary.changed(update.update, item, index)
+            holder[name] = total
+        for name in gone:
+            del holder[segment if name is VARIES else name]
+    return new
+
+
+# ── making a form ───────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _by_its_paths(specimen: Update) -> bool:
+    """Say whether it falsifies itself whatever is given, and no given segment can make two of its changes meet."""
+    changes = _changed(specimen)
+    absent = [each.path for each in specimen.require if isinstance(each, Absent)]
+    maps = [path[0] for path in changes]
+    values = [*(each.value for each in _compared(specimen)), *specimen.set.values()]
+    paths = [*changes, *(each.path for each in specimen.require)]
+    return (
+        (bool(specimen.remove) or not {*absent}.isdisjoint([*specimen.set, *specimen.add]))
+        and all(VARIES not in (*path[:1], *path[2:]) for path in paths)
+        and all(maps.count(path[0]) == 1 for path in changes if VARIES in path)
+        and not any(VARIES in path for path in specimen.add)
+        and not any(each.path[-1] == VARIES for each in _compared(specimen))
+        and all(len(path) == 2 for path in (*absent, *specimen.set, *specimen.remove))
+        and all(isinstance(each, Absent | AtLeast | Equals) for each in specimen.require)
+        and not any(type(value) is Given and value < 0 for value in values)
+        and not specimen.index
+    )
+
+
+def _compared(specimen: Update) -> list[AtLeast | Equals]:
+    return [each for each in specimen.require if isinstance(each, AtLeast | Equals)]
+
+
+def _changed(specimen: Update) -> list[Path]:
+    return [*specimen.set, *specimen.add, *specimen.remove]
+
+
+def _names(path: Path) -> Path:
+    return tuple([VARIES if each == VARIES else each for each in path])  # this very object, found again by `is`
+
+
+def _at(condition: Condition, holder: Path, kind: type[Condition]) -> bool:
+    return type(condition) is kind and condition.path[:-1] == holder
+
+
+def _given(values: Iterable[Any]) -> list[int]:
+    return sorted({_index(value) for value in values if type(value) is Given})
+
+
+def _index(given: int) -> int:
+    return int(given) if given >= 0 else ~int(given)
+
+
+def _comparable(value: Any) -> bool:
+    kind = type(value)
+    if kind is str:
+        return bool(value.isascii())
+    return kind is bool or (kind is int and -WHOLE <= value <= WHOLE)

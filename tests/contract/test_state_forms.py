@@ -1,0 +1,199 @@
+"""A prepared operation is its ordinary update: what it accepts, what it changes, what the port's rules say of it."""
+
+import json
+import random
+from types import MappingProxyType
+
+import pytest
+
+from buspass.ports import operations as ordinary
+from buspass.ports.forms import VARIES, Form, Given, Prepared
+from buspass.ports.state import (
+    WHOLE,
+    Absent,
+    AtLeast,
+    Equals,
+    Misfit,
+    Present,
+    Update,
+    accepts,
+    changed,
+    check,
+    plain,
+)
+
+PATHS = [("n",), ("m",), ("t",), ("a", "x"), ("a", "y"), ("b", "x"), ("o", VARIES), ("o", VARIES, "k"), ("o", "c")]
+SOUND = [0, 1, -1, 5, WHOLE, -WHOLE, "x", "", True, {"k": 1, "l": {"é b": [1, None]}}, {"k": "x"}, {}]
+UNSOUND = [WHOLE + 1, 1.5, None, "\ud800", {"a b": 1}, {"k": 1.5}, {"k": (1,)}, [1], "é"]
+SEGMENTS = ["c", "d", "c1", "x", "", "a b", "*", "c" * 129]
+
+
+def specimen(dice):
+    """Draw an update with places for what is given: often of the shape that forms are for."""
+    given = [Given(0), -Given(0), Given(1), -Given(2), Given(3)]
+    require = [
+        kind(path) if kind in {Absent, Present} else kind(path, dice.choice([1, 0, *given]))
+        for path in dice.sample(PATHS, dice.randrange(4))
+        for kind in dice.choices([Absent, Equals, AtLeast, Present], [3, 3, 3, 0.2])
+    ]
+    add = {path: dice.choice([1, -1, 0, *given]) for path in dice.sample(PATHS[:6], dice.randrange(4))}
+    put, remove = {}, ()
+    if dice.random() < 0.5:
+        path = dice.choice(PATHS[3:7])
+        require, put = [*require, Absent(path)], {path: dice.choice([Given(1), 1, "x", {"k": 1}])}
+    else:
+        path = dice.choice(PATHS[5:7])
+        require, remove = [*require, Equals((*path, "k") if dice.random() < 0.5 else path, Given(0))], (path,)
+    if dice.random() < 0.3:
+        put[dice.choice(PATHS)] = dice.choice([1, Given(3)])
+    return Update("k", tuple(require), add, put, remove)
+
+
+def item(dice):
+    """Draw an item that has most of what is asked for, now and then in another kind of map or as another kind of value."""
+
+    def table(names):
+        found = {name: dice.choice([0, 1, 5, 1, 5, WHOLE, -WHOLE, True, "x"]) for name in names if dice.random() < 0.9}
+        return found if dice.random() < 0.95 else dice.choice([MappingProxyType(found), 5, "xy", None])
+
+    entry = dice.choice([{"k": 1}, {"k": "x"}, {"k": 0}, 1, {}])
+    open_ = {name: entry for name in ("c", "d", "x") if dice.random() < 0.4}
+    there = {"n": dice.choice([1, 5, 0, WHOLE, True]), "m": dice.choice([1, 0, "1"]), "t": "x"}
+    there |= {"a": table("xy"), "b": table("x"), "o": open_ if dice.random() < 0.95 else MappingProxyType(open_)}
+    for name in [*there]:
+        if dice.random() < 0.03:
+            del there[name]
+    return there
+
+
+def outcome(make, one, there):
+    try:
+        return json.dumps(make(one, there, 3), default=dict)
+    except Misfit as misfit:
+        return misfit.index, str(misfit)
+
+
+@pytest.fixture(scope="module")
+def forms():
+    dice = random.Random(5)
+    made = []
+    for _ in range(1500):
+        try:
+            made.append(Form(specimen(dice)))
+        except ValueError:
+            continue
+    assert len(made) > 150
+    return made
+
+
+def test_what_a_form_makes_keeps_every_rule_and_does_what_its_update_does(forms, monkeypatch):
+    monkeypatch.setattr("buspass.ports.state.surely", lambda _operation: False)
+    dice = random.Random(6)
+    seen = dict.fromkeys(("accepted", "refused", "changed", "unfit"), 0)
+    for form in forms:
+        for _ in range(15):
+            given = tuple(dice.choice(SOUND[:8] if dice.random() < 0.8 else SOUND) for _ in range(form.size))
+            one = form.of(dice.choice(SEGMENTS[:4]), *given)
+            if not isinstance(one, Prepared):
+                continue
+            check([one.update])  # by the whole text of the rules
+            there = item(dice)
+            if not ordinary.accepts(one.update, there):
+                assert not accepts(one, there)
+                seen["refused"] += 1
+                continue
+            assert accepts(one, there)
+            seen["accepted"] += 1
+            before = json.dumps(there, default=dict)
+            expected = outcome(ordinary.changed, one.update, there)
+            assert outcome(changed, one, there) == expected
+            assert json.dumps(there, default=dict) == before
+            seen["changed" if isinstance(expected, str) else "unfit"] += 1
+            if isinstance(expected, str):
+                assert not accepts(one, changed(one, there))
+    assert min(seen.values()) > 30, seen
+
+
+def test_what_is_not_surely_sound_is_left_to_the_rules(forms):
+    dice, left = random.Random(7), 0
+    for form in forms:
+        for _ in range(10):
+            given = [dice.choice(SOUND) for _ in range(form.size)]
+            segment = dice.choice(SEGMENTS[:4])
+            if form.size and dice.random() < 0.7:
+                given[dice.randrange(form.size)] = dice.choice(UNSOUND)
+            else:
+                segment = dice.choice(SEGMENTS[4:])
+            try:
+                one = form.of(segment, *given)
+                check([one])
+            except ValueError:
+                left += 1
+            else:  # a text that is not ASCII may be compared with, and set; a segment may not occur in this form
+                check([plain(one)])
+    assert left > 300
+
+
+UPDATE = Update("k", (Absent(("o", VARIES)),), {("n",): -Given(0)}, {("o", VARIES): Given(1)})
+NO_FORMS = {
+    "one that its values falsify": Update("k", (Equals(("n",), 1),), {("n",): Given(0)}),
+    "one that nothing falsifies": Update("k", (AtLeast(("n",), 1),), {("n",): -Given(0)}),
+    "one in whose map something else is changed": Update(
+        "k", UPDATE.require, {("o", "other"): Given(0)}, {("o", VARIES): Given(1)}
+    ),
+    "one that adds where it varies": Update("k", UPDATE.require, {("o", VARIES): 1}),
+    "one that compares where it varies": Update(
+        "k", (*UPDATE.require, Equals(("o", VARIES), 1)), UPDATE.add, UPDATE.set
+    ),
+    "one whose map varies": Update("k", (Absent((VARIES, "a")),), {}, {(VARIES, "a"): 1}),
+    "one that varies twice": Update(
+        "k", (Absent(("o", VARIES)), Equals(("o", "a", VARIES), 1)), {}, {("o", VARIES): 1}
+    ),
+    "one that sets at depth one": Update("k", (Absent(("o", VARIES)),), {}, {("o", VARIES): 1, ("n",): Given(0)}),
+    "one that removes at depth one": Update("k", (Equals(("o", "k"), Given(0)),), remove=(("o",),)),
+    "one that removes what it does not require": Update("k", (Equals(("n",), 1),), remove=(("o", VARIES),)),
+    "one with a strange name": Update("k", UPDATE.require, {("a b",): 1}, UPDATE.set),
+    "one of eleven changes": Update("k", UPDATE.require, {("a", str(n)): 1 for n in range(10)}, UPDATE.set),
+    "one with an index entry": Update("k", UPDATE.require, UPDATE.add, UPDATE.set, index={"due": ("0", "9")}),
+    "one that compares with a negative": Update("k", (*UPDATE.require, AtLeast(("n",), -Given(0))), {}, UPDATE.set),
+    "one that sets a negative": Update("k", UPDATE.require, {}, {("o", VARIES): -Given(0)}),
+    "one that asks whether something is there": Update("k", (*UPDATE.require, Present(("n",))), UPDATE.add, UPDATE.set),
+}
+
+
+@pytest.mark.parametrize("name", NO_FORMS)
+def test_no_form_is(name):
+    Form(UPDATE)
+    with pytest.raises(ValueError, match="no form"):
+        Form(NO_FORMS[name])
+
+
+@pytest.mark.parametrize(
+    ("segment", "given"),
+    [
+        ("c", (1,)),
+        ("c", (1, {}, 2)),
+        ("c", (True, {})),
+        ("c", (1.5, {})),
+        ("c", (WHOLE + 1, {})),
+        ("c", (-WHOLE - 1, {})),
+        ("c", (1, {"k": 1.5})),
+        ("c", (1, "\ud800")),
+        ("c", [1, {}]),
+        ("", (1, {})),
+        ("*", (1, {})),
+        ("a b", (1, {})),
+        (None, (1, {})),
+    ],
+)
+def test_no_prepared_operation_is_made_of(segment, given):
+    form = Form(UPDATE)
+    Prepared("k", form, "c", (1, {}))
+    with pytest.raises((ValueError, TypeError)):
+        Prepared("k", form, segment, given)
+
+
+def test_the_segment_and_what_is_given_take_their_places():
+    assert Form(UPDATE).of("c", 7, {"k": 1}).update == Update(
+        "k", (Absent(("o", "c")),), {("n",): -7}, {("o", "c"): {"k": 1}}
+    )
