@@ -100,7 +100,7 @@ class CosmosState:
         check_names(partition)
         check(operations)
         async with self._calling():
-            return await self._apply(partition, 0, tuple(map(plain, operations)))
+            return await self._apply(partition, 0, tuple([plain(operation) for operation in operations]))
 
     async def close(self) -> None:
         async with self._calls.ending() as first:

@@ -12,7 +12,8 @@ from typing import Any, Final
 from msgspec import Struct
 
 from buspass.jsontext import written
-from buspass.ports.state import Item, Prepared, Update, plain
+from buspass.ports.forms import changed_in
+from buspass.ports.state import Item, Prepared, Update
 
 type Place = tuple[str, str]
 
@@ -80,16 +81,15 @@ def _followed(
 ) -> bool:
     """Have the texts be those of these entries, which the updates left in the map of that name; say whether they are.
 
-    The same changes in the same order leave the same order; a path of one segment never leads to a map, or leaves one.
+    The same changes in the same order leave the same order; what is changed at depth one is no map after it.
     """
-    for update in map(plain, updates):
-        for path in (*update.set, *update.add, *update.remove):
-            if path[0] == name:
-                each = path[-1]
-                if each in entries and path not in update.remove:
-                    texts[each] = _inner({each: entries[each]})
-                else:
-                    texts.pop(each, None)
+    for update in updates:
+        made, gone = changed_in(update, name)
+        for each in made:
+            if each in entries:
+                texts[each] = _inner({each: entries[each]})
+        for each in gone:
+            texts.pop(each, None)
     return len(texts) == len(entries)
 
 

@@ -7,11 +7,14 @@ import sqlite3
 import pytest
 
 from buspass.jsontext import written
+from buspass.ports.forms import VARIES, Form, Given
 from buspass.ports.state import (
     Absent,
     Applied,
     Delete,
+    Equals,
     OutcomeUnknown,
+    Prepared,
     Present,
     Put,
     Unavailable,
@@ -62,12 +65,22 @@ def update(there, chance):
     return Update("k", (Absent(path),), add, {path: chance.choice(VALUES), **more})
 
 
+def prepared(there, chance):
+    """Make an entry or let one go, as a call does."""
+    table, name = chance.choice(MAPS), chance.choice(NAMES)
+    if there[table].get(name) == {"a": 1}:
+        require = (Equals((table, VARIES, "a"), 1),)
+        return Form(Update("k", require, {at("before"): Given(0)}, {}, ((table, VARIES),))).of(name, 1)
+    require, value = (Absent((table, VARIES)),), {"a": 1} if chance.random() < 0.8 else chance.choice(VALUES)
+    return Form(Update("k", require, {at("before"): Given(0)}, {(table, VARIES): Given(1)})).of(name, 1, value)
+
+
 def operation(there, chance):
     if there is None:
         return Put("k", item(chance))
     if chance.random() < 0.1:
         return Delete("k", ()) if chance.random() < 0.5 else Put("k", item(chance), (Present(at("x")),))
-    return update(there, chance)
+    return update(there, chance) if chance.random() < 0.5 else prepared(there, chance)
 
 
 def sound(there, chance):
@@ -83,7 +96,7 @@ def sound(there, chance):
 def outcome(one, there):
     if not accepts(one, there):
         return there
-    return changed(one, there) if isinstance(one, Update) else one.value if isinstance(one, Put) else None
+    return changed(one, there) if isinstance(one, Update | Prepared) else one.value if isinstance(one, Put) else None
 
 
 @pytest.fixture
@@ -129,6 +142,9 @@ def test_of_a_large_item_only_what_changed_is_written(monkeypatch):
     for number in range(100, 110):
         path = at("open", f"c{number}")
         step = Update("k", (Absent(path),), {at("n"): 1}, {path: {"state": "y"}})
+        if number % 2:
+            form = Form(Update("k", (Absent(("open", VARIES)),), {at("n"): 1}, {("open", VARIES): Given(0)}))
+            step = form.of(f"c{number}", {"state": "y"})
         after = changed(step, there)
         assert texts.of(("p", "k"), after, there, [step]) == written(after).decode()
         there = after

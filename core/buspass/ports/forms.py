@@ -236,6 +236,21 @@ def changed(update: Update | Prepared, item: Item, index: int = 0) -> dict[str, 
     return new
 
 
+def changed_in(update: Update | Prepared, name: str) -> tuple[list[str], list[str]]:
+    """Name what the update sets or adds to in the map of that name, in order, and what it removes there."""
+    if not isinstance(update, Prepared):
+        made = [path[1] for path in (*update.set, *update.add) if len(path) == 2 and path[0] == name]
+        return made, [path[1] for path in update.remove if len(path) == 2 and path[0] == name]
+    for first, sets, adds, gone in update.form.changes:
+        if first == name:
+            made = [*(each for each, _ in sets), *(each for each, _, _ in adds)]
+            segment = update.segment
+            return [segment if each is VARIES else each for each in made], [
+                segment if each is VARIES else each for each in gone
+            ]
+    return [], []
+
+
 # ── making a form ───────────────────────────────────────────────────────────────────────────────────────────────────
 
 
