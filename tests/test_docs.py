@@ -136,6 +136,12 @@ def test_shell_that_is_marked_so_runs(code, tmp_path):
     subprocess.run(["bash", "-euo", "pipefail"], input=code, text=True, check=True, cwd=ROOT, env=environ, timeout=60)
 
 
+def test_the_readme_and_the_documents_say_the_same_is_not_built():
+    pages = [(ROOT / name).read_text("utf-8") for name in ("README.md", "docs/index.md")]
+    lists = [" ".join(re.findall(r"Not built: ([^.]+)\.", page)[0].split()) for page in pages]
+    assert lists[0] == lists[1]
+
+
 def test_the_references_tables_are_those_of_the_code():
     # `make docs` writes them; tests/test_reference.py is about how
     program = "import reference, json; print(json.dumps([reference.pages(), reference.UNSAID]))"
