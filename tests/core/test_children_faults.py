@@ -7,11 +7,11 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
+import late_call
 import pytest
 
 from buspass.closing import give_back
 from buspass.errors import Problem
-from buspass.ledger import Claim, Held, Outcome
 from buspass.ledger.statement import closed
 from buspass.ports.state import Unavailable
 from buspass.testing.family import SMALL, Family
@@ -363,21 +363,16 @@ async def test_a_host_that_was_frozen_tells_a_parent_nothing_old(family: Family,
     parent = await family.domain.agent()
     child = await family.child(parent, host=host)
     house = await family.domain.apps["onprem"].house.beside(host)
-    deadline = house.clock.now() + 20_000
-    claim = Claim(task=child.task, call="i_1", kind="inference", name="plan", amounts={"cost": 5_000, "calls": 1},
-                  fence=1, deadline=deadline, host="onprem")  # fmt: skip
-    held = await house.ledger.hold(claim, 0)
-    assert isinstance(held, Held)
+    held = await late_call.hold(house, child.task)
     assert (await child.post("complete")).status_code == 200
     family.advance(40)
     await family.task(child.task, host)
     before = family.head(child.task)
-    assert (before["status"], before["open"], family.spent(parent.task)) == ("completed", {}, 5_000)
-    facts = {"kind": "inference", "name": "plan", "state": "settled", "at": held.at, "host": "onprem"}
-    await house.ledger.settle(held, Outcome(use={"cost": 1_200, "calls": 1}), facts)
+    assert (before["status"], before["open"], family.spent(parent.task)) == ("completed", {}, late_call.HELD)
+    await late_call.settle(house, held)
     await family.task(child.task, host)
-    assert family.spent(parent.task) == family.spent(child.task) == 1_200
+    assert family.spent(parent.task) == family.spent(child.task) == late_call.USED
     await give_back(house, child.task, before)  # it wakes, and goes on with what it had read
-    assert family.spent(parent.task) == 1_200
+    assert family.spent(parent.task) == late_call.USED
     await rest(family, parent)
     await family.sound(parent.task)

@@ -6,12 +6,12 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
+import late_call
 import pytest
 from test_peers import rest
 
 from buspass.admitting import obey
 from buspass.errors import Problem
-from buspass.ledger import Claim, Held, Outcome
 from buspass.testing.house import Agent
 from buspass.testing.neighbours import HOME, PARTNER, SMALL, Neighbours
 from buspass.testing.state_memory import Crash
@@ -370,29 +370,24 @@ async def test_a_call_that_is_settled_late_is_corrected_at_home(both: Neighbours
     parent = await both.home.agent()
     child = await both.child(parent)
     _, there = both.houses
-    deadline = there.clock.now() + 20_000
-    claim = Claim(task=child.task, call="i_1", kind="inference", name="plan", amounts={"cost": 5_000, "calls": 1},
-                  fence=1, deadline=deadline, host="partner")  # fmt: skip
-    held = await there.ledger.hold(claim, 0)
-    assert isinstance(held, Held)
+    held = await late_call.hold(there, child.task)
     assert (await child.post("complete")).status_code == 200
     assert both.head(parent.task)["children"] != {}, "a call is in flight"
     both.advance(40)
     await both.operate(both.partner, "GET", f"/v1/tasks/{child.task}")
     both.advance(600)
     await both.tick("partner")
-    assert both.spent(parent.task) == 5_000
+    assert both.spent(parent.task) == late_call.HELD
     both.cut(cut=not told)
-    facts = {"kind": "inference", "name": "plan", "state": "settled", "at": held.at, "host": "partner"}
-    await there.ledger.settle(held, Outcome(use={"cost": 1_200, "calls": 1}), facts)
+    await late_call.settle(there, held)
     both.advance(61)
     await both.tick("partner")
     if not told:
-        assert both.spent(parent.task) == 5_000
+        assert both.spent(parent.task) == late_call.HELD
         both.cut(cut=False)
         both.advance(400)
         await both.tick("partner")
-    assert both.spent(parent.task) == both.spent(child.task) == 1_200
+    assert both.spent(parent.task) == both.spent(child.task) == late_call.USED
     await rest(both, parent, child)
 
 
