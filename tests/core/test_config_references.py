@@ -43,6 +43,10 @@ IN_THE_SHOP = [
         "f:16:26 workflows.w.models[0]: no model 'classify'; allowed: PROVIDER/MODEL",
     ),
     (
+        "workflows: {w: {models: [gpt-5-mini]}}",
+        "f:16:26 workflows.w.models[0]: no model 'gpt-5-mini'; allowed: PROVIDER/MODEL, openai/gpt-5-mini",
+    ),
+    (
         "workflows: {w: {models: [gemini/flash]}}",
         "f:16:26 workflows.w.models[0]: no provider 'gemini'; allowed: anthropic, openai, p",
     ),

@@ -53,7 +53,7 @@ AT_THE_TOP = [
     ),
     (
         "domain_key: BUSPASS_DOMAIN_KEY",
-        "f:3:13 domain_key: must be a mapping",
+        "f:3:13 domain_key: must be {secret: NAME}, the name of a secret in the host's own store; never its value",
     ),
     (
         "domain_key: {secret: sk-proj-abcdef}",

@@ -395,6 +395,17 @@ async def test_what_nobody_foresaw_is_internal_and_tells_nothing(
     assert "secret detail" in caplog.text, "the log says how"
 
 
+async def test_no_path_writes_a_line_of_its_own_into_the_log(domain: Domain, caplog: pytest.LogCaptureFixture) -> None:
+    agent = await domain.agent()
+    domain.state.inner.down = True  # type: ignore[attr-defined]  # it is a MemoryState
+    path = "/v1/actions/x%0aERROR%20forged%1b[2J"
+    answer = await agent.client.get(path, headers=agent.headers)
+    domain.state.inner.down = False  # type: ignore[attr-defined]
+    assert (answer.status_code, answer.json()["code"]) == (503, "state_unavailable")
+    (line,) = [each.getMessage() for each in caplog.records if "forged" in each.getMessage()]
+    assert line.startswith("GET /v1/actions/x\\nERROR forged\\x1b[2J: state_unavailable: ")
+
+
 async def test_every_problem_fits_its_published_schema(domain: Domain) -> None:
     client = await domain.host()
     document = (await client.get("/openapi.json")).json()

@@ -194,7 +194,8 @@ def _alias_fault(alias: str, file: Configuration) -> str:
         return ""
     provider, slash, model = alias.partition("/")
     if not slash or not model:
-        return unknown(alias, "model", [*file.models, "PROVIDER/MODEL"])
+        priced = [f"{name}/{alias}" for name in compose.IMPLICIT if compose.price(file, name, alias) is not None]
+        return unknown(alias, "model", [*file.models, *priced, "PROVIDER/MODEL"])
     known = {*file.providers, *compose.IMPLICIT}
     if provider in known:
         return ""

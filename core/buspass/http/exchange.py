@@ -219,15 +219,17 @@ class _Gone:
 
 def failed(request: Request, error: Exception, envelope: Envelope) -> Response:
     """Give the response that an error is, and of everything unforeseen `internal`, which tells nothing."""
+    path = request.path.encode("unicode_escape").decode()  # whatever it holds, a line of the log stays one
     match error:
         case Problem():
             if error.status >= 500:
-                log.warning("%s %s: %s", request.method, request.path, error)
+                which = f" (call {error.call} of task {error.task})" if error.call else ""
+                log.warning("%s %s: %s%s", request.method, path, error, which)
             return refusal(error, envelope)
         case Unavailable() | OutcomeUnknown():  # where a room had nothing to add
-            log.warning("%s %s: %s", request.method, request.path, error)
+            log.warning("%s %s: %s", request.method, path, error)
             away = Problem("state_unavailable", "the task's state could not be reached; retry", retry_after=1)
             return refusal(away, envelope)
         case _:  # the last line of defence: a stack trace goes to the log, never to a client
-            log.error("%s %s failed", request.method, request.path, exc_info=error)
+            log.error("%s %s failed", request.method, path, exc_info=error)
             return refusal(Problem("internal", "Buspass failed; its log says how"), envelope)

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from buspass.config import scalars
 from buspass.model import UNLIMITED
@@ -59,6 +59,15 @@ class Secret(Shape):
     """Names a secret in the host's own store."""
 
     secret: SecretName
+
+    @model_validator(mode="before")
+    @classmethod
+    def _named(cls, value: Any) -> Any:
+        """Refuse the secret itself where its name belongs, without showing it."""
+        if isinstance(value, str):
+            told = "must be {secret: NAME}, the name of a secret in the host's own store; never its value"
+            raise ValueError(told)  # noqa: TRY004 - pydantic takes no TypeError
+        return value
 
 
 def one_of(*names: str) -> Callable[[Any], Any]:
