@@ -37,6 +37,8 @@ OVERHEADS: Final[Mapping[str, Overhead]] = {
     # Anthropic's pricing page counts up to some 800 for its tool preamble; an output format adds a prompt of its own.
     "anthropic": Overhead(request=2048, message=16, tool=64),
 }
+OWN: Final = {"openai": CHAT, "anthropic": MESSAGES}
+"""The surface whose asks a wire format says as they are."""
 TEXTUAL: Final = frozenset({"text", "refusal", "thinking", "redacted_thinking", "tool_use", "tool_result"})
 WRITE_5M: Final = (5, 4)
 WRITE_1H: Final = (2, 1)
@@ -80,10 +82,16 @@ def bound(
     overhead = OVERHEADS.get(api)
     if overhead is None:
         raise Problem("unbounded", f"no bound is known for targets that speak '{api}', such as {target.model}")
-    check(ask, api)
-    shown = _shown(ask, target, api, refuse)
+    if ask.surface != OWN[api]:
+        check(ask, api)
+    shown = 0
+    for message in ask.payload.get("messages", ()):
+        if isinstance(message.get("content"), list):  # else it is text
+            shown = _shown(ask, target, api, refuse)
+            break
     most = max_output_default if ask.max_output is None else ask.max_output
-    most = most if at_most is None else min(most, at_most)
+    if at_most is not None:
+        most = min(most, at_most)
     if most < 1:
         raise Problem("unbounded", "the answer has no limit: send max_completion_tokens of at least 1")
     around = overhead.request + overhead.message * ask.messages + overhead.tool * len(ask.tools)
@@ -140,10 +148,12 @@ def _share(price: int, share: tuple[int, int]) -> int:
 
 def _dearest(row: Price | Tier, most: Bound) -> int:
     """Pico-dollars that a bounded attempt costs at most by this row."""
-    written = 0 if most.caches == "no" else _write(row)
-    if most.caches == "1h":
-        written = max(written, _write_1h(row))
-    return most.input_tokens * max(row.input, row.cached_input, written) + most.output_tokens * row.output
+    price = max(row.input, row.cached_input)
+    if most.caches != "no" and (written := _write(row)) > price:
+        price = written
+    if most.caches == "1h" and (written := _write_1h(row)) > price:
+        price = written
+    return most.input_tokens * price + most.output_tokens * row.output
 
 
 def ceiling(targets: Iterable[Target], most: Bound, *, limited: bool, refuse: Refuse = enforce) -> int:
@@ -160,10 +170,12 @@ def ceiling(targets: Iterable[Target], most: Bound, *, limited: bool, refuse: Re
                 name = f"{target.provider}/{target.model}"
                 refuse(Problem("unpriced", f"'{name}' has no price: add it to prices: in buspass.yaml", target=name))
             continue
-        # whether a tier is reached is known only afterwards, and a longer input need not be the dearer one
-        rows: list[Price | Tier] = [price, *[tier for tier in price.tiers if most.input_tokens >= tier.start]]
-        dearest = max(dearest, *[-(-_dearest(row, most) // PICO) for row in rows])
-    return dearest
+        if (pico := _dearest(price, most)) > dearest:
+            dearest = pico
+        for tier in price.tiers:  # whether it is reached is known only afterwards; a longer input need not be dearer
+            if most.input_tokens >= tier.start:
+                dearest = max(dearest, _dearest(tier, most))
+    return -(-dearest // PICO)
 
 
 def _shown(ask: Ask, target: Target, api: str, refuse: Refuse) -> int:
