@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from operator import attrgetter
 from typing import Final, Literal
 
 from msgspec import Struct
@@ -30,6 +31,10 @@ PERIOD: Final = 3
 """Calls that a cycle has at most."""
 FORGET: Final = 24
 """Calls of the task after which it is not remembered that it was told."""
+
+ASKED: Final = attrgetter("asked")
+OUTCOME: Final = attrgetter("outcome")
+HEARD: Final = attrgetter("heard")
 
 type Pattern = Literal["identical", "cycle", "signature", "no_progress", "rising"]
 type Stage = Literal["clear", "told", "refused", "ended"]
@@ -67,12 +72,52 @@ class Found(Struct, frozen=True, kw_only=True):
 
 def find(steps: Sequence[Step], asked: Asked, limits: Loops) -> Found | None:
     """Give the first pattern of the table that the call would go on with. `steps`: oldest first."""
+    if not steps or quiet(steps, asked):
+        return None
     alike = [step for step in steps if step.kind == asked.kind and not step.polled][-WINDOW:]
     for pattern, look in TABLE.items():
         limit = int(getattr(limits, pattern))
         if (found := look(steps if pattern == "rising" else alike, asked, limit)) is not None:
             return found
     return None
+
+
+def quiet(steps: Sequence[Step], asked: Asked) -> bool:
+    """Whether surely no pattern goes on: nearly always, seen without counting any. `steps`: at least one.
+
+    Each pattern is counted from the newest calls back. So none has begun where this very call was not made lately, the
+    last of its kind came to something new, the last of its name did not fail, and a model need not say the same again.
+    """
+    made = [*map(ASKED, steps)]
+    if asked.asked in made:
+        return False
+    last = None
+    for step in reversed(steps):
+        if step.kind == asked.kind and not step.polled:
+            last = last or step
+            if step.name == asked.name:
+                if step.failed:
+                    return False
+                break
+    if last is not None and (last.large or last.heard or made.count(last.asked) > 1) and not _new(last, steps):
+        return False
+    return asked.kind == "action" or _calm(steps, asked)
+
+
+def _calm(steps: Sequence[Step], asked: Asked) -> bool:
+    """Whether what a model costs surely does not begin to rise, or goes on to."""
+    newest = steps[-1]
+    if newest.polled:
+        return True
+    if newest.kind == "action":
+        return newest.opened or (not newest.failed and _new(newest, steps))
+    told_before = asked.heard.startswith(LONG) and asked.heard in map(HEARD, steps)
+    return newest.failed or (asked.refusals <= newest.refusals and not told_before)
+
+
+def _new(step: Step, steps: Sequence[Step]) -> bool:
+    """Whether no other of the steps came to the same."""
+    return [*map(OUTCOME, steps)].count(step.outcome) == 1
 
 
 def stage(found: Found, steps: Sequence[Step], asked: Asked, marks: Mapping[str, Value], now: int, kill: bool) -> Stage:

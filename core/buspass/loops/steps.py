@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import lru_cache
+from operator import attrgetter
 from typing import Final, Literal
 
 from msgspec import Struct
@@ -18,6 +19,7 @@ FLAGS: Final = {"large": "l", "change": "c", "opened": "o", "polled": "p", "look
 """Flags of a step, each by a letter."""
 ERROR: Final = "!"
 """Before an outcome that is no result."""
+NUMBER: Final = attrgetter("number")
 LONG: Final = "+"
 """Before the digest of tool results that are no mere receipt."""
 
@@ -80,4 +82,4 @@ def read_steps(head: Item) -> list[Step]:
     """Give the calls that a task's head remembers, oldest first. A head from before this was remembered has none."""
     found = head.get("recent")
     lines = found.values() if isinstance(found, Mapping) else ()
-    return sorted([_read(str(line)) for line in lines], key=lambda step: step.number)
+    return sorted(map(_read, map(str, lines)), key=NUMBER)
