@@ -128,7 +128,9 @@ class Pass(Struct, eq=False):
     def well(self) -> bool:
         """Take note of a success where that changes nothing for anybody, as nearly always; else say False."""
         local = self.local
-        if local is None or self.before != "closed" or local.breaker.state != "closed":
+        if local is None:
+            return not self.owner.knows(self.key)
+        if self.before != "closed" or local.breaker.state != "closed":
             return False
         self.owner.proven(local)
         if not self.over:
@@ -261,6 +263,10 @@ class Breakers:
         breaker = await self._change(key, local, lambda breaker, now: states.succeeded(breaker, now, probe))
         local.tell()
         return breaker
+
+    def knows(self, key: Key) -> bool:
+        """Whether anything is known of a breaker here: of a task's, only once it saw a failure."""
+        return key in self._locals
 
     def proven(self, local: _Local) -> None:
         """Know a service well, as of now."""

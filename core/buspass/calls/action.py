@@ -107,12 +107,10 @@ class Action:
         """Take the arguments as the tool will get them: every later station judges what is really sent."""
         screening = self._screening
         screening.meet(task)
-        if screening.ruled and screening.clean(self.arguments):  # so the task's placeholders need not be read
-            self._fit()
-            return
-        await screening.read()
-        self._shown = screening.arguments(self._tool, self.arguments)
-        self.arguments = self._sent = screening.restored(self._tool, self._shown)
+        if not screening.plain(self.arguments):
+            await screening.read()
+            self._shown = screening.arguments(self._tool, self.arguments)
+            self.arguments = self._sent = screening.restored(self._tool, self._shown)
         if screening.ruled:
             self._fit()
 
@@ -138,7 +136,8 @@ class Action:
 
     def guard(self, view: View, now: int) -> int | None:
         """Stops, status, fence, grant, bound arguments, caps and prerequisites."""
-        self._house.stops.check(*self._whose(view.task))
+        if self._house.stops.standing:
+            self._house.stops.check(*self._whose(view.task))
         check_standing(view.head, self._claims.fence, now)
         if self.name not in view.task.grant.named:
             detail = f"tool {self.name!r} is not in this task's grant"
@@ -158,7 +157,8 @@ class Action:
 
     def plan(self, view: View) -> None:  # noqa: ARG002 - the stations' common signature
         """Nothing to choose: one connector, one call. Its path must be sendable before anything is held."""
-        http.request(self._tool, self.arguments, headers={}, deadline_s=self._tool.timeout)
+        if self._house.services[self.name].shaped:
+            http.request(self._tool, self.arguments, headers={}, deadline_s=self._tool.timeout)
 
     async def inspect(self, view: View) -> tuple[Finding, ...]:  # noqa: ARG002 - the stations' common signature
         """Give what `recall` found in the arguments, before it put values in the place of placeholders."""
@@ -206,7 +206,8 @@ class Action:
 
     async def survey(self) -> None:
         """Look what is stopped. Nothing to choose from: `ready` says whether the one service works."""
-        await self._house.stops.look()
+        if not self._house.stops.clear():
+            await self._house.stops.look()
 
     async def ready(self, seconds: float) -> None:
         """Ask the breakers of the service, and of this task there. Raises Problem circuit_open."""
@@ -217,10 +218,15 @@ class Action:
         if service.pace is not None and not self._paced:
             await self._pace(service, service.pace, seconds / 2)
         try:
-            passed = await breakers.enter(service.breaker, wait=wait, lasts=tool.timeout)
-            self._passes = (passed,)
-            own = Key("task", service.where, self._claims.task)
-            self._passes = (await breakers.enter(own, wait=wait, lasts=tool.timeout), passed)
+            there = breakers.at_once(service.breaker)
+            if there is None:
+                there = await breakers.enter(service.breaker, wait=wait, lasts=tool.timeout)
+            self._passes = (there,)
+            key = Key("task", service.where, self._claims.task)
+            own = breakers.at_once(key)
+            if own is None:
+                own = await breakers.enter(key, wait=wait, lasts=tool.timeout)
+            self._passes = (own, there)
         except Refusal as refusal:
             await self.leave()
             raise upstreams.closed(tool.name, refusal, self._house.clock.now()) from None
@@ -239,7 +245,8 @@ class Action:
         """Give the breakers' leave back."""
         passes, self._passes = self._passes, ()
         for passed in passes:
-            await passed.void()
+            if not passed.over:
+                await passed.void()
 
     async def dispatch(self, view: View, held: Held) -> Ending:
         """Send once, and make of the answer a result or a problem."""
@@ -263,7 +270,8 @@ class Action:
             await self._tell(error, failure, request.timeout, outcome)
             return self._ended(outcome, problem=failure)
         ending = await self._judged(response)
-        await self._screening.keep()
+        if self._screening.unkept:
+            await self._screening.keep()
         return ending
 
     async def _tell(
@@ -277,6 +285,8 @@ class Action:
         if found is None:
             answered = isinstance(answer, Response)
             for passed, well in ((own, problem is None), (there, answered)):
+                if well and passed.well():
+                    continue
                 state = (await passed.succeeded()).state if well else passed.before
                 await passed.void()
                 if state != passed.before:
@@ -297,8 +307,10 @@ class Action:
 
     async def _request(self, view: View, held: Held) -> Request:
         house, tool = self._house, self._tool
-        await self._screening.keep()
-        await house.stops.ask(*self._whose(view.task))
+        if self._screening.unkept:
+            await self._screening.keep()
+        if not house.stops.clear():
+            await house.stops.ask(*self._whose(view.task))
         headers = auth.headers(
             tool.auth,
             secret=await house.secret(tool.auth.secret) if tool.auth.secret else None,

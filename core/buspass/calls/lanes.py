@@ -17,6 +17,7 @@ from buspass.rates import Pace
 from buspass.rates.pace import SECOND, Limit
 from buspass.routing.targets import name
 from buspass.tasks import segment
+from buspass.tools.http import QUERY_METHODS
 
 MINUTE: Final = 60 * SECOND
 
@@ -44,10 +45,14 @@ class Alias(Struct, frozen=True, kw_only=True, eq=False):
 
 
 class Service(Struct, frozen=True, kw_only=True, eq=False):
-    """What stands behind a tool. `where`: its host, and port if the URL names one; `pace`: where the tool has one."""
+    """What stands behind a tool. `where`: its host, and port if the URL names one; `pace`: where the tool has one.
+
+    `shaped`: arguments become part of its URL, where not every one is fit to.
+    """
 
     where: str
     path: str
+    shaped: bool
     breaker: Key
     pace: Pace | None
 
@@ -102,4 +107,5 @@ def _service(tool: Tool) -> Service:
     if tool.rate is not None:
         period = -int(-SECOND / tool.rate // 1)  # rounded up: rather slower than faster
         pace = Pace(name=f"tool:{tool.name}", shown=tool.name, limits={"calls": Limit(amount=1, period=period)})
-    return Service(where=url.netloc, path=url.path, breaker=Key("tool", url.netloc), pace=pace)
+    shaped = "{" in tool.url or tool.method in QUERY_METHODS
+    return Service(where=url.netloc, path=url.path, shaped=shaped, breaker=Key("tool", url.netloc), pace=pace)

@@ -81,6 +81,10 @@ class Screening:
         """Whether `keep` may have anything to do."""
         return self._made is not None
 
+    def plain(self, value: Any) -> bool:
+        """Whether nothing of any class stands in a JSON value, and no placeholder: it may pass as it is, anywhere."""
+        return untouched(value, EVERY if self.ruled else self._classes())
+
     async def read(self) -> None:
         """Read the task's placeholders, where the workflow has rules. Raises Problem state_unavailable, internal."""
         await self._table.read()
@@ -115,7 +119,7 @@ class Screening:
         Its size is an upper bound of what was said and of what is sent. Left alone are pictures, and what a provider
         signed or sealed. The id of a tool call in which something stands becomes another, the same wherever it stands.
         """
-        if untouched(ask.payload, EVERY if self.ruled else self._classes()):
+        if self.plain(ask.payload):
             self.findings = ()
             return ask
         self._table.mentioned = mentioned(ask.payload)
@@ -162,7 +166,7 @@ class Screening:
         """Whether nothing can stand in it. Arguments are JSON, whose escapes may hide what they say."""
         if answer.offers and any("\\" in offer.arguments_text for offer in answer.offers):
             return False
-        return untouched(_shown(answer), EVERY if self.ruled else self._classes())
+        return self.plain(_shown(answer))
 
     def answer_plan(self) -> Plan:
         """Secrets are masked; values behind placeholders come back where the workflow restores them for the agent."""
@@ -211,10 +215,6 @@ class Screening:
 
     # ── towards a tool ──────────────────────────────────────────────────────────────────────────────────────────
 
-    def clean(self, arguments: Mapping[str, Any]) -> bool:
-        """Whether arguments go as they are, whatever the rules and policy say: nothing of any class stands in them."""
-        return untouched(arguments, EVERY)
-
     def arguments(self, tool: Tool, arguments: Mapping[str, Any]) -> dict[str, Any]:
         """Arguments without a value that a tool may not get. Raises Problem content_blocked.
 
@@ -252,6 +252,8 @@ class Screening:
 
     async def result(self, result: Any) -> Any:
         """A tool's answer as the agent, and its model, may see it. Raises Problem state_unavailable, internal."""
+        if self.plain(result):
+            return result
         before, shown = self.findings, self._result(result)
         if self.wanting:  # the placeholders that were made: a value may have one already
             await self.prepare()
