@@ -15,6 +15,7 @@ from buspass.gateway import Gateway
 from buspass.guard import check_standing
 from buspass.http.asgi import Request, Response, Told
 from buspass.http.exchange import BODY_BYTES, Flowing, answer, bearer, body, idempotency_key, labels, log_level, session
+from buspass.model import Limits
 from buspass.reading import Reading
 from buspass.standing import claims_of
 from buspass.surfaces import anthropic_messages, openai_chat
@@ -41,6 +42,7 @@ class CallRoutes:
         self._house = house
         self._gateway = gateway
         self._reading = reading
+        self._usual = _left(house.limits, None)
 
     async def chat(self, request: Request) -> Told:
         """Infer, in OpenAI's wire format."""
@@ -113,9 +115,9 @@ class CallRoutes:
         return view
 
     async def _incoming(self, request: Request, most: int, name: str = "") -> Incoming:
-        limits = self._house.limits
-        flowing = min(limits.total, request.scope.get("extensions", {}).get("buspass.deadline", limits.total)) - MARGIN
-        seconds = min(flowing, limits.first_byte - MARGIN)
+        flowing, seconds = self._usual
+        if "extensions" in request.scope:
+            flowing, seconds = _left(self._house.limits, request.scope["extensions"].get("buspass.deadline"))
         if seconds <= 0:
             raise Problem("deadline_exceeded", "no time is left at this host to carry out the call")
         token, data = bearer(request), await body(request, most)
@@ -133,6 +135,12 @@ class CallRoutes:
             labels=labels(request),
             traceparent=request.header(b"traceparent") or None,
         )
+
+
+def _left(limits: Limits, deadline: float | None) -> tuple[float, float]:
+    """Give the seconds until a stream's end and until an answer's beginning; `deadline`: those that the host has."""
+    flowing = (limits.total if deadline is None else min(limits.total, deadline)) - MARGIN
+    return flowing, min(flowing, limits.first_byte - MARGIN)
 
 
 def _said(reply: Reply) -> Told:

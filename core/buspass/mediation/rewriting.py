@@ -94,18 +94,14 @@ def untouched(value: Any, classes: tuple[str, ...]) -> bool:
     """Whether `rewrite` would surely find nothing of these classes in a JSON value: nearly always, seen in one look."""
     said = value
     if type(value) is dict:
-        said = [*value, *[part for part in value.values() if type(part) not in NUMBERS or not _small(part)]]
+        # not numbers that nobody reads as text: so a limit's digits are not taken for anything
+        said = [*value, *[part for part in value.values() if type(part) not in NUMBERS or abs(part) >= LONG_NUMBER]]
     try:
         if silent_json(written(said), classes):
             return True
     except (ValueError, TypeError):
         pass  # half a surrogate pair, or no JSON: what its texts are says the walk
     return silent(_texts(value), classes)
-
-
-def _small(value: Any) -> bool:
-    """Whether it is a number that nobody reads as text: so a limit's digits are not taken for anything."""
-    return type(value) is float or (type(value) is int and -LONG_NUMBER < value < LONG_NUMBER)
 
 
 def mentioned(value: Any) -> bool:

@@ -244,7 +244,9 @@ def texts(ask: Ask) -> Iterator[tuple[str, str]]:
 def render(answer: Answer, alias: str) -> dict[str, Any]:
     """What the agent gets: the provider's document under the agent's own name for the model, allow-listed."""
     given = answer.document
-    document: dict[str, Any] = {name: given[name] for name in KEPT if type(given.get(name)) in {str, int, bool}}
+    document: dict[str, Any] = {
+        name: given[name] for name in KEPT if name in given and isinstance(given[name], (str, int))
+    }
     document["object"], document["model"] = "chat.completion", alias
     document["choices"] = [_choice(each) for each in given["choices"]]
     if answer.usage.known:

@@ -113,11 +113,3 @@ def from_item(item: Item, key: Item | None) -> Task:
         wrapped_key=str(key["wrapped"]) if key else None,
         fingerprint=row["fingerprint"],
     )
-
-
-def version_of(head: Item) -> int:
-    """Give how often what calls are judged by was changed."""
-    found = head["version"]
-    if type(found) is not int:
-        raise TypeError(f"{found!r} is no version")
-    return found

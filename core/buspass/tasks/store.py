@@ -11,7 +11,7 @@ import logging
 from collections import OrderedDict
 from collections.abc import Callable, Container, Mapping, Sequence
 from datetime import UTC, date, datetime, timedelta
-from typing import Final, cast
+from typing import Any, Final, cast
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -36,7 +36,7 @@ from buspass.ports.state import (
     Value,
     answered,
 )
-from buspass.tasks.facts import Task, from_item, to_item, version_of
+from buspass.tasks.facts import Task, from_item, to_item
 from buspass.tasks.lifecycle import DONE, TRANSITIONS, Status, Verb
 
 log = logging.getLogger(__name__)
@@ -173,14 +173,16 @@ class Tasks:
 
     def saw(self, task: str, head: Item) -> None:
         """Keep a newer head that an operation answered with."""
-        known = self._seen.get(task)
-        if known is not None and "open" in head and version_of(known.head) <= version_of(head):
+        if (known := self._seen.get(task)) is None or "open" not in head:
+            return
+        before: Any = known.head["version"]
+        if before <= head["version"]:
             self._seen[task] = View(task=known.task, head=head, fresh=known.fresh, key_at=known.key_at)
             self._seen.move_to_end(task)
 
     def _keep(self, view: View) -> None:
         known = self._seen.get(view.task.id)
-        if known is not None and version_of(known.head) > version_of(view.head):
+        if known is not None and int(str(known.head["version"])) > int(str(view.head["version"])):
             view = replace(view, head=known.head)
         if known is not None and known.key_at > view.key_at:
             view = replace(view, task=known.task, key_at=known.key_at)
