@@ -23,7 +23,6 @@ from buspass.errors import ConfigError
 from buspass.http import Application, start
 from buspass.http.asgi import Asgi, Receive, Scope, Send
 from buspass.model import Limits
-from buspass.surfaces.registry import warm
 from buspass_onprem.apart import document
 from buspass_onprem.intake import Intake
 
@@ -79,7 +78,7 @@ async def serve(environ: Mapping[str, str], *, bind: str, port: int, ready: Read
         read = document(environ, bind=bind, port=where)
         application = await start(environ, LIMITS, bind=bind, port=where, document=read)
         timer = asyncio.create_task(application.keep())
-        warm()
+        application.warm()
         gc.collect()
         gc.freeze()  # what is there now stays: a full collection would look at all of it again, calls waiting meanwhile
         try:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Coroutine, Mapping
-from functools import cache, partial
+from functools import cache
 from typing import Any, Final, Literal
 
 from msgspec import Struct
@@ -11,18 +11,10 @@ from msgspec import Struct
 from buspass.calls.house import House
 from buspass.errors import Problem
 from buspass.gateway import Gateway
-from buspass.http import openapi
 from buspass.http.asgi import Asgi, Paths, Receive, Request, Response, Scope, Send, Told, within
 from buspass.http.calls import CallRoutes
 from buspass.http.exchange import Envelope, Handler, answer, failed
-from buspass.http.keys import KeyRoutes
-from buspass.http.operation import UNSERVED, OperationRoutes
-from buspass.http.peers import PeerRoutes
-from buspass.http.reports import ReportRoutes
-from buspass.http.stops import StopRoutes
-from buspass.http.tasks import TaskRoutes
-from buspass.lifecycle import Lifecycle
-from buspass.reading import Reading
+from buspass.http.sections import Sections
 
 type Who = Literal["anyone", "peer", "operator", "workload", "task", "task, workload or operator", "task or operator"]
 
@@ -47,6 +39,8 @@ def _row(method: str, path: str, handler: str, section: Any, who: Who, summary: 
 
 
 TASK: Final = "/v1/tasks/{id}"
+CALLS: Final = frozenset({"Models", "Tools"})
+"""Sections whose requests are calls, which a cold start waits for."""
 ALL: Final[Who] = "task, workload or operator"
 ROUTES: Final[tuple[Endpoint, ...]] = (
     _row(
@@ -247,30 +241,28 @@ OPENAI_PATHS: Final = (
 """Where a client is one of OpenAI's SDKs, which reads its own envelope."""
 
 
-def routed(house: House) -> Asgi:
+def routed(house: House, sections: Sections) -> Asgi:
     """Give the application of a host."""
-    gateway, lifecycle = Gateway(house), Lifecycle(house)
-    reading = Reading(house, lifecycle)
-    operation = OperationRoutes(house)
-    sections: Mapping[str, Any] = {
-        "Tasks": TaskRoutes(house, lifecycle, reading),
-        "Models": CallRoutes(house, gateway, reading),
-        "Tools": CallRoutes(house, gateway, reading),
-        "Keys": KeyRoutes(house),
-        "Stops": StopRoutes(house),
-        "Reports": ReportRoutes(house),
-        "Peers": PeerRoutes(house),
-        "Operation": operation,
-    }
-    document = cache(partial(openapi.document, ROUTES, house.settings.issuer))  # no cold start waits for it
+    calls = CallRoutes(house, Gateway(house), sections)
+
+    @cache
+    def document() -> Mapping[str, Any]:
+        from buspass.http import openapi  # noqa: PLC0415 - no cold start waits for it
+
+        return openapi.document(ROUTES, house.settings.issuer)
 
     async def describe(request: Request) -> Response:  # noqa: ARG001 - a handler's signature
         return answer(document())
 
-    handlers = {
-        row: describe if row.handler == "describe" else getattr(sections[row.section], row.handler) for row in ROUTES
-    }
-    return _direct(_served(handlers), operation)
+    def handler(row: Endpoint) -> Handler:
+        if row.handler == "describe":
+            return describe
+        if row.section in CALLS:
+            found: Handler = getattr(calls, row.handler)
+            return found
+        return sections.handler(row.section, row.handler)
+
+    return _direct(_served({row: handler(row) for row in ROUTES}), sections)
 
 
 def _served(handlers: Mapping[Endpoint, Handler]) -> dict[str, _Place]:
@@ -280,7 +272,7 @@ def _served(handlers: Mapping[Endpoint, Handler]) -> dict[str, _Place]:
     return {path: _Place(methods, _envelope(path)) for path, methods in by_path.items()}
 
 
-def _direct(served: Mapping[str, _Place], operation: OperationRoutes) -> Asgi:
+def _direct(served: Mapping[str, _Place], sections: Sections) -> Asgi:
     """Find what is asked for all the time by its path alone, the rest by patterns, each of which is tried in turn.
 
     Takes HTTP only: a WebSocket is closed at once, so that a client falls back without waiting.
@@ -291,7 +283,10 @@ def _direct(served: Mapping[str, _Place], operation: OperationRoutes) -> Asgi:
     @cache
     def patterns() -> Paths[_Place]:
         """Give what finds the rest, which a cold start's first call need not wait for."""
-        unserved = ((path, _Place({}, _envelope(path), operation.unserved)) for path in UNSERVED)
+        from buspass.http.operation import UNSERVED  # noqa: PLC0415 - see above
+
+        refused = sections.handler("Operation", "unserved")
+        unserved = ((path, _Place({}, _envelope(path), refused)) for path in UNSERVED)
         return Paths([*served.items(), *unserved])
 
     def run(scope: Scope, receive: Receive, send: Send) -> Coroutine[Any, Any, None]:
@@ -303,7 +298,7 @@ def _direct(served: Mapping[str, _Place], operation: OperationRoutes) -> Asgi:
         if path.startswith(tools) and (name := path[len(tools) :]) and "/" not in name:
             return act({**scope, "path_params": {"name": name}}, receive, send)
         if (found := patterns().find(path)) is None:
-            return _Place({}, _envelope(path), operation.unknown)(scope, receive, send)
+            return _Place({}, _envelope(path), sections.handler("Operation", "unknown"))(scope, receive, send)
         return found[0]({**scope, "path_params": found[1]}, receive, send)
 
     return run

@@ -15,8 +15,8 @@ from buspass.gateway import Gateway
 from buspass.guard import check_standing
 from buspass.http.asgi import Request, Response, Told
 from buspass.http.exchange import BODY_BYTES, Flowing, answer, bearer, body, idempotency_key, labels, log_level, session
+from buspass.http.sections import Sections
 from buspass.model import Limits
-from buspass.reading import Reading
 from buspass.standing import claims_of
 from buspass.surfaces import anthropic_messages, openai_chat
 from buspass.tasks import View
@@ -38,10 +38,10 @@ MARGIN: Final = 1.0
 class CallRoutes:
     """Handlers of the sections Models and Tools."""
 
-    def __init__(self, house: House, gateway: Gateway, reading: Reading) -> None:
+    def __init__(self, house: House, gateway: Gateway, sections: Sections) -> None:
         self._house = house
         self._gateway = gateway
-        self._reading = reading
+        self._sections = sections
         self._usual = _left(house.limits, None)
 
     async def chat(self, request: Request) -> Told:
@@ -100,12 +100,12 @@ class CallRoutes:
     async def actions(self, request: Request) -> Response:
         """List a task's actions."""
         who = await caller(self._house, bearer(request), session(request))
-        return answer(await self._reading.actions(who, request.query.get("status")))
+        return answer(await self._sections.reading.actions(who, request.query.get("status")))
 
     async def action(self, request: Request) -> Response:
         """Give one action."""
         who = await caller(self._house, bearer(request), session(request))
-        return answer(await self._reading.action(who, request.named["id"]))
+        return answer(await self._sections.reading.action(who, request.named["id"]))
 
     async def _own(self, request: Request) -> View:
         """Give the task of this task token, read anew: a kill makes all its tokens useless at once."""

@@ -25,6 +25,7 @@ from buspass.errors import ConfigError
 from buspass.http.adapters import adapter, opened, secrets_of
 from buspass.http.app import routed
 from buspass.http.asgi import Receive, Scope, Send
+from buspass.http.sections import Sections
 from buspass.http.stores import Build, Open, Stores
 from buspass.identity.domain import DomainKey
 from buspass.identity.keyring import Keyring
@@ -52,6 +53,7 @@ from buspass.reporting import Folding
 from buspass.reports import TAIL, Rollups, tail
 from buspass.routing.retries import Retries
 from buspass.stops import Stops
+from buspass.surfaces import registry
 from buspass.tasks import Licences, Tasks
 from buspass.tasks.keys import Keys
 from buspass.timer import keep, tick
@@ -68,12 +70,18 @@ class Application:
         self._blobs = blobs
         self._stores = stores
         self._discovery = discovery
-        self._routed = routed(house)
+        self._sections = Sections(house)
+        self._routed = routed(house, self._sections)
 
     @markcoroutinefunction  # what servers tell ASGI 3 by
     def __call__(self, scope: Scope, receive: Receive, send: Send) -> Coroutine[Any, Any, None]:
         """Serve one request (ASGI 3); a WebSocket is refused at once."""
         return self._routed(scope, receive, send)
+
+    def warm(self) -> None:
+        """Have at once what a request would load later: a host that lives long does so as it starts."""
+        self._sections.warm()
+        registry.warm()
 
     async def mint_workload(self, agent: str) -> str:
         """Vouch for a workload as the local issuer. Raises ConfigError where this host has none."""
