@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from email.utils import parsedate_to_datetime
 from typing import Final
 
 LONGEST: Final = 3600.0
@@ -28,6 +27,8 @@ def retry_after(headers: Mapping[str, str]) -> float | None:
 
 def _until(headers: Mapping[str, str]) -> float | None:
     """Seconds between the answer's own date and the one it names: so by one clock, which is the server's."""
+    from email.utils import parsedate_to_datetime  # noqa: PLC0415 - hardly any answer needs it
+
     try:
         named, answered = parsedate_to_datetime(headers["retry-after"]), parsedate_to_datetime(headers["date"])
         return (named - answered).total_seconds()

@@ -13,7 +13,6 @@ import math
 import re
 from collections.abc import Iterator, Mapping
 from datetime import datetime
-from email.utils import parsedate_to_datetime
 from typing import Final, Literal
 
 from msgspec import Struct
@@ -62,6 +61,8 @@ def _duration(text: str) -> float | None:
 
 def _until(text: str, answered: str) -> float | None:
     """Seconds between the answer's own date and the moment it names: so by one clock, which is the provider's."""
+    from email.utils import parsedate_to_datetime  # noqa: PLC0415 - hardly any answer needs it
+
     try:
         return max((datetime.fromisoformat(text) - parsedate_to_datetime(answered)).total_seconds(), 0.0)
     except (ValueError, TypeError, OverflowError):

@@ -11,7 +11,6 @@ from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
 import orjson
-import rfc8785
 
 from buspass.config.settings import Tool
 from buspass.errors import Problem
@@ -115,6 +114,8 @@ def canonical(value: Any) -> bytes:
             return text
     except TypeError:  # the slow way says why
         pass
+    import rfc8785  # noqa: PLC0415 - hardly any arguments need it
+
     try:
         return rfc8785.dumps(value)
     except rfc8785.CanonicalizationError as error:
