@@ -298,16 +298,18 @@ class Gateway:
                     if call.keyed:
                         said.append(piece)
                     yield piece
-            ending = streamed(flow.ending(), said, flow) if call.keyed else flow.ending()
+            ending = await flow.ending()
+            if call.keyed:
+                ending = streamed(ending, said, flow)
         except Problem as problem:
-            ending = flow.ending(problem)
+            ending = await flow.ending(problem)
         except Exception as error:  # noqa: BLE001 - as in _carry_out
             ending = broken(admitted.held, error)
         finally:
             if ending is None:  # the client hung up, or the host is stopping
                 gone = Problem("deadline_exceeded", "the client hung up in the middle of the stream")
                 with suppress(Problem):  # nobody is left to be told; the hold is the sweep's to end
-                    await self._surely(self._close(call, admitted, flow, flow.ending(gone)))
+                    await self._surely(self._cut(call, admitted, flow, gone))
         try:
             watch.at["settle"] = watch.now()
             told = await self._surely(self._close(call, admitted, flow, ending))
@@ -317,6 +319,9 @@ class Gateway:
         if ending.problem is not None:
             ending.problem.task, ending.problem.call = admitted.view.task.id, call.id
         yield flow.last(ending, _members(told))
+
+    async def _cut(self, call: Call, admitted: Admitted, flow: Flow, gone: Problem) -> None:
+        await self._close(call, admitted, flow, await flow.ending(gone))
 
     async def _close(self, call: Call, admitted: Admitted, flow: Flow, ending: Ending) -> dict[str, str]:
         await flow.close()

@@ -225,11 +225,60 @@ async def test_placeholders_are_read_only_for_calls_that_need_them(
     sent = len(inspected.provider.requests)
     for text in (ALICE, "who is <EMAIL_12345678>?"):
         assert (await agent.chat(text)).status_code == 503
-    assert (await agent.chat("hi", stream=True)).status_code == 503
     assert len(inspected.provider.requests) == sent
-    inspected.provider.mind = lambda _: {"content": "ask <EMAIL_12345678>"}
+    asked.clear()
+    assert (await said(await agent.chat("hi", stream=True)))["content"]
+    assert not asked
+    inspected.provider.mind = lambda _: {"content": "well, " * 50 + "ask <EMAIL_12345678>"}
     assert (await agent.chat("who?")).status_code == 503
     assert asked
+    streamed = (await agent.chat("who?", stream=True)).text
+    assert "well, well" in streamed
+    assert "state_unavailable" in streamed
+    assert "EMAIL" not in streamed
+
+
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/messages"])
+async def test_a_stream_that_began_without_placeholders_shows_those_that_come_later(
+    inspected: Domain, path: str
+) -> None:
+    agent = await inspected.agent(workflow="restored")
+    assert (await agent.chat(ALICE)).status_code == 200
+    hidden = inspected.provider.requests[0].body["messages"][0]["content"]
+    inspected.provider.mind = lambda _: {
+        "content": "well, " * 50 + f"ask {hidden}, " + "and so on " * 50,
+        "tool_calls": [{"name": "mail", "arguments": {"order": "one", "to": hidden}}],
+    }
+    body = {"model": "plan", "messages": [{"role": "user", "content": "who?"}], "stream": True, "max_tokens": 900}
+    text = (await agent.client.post(path, json=body, headers=agent.headers)).text
+    assert ALICE in text.partition("and so on")[0]
+    assert ALICE in text.partition("and so on")[2], "in the arguments, too"
+    assert hidden not in text
+    inspected.provider.mind = lambda _: {"tool_calls": [{"name": "mail", "arguments": {"to": hidden}}]}
+    text = (await agent.client.post(path, json=body, headers=agent.headers)).text
+    assert ALICE in text
+    assert hidden not in text
+
+
+async def test_a_stream_cut_for_its_placeholders_is_settled_with_them(
+    inspected: Domain, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    agent = await inspected.agent(workflow="restored")
+    vault, asked = inspected.apps["onprem"].house.vault, []
+    get = vault.get
+
+    async def away_once(key: bytes, name: str) -> bytes | None:
+        asked.append(name)
+        if len(asked) == 1:
+            raise Problem("state_unavailable", "the blob store is away")
+        return await get(key, name)
+
+    monkeypatch.setattr(vault, "get", away_once)
+    inspected.provider.mind = lambda _: {"content": f"ask {ALICE}"}
+    assert "state_unavailable" in (await agent.chat("who?", stream=True)).text
+    assert asked == [f"{agent.task}/placeholders"] * 2
+    (record,) = await records(agent, "inference")
+    assert record["status"] == "unknown"
 
 
 async def test_a_tool_call_reads_placeholders_only_where_it_may_need_one(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Iterator, Mapping
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from typing import Any, Final
 
 from msgspec import Struct, field
@@ -104,13 +104,16 @@ class Flow:
         """Give the agent's bytes as they come, but for those that end the stream. Raises Problem."""
         try:
             async with aclosing(self._events()) as arriving:
-                async for events in arriving:
-                    piece, fault = self._given(events)
-                    if piece:
-                        await self._endings.screening.keep()  # a placeholder in it is kept before it leaves
-                        yield piece
-                    if fault is not None:
-                        raise fault
+                async for arrived in arriving:
+                    events: Iterator[Mapping[str, Any]] | None = arrived
+                    while events is not None:
+                        piece, fault = self._given(events)
+                        if piece:
+                            await self._endings.screening.keep()  # a placeholder in it is kept before it leaves
+                            yield piece
+                        if fault is not None:
+                            raise fault
+                        events = await self._screened.resumed() if self._screened.stalled else None
         except Failure as failure:
             raise await self._problem(failure) from failure
         except (NotSent, Ambiguous) as error:
@@ -181,11 +184,14 @@ class Flow:
                 self._endings.notes["breaker"] = upstreams.shown(key.name, breaker)
         return attempts.give_up(failure).problem
 
-    def ending(self, problem: Problem | None = None) -> Ending:
+    async def ending(self, problem: Problem | None = None) -> Ending:
         """Give how it ended: whole, or cut short by `problem`."""
-        answer = self._begun.decoder.answer()
+        answer, screening = self._begun.decoder.answer(), self._endings.screening
+        if screening.unread and not screening.silent(answer):  # what was cut before anybody saw it
+            with suppress(Problem):  # then what is kept of the answer has placeholders of its own
+                await screening.read()
         if problem is None:
-            seen = self._endings.screening.answer(answer, streamed=True)
+            seen = screening.answer(answer, streamed=True)
             return self._endings.answered(seen, self._lane, self._tried)
         return self._endings.cut(answer, self._lane, self._tried, problem)
 

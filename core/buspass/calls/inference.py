@@ -66,7 +66,6 @@ class Inference:
     _paced = ""
     _view: View
     """The task as it was inspected for."""
-    _reading: asyncio.Future[None] | None = None
     _endings: Endings
 
     def __init__(self, house: House, incoming: Incoming, claims: TaskClaims, enforcement: Enforcing) -> None:
@@ -204,10 +203,7 @@ class Inference:
         self._lanes = (chosen, *(lane for lane in self._lanes if lane is not chosen))
 
     async def leave(self) -> None:
-        """Nothing to give back, but a reading that nobody will wait for."""
-        if self._reading is not None:
-            self._reading.cancel()
-            await asyncio.gather(self._reading, return_exceptions=True)
+        """Nothing to give back."""
 
     async def inspect(self, view: View) -> tuple[Finding, ...]:
         """Look into every text that reaches the model; what may not reach it as it is, is replaced."""
@@ -220,9 +216,6 @@ class Inference:
             self._screen()
         if screening.wanting:
             await self._look_again()
-        if self.ask.stream and screening.ruled and self._reading is None:
-            # once the stream flows it is too late, and the hold takes time meanwhile
-            self._reading = asyncio.ensure_future(screening.read())
         return screening.findings
 
     async def _look(self) -> None:
@@ -342,8 +335,6 @@ class Inference:
 
     async def _request(self, lane: Lane, held: Held, since: int) -> Request:
         """Make one attempt's request. Raises Problem: stopped, no secret, too late, not sayable there."""
-        if self._reading is not None:
-            await self._reading
         house, ask, provider, model = self._house, self.ask, lane.provider, self._alias.model
         if self._screening.unkept:
             await self._screening.keep()

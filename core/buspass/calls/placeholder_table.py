@@ -23,7 +23,7 @@ class PlaceholderTable:
 
     def __init__(self, house: House, *, shared: bool) -> None:
         self._house = house
-        self._shared = self._unread = shared
+        self._shared = self.unread = shared
         self._task: Task | None = None
         self._placeholders: Placeholders | None = None
         self._kept: Mapping[str, str] = {}
@@ -54,7 +54,7 @@ class PlaceholderTable:
 
         A placeholder made without it might be another value's; one that the request holds may come back in the answer.
         """
-        return self._lost or (self._unread and (self.mentioned or self._made()))
+        return self._lost or (self.unread and (self.mentioned or self._made()))
 
     def _made(self) -> bool:
         return self._placeholders is not None and bool(self._placeholders.made)
@@ -66,15 +66,15 @@ class PlaceholderTable:
 
     async def read(self) -> None:
         """Read the table, where the task has one. Raises Problem state_unavailable, internal."""
-        if not self._unread or self._task is None:
+        if not self.unread or self._task is None:
             return
         found = await self._house.vault.get(opened(self._house, self._task), _name(self._task))
-        if not self._unread:  # it was read twice at once
+        if not self.unread:  # it was read twice at once
             return
         self._lost = self._made()
         self._kept = json.loads(found) if found else {}
         self._placeholders = Placeholders(self._secret(self._task), self._kept)
-        self._unread = False
+        self.unread = False
 
     async def keep(self) -> None:
         """Add what was made to the table. Raises Problem state_unavailable."""

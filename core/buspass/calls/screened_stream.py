@@ -21,30 +21,60 @@ ARGUMENTS: Final = frozenset({"arguments", "partial_json"})
 """Members that hold a tool call's arguments, by surface."""
 
 
+class _Stalls(Exception):  # noqa: N818 - no error: it waits
+    """The task's placeholders are needed first."""
+
+
 class ScreenedStream:
-    """One stream. Feed it events, take what comes, and `end` it where the stream ended whole."""
+    """One stream. Feed it events, take what comes, and `end` it where the stream ended whole.
+
+    Most streams need none of the task's placeholders, so they are not read for them. Where one does, all that comes
+    from there on is kept back: it is `stalled` until it is `resumed`.
+    """
 
     def __init__(self, screening: Screening) -> None:
         self._screening = screening
+        self._wary = screening.unread
+        self._later: list[Mapping[str, Any]] = []
         self._texts: dict[Place, Holdback] = {}
         self._whole: dict[Place, list[str]] = {}
         self._last: Mapping[str, Any] = {}
 
+    @property
+    def stalled(self) -> bool:
+        """Whether events are kept back until it is resumed."""
+        return bool(self._later)
+
+    async def resumed(self) -> Iterator[Mapping[str, Any]]:
+        """Read the task's placeholders, and give what was kept back. Raises Problem state_unavailable, internal."""
+        await self._screening.read()
+        self._wary = False
+        plan = self._screening.answer_plan()
+        for held in self._texts.values():
+            held.replan(plan)
+        later, self._later = self._later, []
+        return (shown for event in later for shown in self.event(event))
+
     def event(self, event: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
         """The events that may be sent once this one has come: often none."""
-        if "choices" in event:
-            self._last = event
-            choices = [shown for choice in event["choices"] if (shown := self._choice(choice)) is not None]
-            if choices or not event["choices"]:
-                yield {**event, "choices": choices}
-        elif event["type"] == "content_block_delta" and (member := DELTAS.get(event["delta"]["type"])):
-            text = self._take((event["index"], member, 0), event["delta"][member])
-            if text:
-                yield {**event, "delta": {**event["delta"], member: text}}
-        else:
-            if event["type"] == "content_block_stop":
-                yield from self._rest(event["index"])
-            yield event
+        try:
+            if self._later:
+                self._later.append(event)
+            elif "choices" in event:
+                self._last = event
+                choices = [shown for choice in event["choices"] if (shown := self._choice(choice)) is not None]
+                if choices or not event["choices"]:
+                    yield {**event, "choices": choices}
+            elif event["type"] == "content_block_delta" and (member := DELTAS.get(event["delta"]["type"])):
+                text = self._take((event["index"], member, 0), event["delta"][member])
+                if text:
+                    yield {**event, "delta": {**event["delta"], member: text}}
+            else:
+                if event["type"] == "content_block_stop":
+                    yield from self._rest(event["index"])
+                yield event
+        except _Stalls:  # an event holds one piece of one text, so nothing of it was taken
+            self._later.append(event)
 
     def end(self) -> Iterator[Mapping[str, Any]]:
         """What is still held back, of a stream that ended whole."""
@@ -92,12 +122,19 @@ class ScreenedStream:
     def _take(self, place: Place, text: str) -> str:
         """A text's next piece. Arguments under rules are read as JSON, so they are given when they are whole."""
         if place[1] in ARGUMENTS and self._screening.ruled:
+            if self._wary:
+                raise _Stalls
             self._whole.setdefault(place, []).append(text)
             return ""
         held = self._texts.get(place)
         if held is None:
             held = self._texts[place] = Holdback(self._screening.answer_plan(), "answer")
-        return held.feed(text)
+        if not self._wary:
+            return held.feed(text)
+        shown = held.feed_silent(text)
+        if shown is None:
+            raise _Stalls
+        return shown
 
     def _flushed(self, place: Place) -> str:
         if place in self._whole:

@@ -77,6 +77,11 @@ class Screening:
         return self._made is not None and self._made.wanting
 
     @property
+    def unread(self) -> bool:
+        """Whether the task may have placeholders that were not read."""
+        return self.ruled and (self._made is None or self._made.unread)
+
+    @property
     def unkept(self) -> bool:
         """Whether `keep` may have anything to do."""
         return self._made is not None

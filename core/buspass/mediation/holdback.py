@@ -28,6 +28,15 @@ class Holdback:
         """What can be sent now; often empty."""
         return self._apply(self._scanner.feed(text))
 
+    def feed_silent(self, text: str) -> str | None:
+        """The same where the plan is surely not needed for it; else None, and nothing is taken."""
+        found = self._scanner.feed_silent(text)
+        return None if found is None else self._apply(found)
+
+    def replan(self, plan: Plan) -> None:
+        """Go on by another plan, for the same classes and regions."""
+        self._plan = plan
+
     def flush(self) -> str:
         """The rest, when the text is complete."""
         return self._apply(self._scanner.flush())

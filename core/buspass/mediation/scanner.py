@@ -90,10 +90,19 @@ class Scanner:
 
     def feed(self, text: str) -> list[Part]:
         """The parts that nothing to come can change."""
-        self._text += text
-        if not self._inside and not seen(_trigger(self._classes), self._text):
-            begin = start_of(self._text, len(self._text), self._at)
-            if len(self._text) - begin <= WINDOW:
+        text = self._text + text
+        return self._taken(text, silent=not seen(_trigger(self._classes), text))
+
+    def feed_silent(self, text: str) -> list[Part] | None:
+        """The same where nothing begins in what is held and in this; else None, and nothing is taken."""
+        text = self._text + text
+        return None if seen(_trigger(self._classes), text) else self._taken(text, silent=True)
+
+    def _taken(self, text: str, *, silent: bool) -> list[Part]:
+        self._text = text
+        if silent and not self._inside:
+            begin = start_of(text, len(text), self._at)
+            if len(text) - begin <= WINDOW:
                 return self._up_to(begin)
         return self._advance(ended=False)
 
