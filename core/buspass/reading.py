@@ -30,6 +30,7 @@ from buspass.lifecycle import Lifecycle
 from buspass.model import ACCOUNTS, MICRO
 from buspass.ports.state import Item, Value
 from buspass.tasks import Task, View, keyless
+from buspass.tasks.store import FACTS, item_at
 
 CHECKPOINT_BYTES: Final = 256 * 1024
 THOUGHT_CHARACTERS: Final = 20_000
@@ -150,7 +151,11 @@ class Reading:
         head, journal = steady
         spent = balance(head).spent
         found = await verify(house.journal, task, head, spent, journal, house.keyring.check)
-        return {"ok": not found.problems, **asdict(found), "problems": list(found.problems)}
+        problems = [*found.problems]
+        facts = await item_at(house.state, task, FACTS)
+        if facts is None or not house.journal.genuine(task, FACTS, facts):
+            problems.append("task: its facts were altered or not written by a host of this domain")
+        return {"ok": not problems, **asdict(found), "problems": problems}
 
     async def think(self, who: Caller, task: str, body: Mapping[str, Any]) -> dict[str, Any]:
         """Add reasoning that the gateway could not see by itself. It licenses nothing."""

@@ -190,6 +190,15 @@ async def test_the_verdict_counts_and_finds_what_was_altered(domain: Domain) -> 
     assert any(problem.startswith("cost:") for problem in verdict["problems"])
 
 
+async def test_the_verdict_finds_another_grant_too(domain: Domain) -> None:
+    agent = await domain.agent()
+    facts = domain.state.inner._items[agent.task]["task"]  # type: ignore[attr-defined]  # a thief with the database
+    facts["models"] = ["plan", "other"]
+    verdict = (await agent.get("/trace/verify")).json()
+    assert (verdict["ok"], len(verdict["problems"])) == (False, 1)
+    assert verdict["problems"][0].startswith("task: its facts were altered")
+
+
 @pytest.mark.parametrize("limit", [1, 2, 5])
 async def test_a_trace_comes_in_pages_and_what_was_left_goes_on_from_one_to_the_next(
     domain: Domain, limit: int
