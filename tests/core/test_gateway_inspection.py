@@ -315,6 +315,27 @@ async def test_a_tool_call_reads_placeholders_only_where_it_may_need_one(
     assert len(looked) == 2
 
 
+async def test_what_a_tool_did_is_known_though_its_answer_can_not_be_shown(
+    inspected: Domain, service: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    agent = await inspected.agent(workflow="private")
+
+    async def away(_key: bytes, _name: str) -> bytes | None:
+        raise Problem("state_unavailable", "the blob store is away", retry_after=1)
+
+    service.answers["/checks"] = JSONResponse({"owner": ALICE})
+    with monkeypatch.context() as patched:
+        patched.setattr(inspected.apps["onprem"].house.vault, "get", away)
+        answer = await agent.call("mail", {"order": "one"})
+    assert (answer.status_code, answer.json()["code"], answer.json()["retryable"]) == (502, "outcome_unknown", False)
+    assert ALICE not in answer.text
+    (record,) = await records(agent, "action")
+    assert (record["status"], record["code"]) == ("succeeded", "outcome_unknown")
+    head = (await agent.get()).json()
+    assert head["budget"]["spent"]["tool_calls"] == 1
+    assert len(service.got("/checks")) == 1
+
+
 async def test_a_merge_loses_nothing_that_was_written_meanwhile() -> None:
     blobs, key = MemoryBlobs(), b"k" * 32
     vault = Vault(blobs, b"w" * 32)

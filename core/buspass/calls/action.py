@@ -15,6 +15,7 @@ from buspass.calls.call import Ending, Incoming, in_time, mark, policy_input
 from buspass.calls.enforcement import Enforcing
 from buspass.calls.house import House
 from buspass.calls.lanes import Service
+from buspass.calls.outcomes import withheld
 from buspass.calls.screening import Screening, unsaid
 from buspass.config.settings import Step, Tool, Workflow
 from buspass.errors import Problem
@@ -269,10 +270,7 @@ class Action:
             failure = http.failure(self._tool, error)
             await self._tell(error, failure, request.timeout, outcome)
             return self._ended(outcome, problem=failure)
-        ending = await self._judged(response)
-        if self._screening.unkept:
-            await self._screening.keep()
-        return ending
+        return await self._judged(response)
 
     async def _tell(
         self, answer: Response | NotSent | Ambiguous, problem: Problem | None, given: float, outcome: Outcome
@@ -333,8 +331,14 @@ class Action:
             return self._ended(outcome, problem=problem, status=response.status)
         await self._tell(response, None, given, Outcome(use=ONE, last=last))
         kept = json.dumps(facts) if facts or self.name in self.workflow.timed else ""
-        seen = await self._screening.result(result)
-        ending = self._ended(Outcome(use=ONE, last=last, kept=kept), result=seen, status=response.status)
+        outcome = Outcome(use=ONE, last=last, kept=kept)
+        try:
+            seen = await self._screening.result(result)
+            if self._screening.unkept:
+                await self._screening.keep()
+        except Problem as problem:  # what the tool did stands, whatever becomes of its answer
+            return self._ended(outcome, problem=withheld(problem), status=response.status)
+        ending = self._ended(outcome, result=seen, status=response.status)
         return replace(ending, answer=response.body)
 
     def _ended(

@@ -118,6 +118,14 @@ def unsettled(task: Task, call: Call) -> Problem:
     return problem
 
 
+def withheld(problem: Problem) -> Problem:
+    """Give what is told of an answer that can't be shown: nothing that a client would repeat a done call for."""
+    if not problem.retryable:
+        return problem
+    detail = f"the tool was called and has answered, but its answer can't be shown: {problem.detail}. Do not repeat it"
+    return Problem("outcome_unknown", detail)
+
+
 def in_flight() -> Problem:
     """Give the problem of a keyed call whose twin is not finished yet."""
     return Problem("conflict", "the same call is in flight; retry for its outcome", retry_after=1)
