@@ -266,6 +266,28 @@ async def test_an_unknown_path_is_nothing_here(domain: Domain, path: str, method
     assert (answer.status_code, answer.json()["code"]) == (404, "not_found")
 
 
+MISPLACED = [
+    ("/chat/completions", "openai", "/v1/chat/completions"),
+    ("/v1/v1/chat/completions", "openai", "/v1/chat/completions"),
+    ("/models", "openai", "/v1/models"),
+    ("/v1/v1/messages", "anthropic", "/v1/messages"),
+    ("/messages", "anthropic", "/v1/messages"),
+]
+
+
+@pytest.mark.parametrize(("path", "surface", "meant"), MISPLACED)
+async def test_an_sdk_with_a_wrong_base_url_is_told_which_one_is_right(
+    domain: Domain, path: str, surface: str, meant: str
+) -> None:
+    agent = await domain.agent()
+    answer = await agent.client.post(path, json={}, headers=agent.headers)
+    document = answer.json()
+    assert answer.status_code == 404
+    assert document["error"]["code"] == "not_found", "in the envelope that its SDK reads"
+    assert (document.get("type") == "error") == (surface == "anthropic")
+    assert document["error"]["message"].startswith(f"{path} is nothing here, {meant} is; the base URL of OpenAI's")
+
+
 @pytest.mark.parametrize("name", ["t_", "x", "t_a.b", "t_" + "a" * 100, "t_%C3%A9", "..%2F..%2Fdomain", "t_a%00"])
 async def test_an_odd_task_id_is_not_found(domain: Domain, name: str) -> None:
     agent = await domain.agent()

@@ -298,7 +298,7 @@ def _direct(served: Mapping[str, _Place], sections: Sections) -> Asgi:
         if path.startswith(tools) and (name := path[len(tools) :]) and "/" not in name:
             return act({**scope, "path_params": {"name": name}}, receive, send)
         if (found := patterns().find(path)) is None:
-            return _Place({}, _envelope(path), sections.handler("Operation", "unknown"))(scope, receive, send)
+            return _Place({}, _misplaced(path), sections.handler("Operation", "unknown"))(scope, receive, send)
         return found[0]({**scope, "path_params": found[1]}, receive, send)
 
     return run
@@ -308,6 +308,13 @@ def _envelope(path: str) -> Envelope:
     if path.startswith("/v1/messages"):
         return "anthropic"
     return "openai" if path.startswith(OPENAI_PATHS) else "problem"
+
+
+def _misplaced(path: str) -> Envelope:
+    """Give the envelope of whoever asks for what is not there: an SDK whose base URL is wrong reads its own alone."""
+    from buspass.http.operation import meant  # noqa: PLC0415 - as UNSERVED
+
+    return _envelope(meant(path) or path)
 
 
 class _Place:

@@ -15,6 +15,11 @@ from buspass.http.asgi import Request, Response
 from buspass.http.exchange import answer, bearer
 from buspass.observed import observed
 
+MISPLACED: Final = re.compile(
+    r"(?:/v1)*(/(?:chat/completions|responses|embeddings|completions|models|messages|messages/count_tokens))/?"
+)
+SHORT: Final = 100
+BASES: Final = "the base URL of OpenAI's clients ends in /v1, that of Anthropic's does not"
 GRANTS: Final = (
     "urn:ietf:params:oauth:grant-type:token-exchange",
     "urn:ietf:params:oauth:grant-type:jwt-bearer",
@@ -166,4 +171,13 @@ class OperationRoutes:
 
     async def unknown(self, request: Request) -> Response:
         """Refuse every other path."""
-        raise Problem("not_found", f"{request.path[:200]} is nothing here; see /openapi.json for what is")
+        path = request.path
+        if there := meant(path):
+            raise Problem("not_found", f"{path} is nothing here, {there} is; {BASES}")
+        raise Problem("not_found", f"{path[:200]} is nothing here; see /openapi.json for what is")
+
+
+def meant(path: str) -> str:
+    """Give the path that an SDK means whose base URL has one /v1 too few or too many; "" for any other."""
+    found = MISPLACED.fullmatch(path)
+    return f"/v1{found[1]}" if found and len(path) < SHORT and path != f"/v1{found[1]}" else ""
