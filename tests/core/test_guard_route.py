@@ -16,7 +16,7 @@ from buspass.config.settings import After, Step
 from buspass.errors import Problem
 from buspass.guard import check_route, check_standing, newest_first
 from buspass.model import Subject
-from buspass.ports.state import Applied
+from buspass.ports.state import Applied, plain
 from buspass.testing.clock import FakeClock
 from buspass.testing.house import Domain
 
@@ -333,7 +333,8 @@ async def test_a_second_check_races_the_payment_that_the_first_one_allowed(
 
     async def watched(partition: str, operations: Any) -> Any:
         answer = await apply(partition, operations)
-        entered = [value for part in operations if part.key == "head" for value in getattr(part, "set", {}).values()]
+        heads = [plain(part) for part in operations if part.key == "head"]
+        entered = [value for part in heads for value in getattr(part, "set", {}).values()]
         if isinstance(answer, Applied) and any(isinstance(e, dict) and e.get("name") == "pay" for e in entered):
             head: Any = answer.item
             newest = newest_first(head, "check")[0]["facts"]
