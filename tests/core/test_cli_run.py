@@ -12,6 +12,7 @@ from buspass import cli
 from buspass.cli import agent, generated, serving
 from buspass.cli.environment import governed, taken
 from buspass.cli.follow import Timeline
+from buspass.cli.run import _lasting
 from buspass.cli.stop import Stop
 from buspass.config.build import load
 from buspass.testing.serve import free_port
@@ -356,3 +357,10 @@ def test_a_command_that_cannot_be_started_after_all_is_told():
     with pytest.raises(Stop) as stop:
         agent.attend(["/"], os.environ, lambda: None, 0.1)
     assert stop.value.status == 126
+
+
+@pytest.mark.parametrize(
+    ("seconds", "said"), [(2, "2 s"), (90.5, "90.5 s"), (3600, "60 min"), (1000, "16.7 min"), (10_000, "2.8 h")]
+)
+def test_a_time_is_told_as_people_say_it(seconds, said):
+    assert _lasting(seconds) == said

@@ -133,13 +133,13 @@ class Run:
     def _introduce(self, taken: list[str]) -> None:
         limits = self.task["budget"]["limits"]
         cost = f"{money(limits['cost'])}, " if "cost" in limits else ""
-        life = f"{limits['wall'] / 60:g} min" if limits["wall"] < 7200 else f"{limits['wall'] / 3600:g} h"
+        life = _lasting(limits["wall"])
         self._say(f"buspass · task {self.task['id']} · {self.task['workflow']} · {cost}{life}")
         if taken:
             self._say(f"buspass · kept from the agent: {', '.join(taken)}")
         if self._lasts < limits["wall"] - 60:
             self._say(
-                f"buspass · the token ends after {self._lasts / 60:g} min, before the task: "
+                f"buspass · the token ends after {_lasting(self._lasts)}, before the task: "
                 "set the workflow's token_ttl to its wall"
             )
 
@@ -203,6 +203,13 @@ class Run:
         if "code" in answer and "detail" in answer:
             raise Stop(said(answer).partition("\n  `buspass task list`")[0], FAILED)
         return answer
+
+
+def _lasting(seconds: float) -> str:
+    """Give a time as people say it."""
+    if seconds < 120:
+        return f"{seconds:g} s"
+    return f"{round(seconds / 60, 1):g} min" if seconds < 7200 else f"{round(seconds / 3600, 1):g} h"
 
 
 def _reason(code: int) -> str:
