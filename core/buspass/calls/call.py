@@ -204,9 +204,10 @@ def in_time(held: Held, now: int, since: int | None = None) -> float:
     `since`: when its newest hold was taken (ms), if that is not this one. Asked right before every send, so that what
     a kill found in flight is drained when it said.
     """
-    if now > (held.at if since is None else since) + SEND_WITHIN or now >= held.deadline:
+    deadline = held.deadline
+    if now > (held.at if since is None else since) + SEND_WITHIN or now >= deadline:
         raise Problem("deadline_exceeded", "the call waited too long to be sent; nothing was sent")
-    return (held.deadline - now) / 1000
+    return (deadline - now) / 1000
 
 
 def claims_match(claims: TaskClaims, task: Task) -> None:
