@@ -8,7 +8,7 @@ one answer.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Any, Final
 
 from msgspec import Struct
@@ -18,7 +18,6 @@ from buspass.ports.operations import (
     WHOLE,
     Absent,
     AtLeast,
-    Condition,
     Equals,
     Item,
     Ordinary,
@@ -56,7 +55,7 @@ class Form:
     """
 
     def __init__(self, specimen: Update) -> None:
-        self.key, self._specimen = specimen.key, specimen
+        self.key = specimen.key
         compared = _compared(specimen)
         values = [*(each.value for each in compared), *specimen.add.values(), *specimen.set.values()]
         self.size = 1 + max([_index(value) for value in values if type(value) is Given], default=-1)
@@ -68,13 +67,29 @@ class Form:
             constants.append(value)
             return self.size + len(constants) - 1
 
-        self.absent = tuple([_names(each.path) for each in specimen.require if isinstance(each, Absent)])
+        require: list[tuple[Any, Any, Path, Any]] = [
+            (each, type(each), each.path, place(each.value) if isinstance(each, AtLeast | Equals) else None)
+            for each in specimen.require
+        ]
+        self._require = tuple(
+            [
+                (each if VARIES not in path and (at is None or at >= self.size) else None, kind, path, at)
+                for each, kind, path, at in require
+            ]
+        )
+        self._add = tuple(
+            [(path, place(amount), type(amount) is Given and amount < 0) for path, amount in specimen.add.items()]
+        )
+        self._set = tuple([(path, place(part)) for path, part in specimen.set.items()])
+        self._remove = specimen.remove
+        self.constants = tuple(constants)
+        self.absent = tuple([_names(path) for _, kind, path, _ in require if kind is Absent])
         self.compared = tuple(
             [
                 (
                     _names(holder),
-                    tuple([(each.path[-1], place(each.value)) for each in compared if _at(each, holder, AtLeast)]),
-                    tuple([(each.path[-1], place(each.value)) for each in compared if _at(each, holder, Equals)]),
+                    tuple([(path[-1], at) for _, kind, path, at in require if kind is AtLeast and path[:-1] == holder]),
+                    tuple([(path[-1], at) for _, kind, path, at in require if kind is Equals and path[:-1] == holder]),
                 )
                 for holder in dict.fromkeys([each.path[:-1] for each in compared])
             ]
@@ -83,22 +98,13 @@ class Form:
             [
                 (
                     holder[0] if holder else None,
-                    tuple(
-                        [(_names(path)[-1], place(part)) for path, part in specimen.set.items() if path[:-1] == holder]
-                    ),
-                    tuple(
-                        [
-                            (path[-1], place(amount), type(amount) is Given and amount < 0)
-                            for path, amount in specimen.add.items()
-                            if path[:-1] == holder
-                        ]
-                    ),
+                    tuple([(_names(path)[-1], at) for path, at in self._set if path[:-1] == holder]),
+                    tuple([(path[-1], at, less) for path, at, less in self._add if path[:-1] == holder]),
                     tuple([_names(path)[-1] for path in specimen.remove if path[:-1] == holder]),
                 )
                 for holder in dict.fromkeys([path[:-1] for path in _changed(specimen)])
             ]
         )
-        self.constants = tuple(constants)
         numbers = [*(each.value for each in compared if isinstance(each, AtLeast)), *specimen.add.values()]
         self.numbers = _given(numbers)
         self.equal = _given([each.value for each in compared if isinstance(each, Equals)])
@@ -107,35 +113,32 @@ class Form:
             raise ValueError(f"no form: {specimen!r} is not sound whatever is given")
 
     def of(self, segment: str, *given: Any) -> Prepared | Update:
-        """Make an operation; an ordinary update where what is given is not surely sound, for `check` to look closer."""
+        """Make an operation; an ordinary update where what is given is not surely sound, for `check` to look closer.
+
+        Raises ValueError where an amount is no number.
+        """
         try:
             return Prepared(self.key, self, segment, given)
         except (ValueError, TypeError):
             return self.update(segment, given)
 
-    def update(self, segment: str, given: Sequence[Any]) -> Update:
-        """Give the ordinary update of the same meaning."""
+    def update(self, segment: str, given: tuple[Any, ...]) -> Update:
+        """Give the ordinary update of the same meaning. Raises ValueError where an amount is no number."""
+        values: Any = given + self.constants
 
         def path(of: Path) -> Path:
-            return tuple([segment if each == VARIES else each for each in of])
+            return tuple([segment if each == VARIES else each for each in of]) if VARIES in of else of
 
-        def value(of: Any) -> Any:
-            found = given[_index(of)] if type(of) is Given else of
-            return -found if type(of) is Given and of < 0 and type(found) is int else found
-
-        def condition(of: Condition) -> Condition:
-            if isinstance(of, AtLeast):
-                return AtLeast(path(of.path), value(of.value))
-            return Equals(path(of.path), value(of.value)) if isinstance(of, Equals) else Absent(path(of.path))
-
-        specimen = self._specimen
-        return Update(
-            self.key,
-            tuple([condition(each) for each in specimen.require]),
-            {path(where): value(amount) for where, amount in specimen.add.items()},
-            {path(where): value(part) for where, part in specimen.set.items()},
-            tuple([path(where) for where in specimen.remove]),
-        )
+        require: list[Any] = [
+            each or (kind(path(where)) if at is None else kind(path(where), values[at]))
+            for each, kind, where, at in self._require
+        ]
+        try:
+            add = {where: -values[at] if less else values[at] for where, at, less in self._add}
+        except TypeError as error:
+            raise ValueError(f"added to {self.key!r}: {error}; allowed are integers") from error
+        put = {path(where): values[at] for where, at in self._set}
+        return Update(self.key, tuple(require), add, put, tuple([path(where) for where in self._remove]))
 
 
 class Prepared(Struct, frozen=True):
@@ -284,10 +287,6 @@ def _changed(specimen: Update) -> list[Path]:
 
 def _names(path: Path) -> Path:
     return tuple([VARIES if each == VARIES else each for each in path])  # this very object, found again by `is`
-
-
-def _at(condition: Condition, holder: Path, kind: type[Condition]) -> bool:
-    return type(condition) is kind and condition.path[:-1] == holder
 
 
 def _given(values: Iterable[Any]) -> list[int]:
