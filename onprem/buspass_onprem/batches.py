@@ -8,15 +8,23 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Callable, Sequence
-from queue import Empty, SimpleQueue
+from queue import SimpleQueue
+
+from msgspec import Struct, field
 
 type Answers[A] = Sequence[A | Exception]
-type Asked[J, A] = list[tuple[J, asyncio.Future[A]]]
-type Resolved[A] = list[tuple[asyncio.Future[A], A | Exception]]
+
+
+class Turn[J, A](Struct, eq=False):
+    """What one turn of an event loop asked."""
+
+    loop: asyncio.AbstractEventLoop
+    jobs: list[J] = field(default_factory=list)
+    futures: list[asyncio.Future[A]] = field(default_factory=list)
 
 
 class Batches[J, A]:
-    """Jobs in, answers out: `work` gets all jobs that wait (at most `most`), and answers each in its place.
+    """Jobs in, answers out: `work` gets what waits (turn by turn, until it is `most`), and answers each in its place.
 
     What is asked in one turn of an event loop is handed over at its end: the thread is woken once for all of it, and
     not while the loop still needs the interpreter.
@@ -24,8 +32,8 @@ class Batches[J, A]:
 
     def __init__(self, name: str, work: Callable[[list[J]], Answers[A]], most: int = 256) -> None:
         self._work, self._most = work, most
-        self._asked: dict[asyncio.AbstractEventLoop, Asked[J, A]] = {}
-        self._queue: SimpleQueue[Asked[J, A] | None] = SimpleQueue()
+        self._asked: dict[asyncio.AbstractEventLoop, Turn[J, A]] = {}
+        self._queue: SimpleQueue[Turn[J, A] | None] = SimpleQueue()
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
         self._thread.start()
 
@@ -33,10 +41,11 @@ class Batches[J, A]:
         """Give the job's answer, or raise it where it is an exception."""
         loop = asyncio.get_running_loop()
         future: asyncio.Future[A] = loop.create_future()
-        if (asked := self._asked.get(loop)) is None:
-            asked = self._asked[loop] = []
+        if (turn := self._asked.get(loop)) is None:
+            turn = self._asked[loop] = Turn(loop)
             loop.call_soon(self._hand_over, loop)
-        asked.append((job, future))
+        turn.jobs.append(job)
+        turn.futures.append(future)
         return await future
 
     async def close(self) -> None:
@@ -47,47 +56,40 @@ class Batches[J, A]:
         await asyncio.to_thread(self._thread.join)
 
     def _hand_over(self, loop: asyncio.AbstractEventLoop) -> None:
-        asked = self._asked.pop(loop, None)
-        if asked is not None:  # else it was done at the end already
-            self._queue.put(asked)
+        turn = self._asked.pop(loop, None)
+        if turn is not None:  # else it was done at the end already
+            self._queue.put(turn)
 
     def _run(self) -> None:
-        ending = False
-        while not ending:
-            waiting = self._queue.get()
-            batch: Asked[J, A] = []
-            while waiting is not None:
-                batch += waiting
-                if len(batch) >= self._most:
+        turn = self._queue.get()
+        while turn is not None:
+            turns, jobs = [turn], turn.jobs
+            while len(jobs) < self._most and not self._queue.empty():  # this thread alone takes from it
+                if (turn := self._queue.get()) is None:
                     break
-                try:
-                    waiting = self._queue.get_nowait()
-                except Empty:
-                    break
-            ending = waiting is None
-            for start in range(0, len(batch), self._most):
-                self._answer(batch[start : start + self._most])
+                turns.append(turn)
+                jobs = jobs + turn.jobs
+            self._answer(turns, jobs)
+            turn = self._queue.get() if turn is not None else None
 
-    def _answer(self, batch: Asked[J, A]) -> None:
+    def _answer(self, turns: list[Turn[J, A]], jobs: list[J]) -> None:
         try:
-            answers = self._work([job for job, _ in batch])
+            answers = self._work(jobs)
+            assert len(answers) == len(jobs)
         except Exception as error:  # noqa: BLE001  (a caller who never gets an answer would hang: it gets the error)
-            answers = [error] * len(batch)
-        by_loop: dict[asyncio.AbstractEventLoop, Resolved[A]] = {}
-        for (_, future), answer in zip(batch, answers, strict=True):
-            loop = future.get_loop()
-            if (resolved := by_loop.get(loop)) is None:
-                resolved = by_loop[loop] = []
-            resolved.append((future, answer))
-        for loop, resolved in by_loop.items():
+            answers = [error] * len(jobs)
+        at = 0
+        for turn in turns:
+            mine = answers[at : at + len(turn.futures)]
+            at += len(mine)
             try:
-                loop.call_soon_threadsafe(_resolve, resolved)
+                turn.loop.call_soon_threadsafe(_resolve, turn.futures, mine)
             except RuntimeError:  # that loop is closed: nobody is left to hear it
                 continue
 
 
-def _resolve[A](resolved: Resolved[A]) -> None:
-    for future, answer in resolved:
+def _resolve[A](futures: list[asyncio.Future[A]], answers: Answers[A]) -> None:
+    for future, answer in zip(futures, answers):  # noqa: B905  (as many: a comparison costs as much as the rest)
         if future.done():  # its caller was cancelled
             continue
         if isinstance(answer, Exception):

@@ -206,10 +206,11 @@ def entry_of(call: str, item: Mapping[str, Value]) -> Entry:
 
 def closing(entry: Entry, outcome: Outcome, now: int, turn: int = 0) -> Prepared | Update:
     """Give back what was not used and end the call. Its only condition: this hold is unsettled."""
-    back: dict[str, int] = {}
-    for name in sorted(entry.amounts.keys() | outcome.use.keys()):
-        if amount := entry.amounts.get(name, 0) - outcome.use.get(name, 0):
-            back[name] = amount
+    held, use = entry.amounts, outcome.use
+    back = {name: left for name, amount in held.items() if (left := amount - use.get(name, 0))}
+    for name, amount in use.items():
+        if name not in held and amount:
+            back[name] = -amount
     last = outcome.last if entry.kind == "action" else ""
     form = _CLOSING[entry.kind, entry.name, entry.capped, outcome.sent, last, tuple(back)]
     if not outcome.trail and not outcome.kept:
