@@ -84,16 +84,7 @@ class Form:
         self._remove = specimen.remove
         self.constants = tuple(constants)
         self.absent = tuple([_names(path) for _, kind, path, _ in require if kind is Absent])
-        self.compared = tuple(
-            [
-                (
-                    _names(holder),
-                    tuple([(path[-1], at) for _, kind, path, at in require if kind is AtLeast and path[:-1] == holder]),
-                    tuple([(path[-1], at) for _, kind, path, at in require if kind is Equals and path[:-1] == holder]),
-                )
-                for holder in dict.fromkeys([each.path[:-1] for each in compared])
-            ]
-        )
+        self.compared = _by_map(require)
         self.changes = tuple(
             [
                 (
@@ -279,6 +270,16 @@ def _by_its_paths(specimen: Update) -> bool:
 
 def _compared(specimen: Update) -> list[AtLeast | Equals]:
     return [each for each in specimen.require if isinstance(each, AtLeast | Equals)]
+
+
+def _by_map(require: list[tuple[Any, Any, Path, Any]]) -> tuple[tuple[Path, tuple[Any, ...], tuple[Any, ...]], ...]:
+    """Give by map what is compared in it: names and places of values that are least, and of those that are equal."""
+
+    def of(kind: Any, holder: Path) -> tuple[tuple[str, int], ...]:
+        return tuple([(path[-1], at) for _, each, path, at in require if each is kind and path[:-1] == holder])
+
+    holders = dict.fromkeys([path[:-1] for _, kind, path, _ in require if kind in (AtLeast, Equals)])
+    return tuple([(_names(holder), of(AtLeast, holder), of(Equals, holder)) for holder in holders])
 
 
 def _changed(specimen: Update) -> list[Path]:

@@ -1,0 +1,85 @@
+"""Jobs of one turn of an event loop go to the thread together, and each answer comes back to who asked."""
+
+import asyncio
+import threading
+
+import pytest
+
+from buspass_onprem.batches import Batches
+
+
+@pytest.fixture
+def made():
+    """Give batches over a thread that waits until it may begin, and what it was handed."""
+    gate, seen, open_ = threading.Event(), [], []
+
+    def make(work, most=256):
+        def working(jobs):
+            gate.wait(10)
+            seen.append(list(jobs))
+            return work(jobs)
+
+        open_.append(Batches("test", working, most))
+        return open_[-1], gate, seen
+
+    yield make
+    gate.set()
+    for batches in open_:
+        asyncio.run(batches.close())
+
+
+async def test_each_gets_its_own_answer_and_turns_are_taken_together(made):
+    batches, gate, seen = made(lambda jobs: [job * 10 for job in jobs])
+    asked = [asyncio.create_task(batches.ask(0))]
+    await asyncio.sleep(0.05)  # the thread has it by now, and waits
+    for turn in range(1, 4):
+        asked += [asyncio.create_task(batches.ask(turn * 10 + each)) for each in range(3)]
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+    gate.set()
+    assert await asyncio.gather(*asked) == [0, *(turn * 100 + each * 10 for turn in range(1, 4) for each in range(3))]
+    assert seen == [[0], [10, 11, 12, 20, 21, 22, 30, 31, 32]]
+
+
+async def test_from_so_many_on_no_other_turn_is_added(made):
+    batches, gate, seen = made(lambda jobs: jobs, most=2)
+    asked = [asyncio.create_task(batches.ask(0))]
+    await asyncio.sleep(0.05)
+    for turn in range(1, 5):
+        asked.append(asyncio.create_task(batches.ask(turn)))
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+    gate.set()
+    assert await asyncio.gather(*asked) == [0, 1, 2, 3, 4]
+    assert seen == [[0], [1, 2], [3, 4]]
+
+
+@pytest.mark.parametrize(
+    "work", [lambda jobs: 1 / 0, lambda jobs: jobs[1:], lambda jobs: [ZeroDivisionError()] * len(jobs)]
+)
+async def test_nobody_waits_for_ever(made, work):
+    batches, gate, _ = made(work)
+    gate.set()
+    answers = await asyncio.wait_for(asyncio.gather(*map(batches.ask, range(3)), return_exceptions=True), 10)
+    assert {type(answer) for answer in answers} <= {ZeroDivisionError, AssertionError}
+    assert len(answers) == 3
+
+
+async def test_one_who_went_away_keeps_nobody_from_an_answer(made):
+    batches, gate, _ = made(lambda jobs: jobs)
+    first, second = asyncio.create_task(batches.ask(1)), asyncio.create_task(batches.ask(2))
+    await asyncio.sleep(0.05)
+    first.cancel()
+    gate.set()
+    assert await second == 2
+    with pytest.raises(asyncio.CancelledError):
+        await first
+
+
+async def test_what_was_asked_before_the_end_is_answered(made):
+    batches, gate, _ = made(lambda jobs: jobs)
+    asked = [asyncio.create_task(batches.ask(each)) for each in range(3)]
+    await asyncio.sleep(0)
+    gate.set()
+    await batches.close()
+    assert await asyncio.gather(*asked) == [0, 1, 2]
