@@ -36,7 +36,9 @@ MESSAGES = (
 MEMBERS: tuple[tuple[str, Any], ...] = (
     ("tools", [TOOL]),
     ("tools", [TOOL, {"type": "function", "function": {"name": "x"}}]),
+    ("tools", [TOOL, TOOL]),
     ("tool_choice", "auto"),
+    ("tool_choice", {"type": "function", "function": {"name": "nobody"}}),
     ("tool_choice", {"type": "function", "function": {"name": "look"}}),
     ("parallel_tool_calls", False),
     ("temperature", 1),
@@ -44,6 +46,7 @@ MEMBERS: tuple[tuple[str, Any], ...] = (
     ("top_p", 1.0),
     ("n", 2),
     ("max_tokens", 16),
+    ("max_tokens", 2**24 + 1),
     ("max_completion_tokens", 2**24),
     ("presence_penalty", -2),
     ("frequency_penalty", 0.5),
