@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from typing import Final
+from typing import Any, Final
 
 from msgspec import Struct
 
@@ -63,6 +63,8 @@ type Wrote = Callable[[str, Put, Item], None]
 
 SKEW: Final = 5_000
 """Milliseconds that two hosts' clocks may differ."""
+LOOKED: Final = 4096
+"""Tasks of which is known when to look for overdue calls."""
 TRIES: Final = 6
 """How often an operation with a lost or refused answer is sent again: each falsifies its own condition."""
 
@@ -87,6 +89,8 @@ class Ledger:
         self._clock = clock
         self._stamp, self._wrote = stamp, wrote
         self._lines = Lines()
+        self._looked: dict[str, int] = {}
+        """By task, the time (ms) before which none of its calls can be overdue."""
 
     # ── hold ────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -218,7 +222,7 @@ class Ledger:
         head = result.item if result is not None and result.item else None
         if head is None or "open" not in head:
             head = await self._head(task)
-        if expired(head, self._clock.now(), 2 * SKEW):  # the lazy sweep: whoever comes by ends what others left
+        if self.overdue(task, head):  # the lazy sweep: whoever comes by ends what others left
             with suppress(Problem):  # this call is settled whatever becomes of the others
                 await self.sweep(task, head)
                 head = await self._head(task)
@@ -250,6 +254,23 @@ class Ledger:
         with suppress(Problem):  # else a timer finds that nothing is left to post
             await self._commit(task, [Delete(reminder.key, ())])
         return result
+
+    def overdue(self, task: str, head: Item) -> bool:
+        """Say whether calls of the task are to be swept; looked at again when one can be, so not at every call.
+
+        What is in flight now is swept 2 SKEW after its deadline. What begins later, at whatever host, has a deadline of
+        SKEW before now at the earliest.
+        """
+        now = self._clock.now()
+        if now < self._looked.get(task, 0):
+            return False
+        if expired(head, now, 2 * SKEW):
+            return True
+        if len(self._looked) >= LOOKED:
+            self._looked.clear()
+        flying: Mapping[str, Any] = table(head, "open")
+        self._looked[task] = min([now - SKEW, *(entry["deadline"] for entry in flying.values())]) + 2 * SKEW
+        return False
 
     # ── sweep ───────────────────────────────────────────────────────────────────────────────────────────────────
 
