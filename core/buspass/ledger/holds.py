@@ -313,8 +313,6 @@ def needs(claim: Claim) -> frozenset[str]:
 def expired(head: Item, now: int, skew: int) -> list[Entry]:
     """Give the holds that nobody will settle: `skew` (ms) is twice what clocks may differ."""
     flying: Mapping[str, Any] = table(head, "open")
-    latest = now - skew
-    for entry in flying.values():
-        if entry["deadline"] < latest:
-            return [entry for entry in entries(head) if now > entry.deadline + skew]
-    return []  # nearly always, however many fly
+    if not flying or now <= min([entry["deadline"] for entry in flying.values()]) + skew:
+        return []  # nearly always, however many fly
+    return [entry for entry in entries(head) if now > entry.deadline + skew]
