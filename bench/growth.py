@@ -27,6 +27,7 @@ from hotpath import CONFIG, chat
 from inprocess import LIMITS, AtOnce, call
 
 from buspass.http.compose import Application, composed
+from buspass.journal.seals import SEAL_EVERY
 from buspass.ports.outbound import Request, Response
 
 DIMENSIONS = {"journal": (10, 10_000), "tasks": (10, 10_000), "tools": (10, 5_000), "open": (1, 64)}
@@ -160,8 +161,13 @@ def growth(sizes: int, *, quick: bool) -> list[dict[str, Any]]:
 
 
 def instructions(dimension: str, size: int) -> float | None:
-    """The processor's instructions of a call, by callgrind: of many calls less those of few. None where it fails."""
-    few, many = 5, 25
+    """The processor's instructions of a call, by callgrind: of many calls less those of few. None where it fails.
+
+    As the journal grows, of as many calls as there are to a seal, so that each count has one: of fewer it would fall
+    into one count and not into the other.
+    """
+    few = 5
+    many = few + (SEAL_EVERY if dimension == "journal" else 20)
     command = ["valgrind", "--tool=callgrind", "--instr-atstart=no", "--callgrind-out-file=/dev/null", sys.executable]
     with contextlib.ExitStack() as stack:
         running = [
