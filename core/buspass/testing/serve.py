@@ -67,6 +67,15 @@ async def serving(app: Any, *, port: int | None = None) -> AsyncIterator[str]:
         server.stop.set()
         await task
         listener.close()
+        await _closed(server)
+
+
+async def _closed(server: uvicorn.Server) -> None:
+    """See that no connection outlives its server: who was being accepted when it stopped is seen by nobody else."""
+    for _ in range(5):  # turns until it is there, and until it is closed
+        await asyncio.sleep(0)
+        for connection in [*server.server_state.connections]:
+            connection.transport.abort()
 
 
 class _Server(uvicorn.Server):
