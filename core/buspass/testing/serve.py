@@ -67,15 +67,6 @@ async def serving(app: Any, *, port: int | None = None) -> AsyncIterator[str]:
         server.stop.set()
         await task
         listener.close()
-        await _closed(server)
-
-
-async def _closed(server: uvicorn.Server) -> None:
-    """See that no connection outlives its server: who was being accepted when it stopped is seen by nobody else."""
-    for _ in range(5):  # turns until it is there, and until it is closed
-        await asyncio.sleep(0)
-        for connection in [*server.server_state.connections]:
-            connection.transport.abort()
 
 
 class _Server(uvicorn.Server):
@@ -91,6 +82,14 @@ class _Server(uvicorn.Server):
             counter += 10  # uvicorn counts tenths of a second; every tenth tick renews the Date header
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self.stop.wait(), timeout=1)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Accept nobody more, and let who was being accepted come in first: asyncio would leave its connection open."""
+        for listening in [each for server in self.servers for each in server.sockets]:
+            asyncio.get_running_loop().remove_reader(listening.fileno())
+        for _ in range(3):
+            await asyncio.sleep(0)
+        await super().shutdown(sockets)
 
     @contextlib.contextmanager
     def capture_signals(self) -> Any:
