@@ -41,21 +41,15 @@ _END: Final = "\x1f"
 
 def encoded(value: Value) -> Attribute:
     """Give DynamoDB's form of a value."""
-    if type(value) is str:
-        return {"S": value}
-    if type(value) is int:
-        return {"N": str(value)}
-    if type(value) is dict:
-        return {"M": {name: {"S": part} if type(part) is str else encoded(part) for name, part in value.items()}}
-    match value:
-        case None:
-            return {"NULL": True}
-        case bool():
-            return {"BOOL": value}
+    match value:  # the commonest first
         case str():
             return {"S": value}
+        case bool():
+            return {"BOOL": value}
         case int():
             return {"N": str(value)}
+        case None:
+            return {"NULL": True}
         case list():
             return {"L": [encoded(part) for part in value]}
         case _:

@@ -17,7 +17,6 @@ from buspass.breakers import Breaker, Key
 from buspass.breakers.breakers import KEY as STATE
 from buspass.breakers.breakers import breaker_in
 from buspass.calls.house import House
-from buspass.calls.lanes import watched
 from buspass.config.settings import Webhook
 from buspass.errors import Problem
 from buspass.journal.timeline import moment
@@ -96,7 +95,7 @@ async def watch(house: House) -> None:
         return
     try:
         told = dict(await house.state.list(TOLD, "", "", 1000))
-        for key in watched(house.settings):
+        for key in house.watched:
             item = await house.state.read(key.partition, STATE)
             await _tell(house, key, Breaker() if item is None else breaker_in(item), told)
     except Unavailable as error:

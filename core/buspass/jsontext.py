@@ -9,9 +9,11 @@ look.
 from __future__ import annotations
 
 import json
-from typing import Any
+from typing import Any, Final
 
 import orjson
+
+_STRINGS: Final = frozenset({str})
 
 
 def written(value: Any) -> bytes:
@@ -43,6 +45,31 @@ def _slowly(value: Any) -> bytes:
 def read(text: str | bytes) -> Any:
     """Give the value of a text that a host of ours wrote. Raises ValueError."""
     return orjson.loads(text)
+
+
+def texts_in(value: Any, *, numbers_from: int | None = None) -> list[str]:
+    """Give every text below a JSON value: strings and names, and integers of that size or more, as they are written.
+
+    In no order. A value that nests as deep as its reader lets it: no recursion.
+    """
+    found: list[str] = []
+    level = value if type(value) is list else [value]
+    while level:
+        if {*map(type, level)} == _STRINGS:  # nearly always the last, and nearly always the longest
+            return found + level
+        below: list[Any] = []
+        for each in level:
+            if (kind := type(each)) is str:
+                found.append(each)
+            elif kind is dict:
+                found += each
+                below += each.values()
+            elif kind is list:
+                below += each
+            elif kind is int and numbers_from is not None and abs(each) >= numbers_from:
+                found.append(str(each))
+        level = below
+    return found
 
 
 def shortest(text: bytes) -> Any:

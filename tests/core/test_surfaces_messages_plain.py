@@ -9,6 +9,7 @@ import re
 from typing import Any
 
 import pytest
+from mutations import mutated
 
 from buspass.errors import Problem
 from buspass.jsontext import written
@@ -68,41 +69,13 @@ MEMBERS: tuple[tuple[str, Any], ...] = (
     ("stream", True),
     ("service_tier", "auto"),
 )
+NAMES = ("name", "content", "type", "input", "ttl", "x")
 VALUES: tuple[Any, ...] = (
     None, True, 0, 1, -1, 2.5, 1024, 2**24 + 1, "", "x", "a b", "look\n", "y" * 513, "auto", "tool", "5m", "custom",
     [], {}, [None], ["x"], {"x": "y"}, {"type": "text"}, WORDS, CALL, RESULT, THOUGHT, TOOL, MARK, PICTURE, float("inf"),
 )  # fmt: skip
 OLD = {"anthropic-version": "2023-06-01"}
 NEW = {"anthropic-version": "2026-10-21"}
-
-
-def places(value: Any) -> list[tuple[Any, Any]]:
-    """Every member and item, with what holds it."""
-    found: list[tuple[Any, Any]] = []
-    pending = [value]
-    while pending:
-        each = pending.pop()
-        keys = list(each) if isinstance(each, dict) else range(len(each)) if isinstance(each, list) else ()
-        found += [(each, key) for key in keys]
-        pending += [each[key] for key in keys]
-    return found
-
-
-def mutated(chance: random.Random, body: Any) -> Any:
-    for _ in range(chance.choice((0, 0, 1, 1, 2))):
-        holder, key = chance.choice(places(body))
-        match chance.randrange(3):
-            case 0 if isinstance(holder, dict):
-                holder[chance.choice(("name", "content", "type", "input", "ttl", "x"))] = copy.deepcopy(
-                    chance.choice(VALUES)
-                )
-            case 1:
-                del holder[key]
-            case _:
-                holder[key] = copy.deepcopy(chance.choice(VALUES))
-        if not places(body):
-            break
-    return body
 
 
 def requests(seed: int, number: int, *, whole: bool = False) -> list[Any]:
@@ -112,7 +85,7 @@ def requests(seed: int, number: int, *, whole: bool = False) -> list[Any]:
         known = MESSAGES[:PLAIN] if chance.random() < 0.8 else MESSAGES
         body = {"model": "plan", "max_tokens": 2048, "messages": chance.choices(known, k=chance.randrange(1, 5))}
         body = copy.deepcopy(body | dict(chance.sample(MEMBERS, k=chance.randrange(5))))
-        found.append(body if whole else mutated(chance, body))
+        found.append(body if whole else mutated(chance, body, NAMES, VALUES))
     return found
 
 

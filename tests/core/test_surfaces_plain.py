@@ -8,8 +8,10 @@ import random
 from typing import Any
 
 import pytest
+from mutations import mutated
 
 from buspass.errors import Problem
+from buspass.jsontext import texts_in
 from buspass.surfaces import chat_plain, fields, openai_chat
 from buspass.surfaces.fields import Report
 from buspass.tools.schema import DEPTH, parse_json
@@ -57,39 +59,11 @@ MEMBERS: tuple[tuple[str, Any], ...] = (
     ("seed", 7),
     ("stop", ["a"]),
 )
+NAMES = ("name", "index", "content", "strict", "type", "x")
 VALUES: tuple[Any, ...] = (
     None, True, False, 0, 1, -1, 2, 3.5, 1.0, 2**24 + 1, 2**70, "", "x", "a b", "look\n", "é" * 65, "y" * 513, "auto",
     [], {}, [None], ["x"], {"x": "y"}, {"type": "text"}, PART, CALL, TOOL, {"role": "user"}, float("inf"),
 )  # fmt: skip
-
-
-def places(value: Any) -> list[tuple[Any, Any]]:
-    """Every member and item, with what holds it."""
-    found: list[tuple[Any, Any]] = []
-    pending = [value]
-    while pending:
-        each = pending.pop()
-        keys = list(each) if isinstance(each, dict) else range(len(each)) if isinstance(each, list) else ()
-        found += [(each, key) for key in keys]
-        pending += [each[key] for key in keys]
-    return found
-
-
-def mutated(chance: random.Random, body: Any) -> Any:
-    for _ in range(chance.choice((0, 0, 1, 1, 2))):
-        holder, key = chance.choice(places(body))
-        match chance.randrange(3):
-            case 0 if isinstance(holder, dict):
-                holder[chance.choice(("name", "index", "content", "strict", "type", "x"))] = copy.deepcopy(
-                    chance.choice(VALUES)
-                )
-            case 1:
-                del holder[key]
-            case _:
-                holder[key] = copy.deepcopy(chance.choice(VALUES))
-        if not places(body):
-            break
-    return body
 
 
 def requests(seed: int, count: int) -> list[Any]:
@@ -98,7 +72,7 @@ def requests(seed: int, count: int) -> list[Any]:
     for _ in range(count):
         messages = chance.choices(MESSAGES[:8] if chance.random() < 0.8 else MESSAGES, k=chance.randrange(1, 5))
         body = {"model": "plan", "messages": messages, **dict(chance.sample(MEMBERS, k=chance.randrange(5)))}
-        found.append(mutated(chance, copy.deepcopy(body)))
+        found.append(mutated(chance, copy.deepcopy(body), NAMES, VALUES))
     return found
 
 
@@ -187,5 +161,5 @@ def test_what_the_strict_parser_gives_is_sound(body: bytes) -> None:
     ],
 )
 def test_every_string_and_name_is_found_once_at_whatever_level(value: Any, found: list[str]) -> None:
-    assert sorted(fields.strings(value)) == found
+    assert sorted(texts_in(value)) == found
     assert sorted(leaf for _, leaf, _ in fields.leaves(value) if isinstance(leaf, str)) == found

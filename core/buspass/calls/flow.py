@@ -104,16 +104,13 @@ class Flow:
         """Give the agent's bytes as they come, but for those that end the stream. Raises Problem."""
         try:
             async with aclosing(self._events()) as arriving:
-                async for arrived in arriving:
-                    events: Iterator[Mapping[str, Any]] | None = arrived
-                    while events is not None:
-                        piece, fault = self._given(events)
-                        if piece:
-                            await self._endings.screening.keep()  # a placeholder in it is kept before it leaves
-                            yield piece
-                        if fault is not None:
-                            raise fault
-                        events = await self._screened.resumed() if self._screened.stalled else None
+                async for events in arriving:
+                    piece, fault = self._given(events)
+                    if piece:
+                        await self._endings.screening.keep()  # a placeholder in it is kept before it leaves
+                        yield piece
+                    if fault is not None:
+                        raise fault
         except Failure as failure:
             raise await self._problem(failure) from failure
         except (NotSent, Ambiguous) as error:
@@ -124,8 +121,12 @@ class Flow:
         screened, decoder = self._screened, self._begun.decoder
         yield (shown for come in self._begun.events for shown in screened.event(come))
         async with aclosing(self._chunks()) as chunks:
+            if screened.stalled:
+                yield await screened.resumed()
             async for arrived in chunks:
                 yield (shown for chunk in arrived for come in decoder.feed(chunk) for shown in screened.event(come))
+                if screened.stalled:
+                    yield await screened.resumed()
         decoder.close()
         yield self._screened.end()
 

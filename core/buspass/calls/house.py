@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import cached_property
 
 from msgspec import Struct
 
 from buspass.alerts import Alerts
-from buspass.breakers import Breakers
-from buspass.calls.lanes import Alias, Service, aliases, services
+from buspass.breakers import Breakers, Key
+from buspass.calls.lanes import Alias, Service, aliases, services, watched
 from buspass.config.settings import Host, Settings, Workflow
 from buspass.errors import Problem
 from buspass.identity.keyring import Keyring
@@ -84,6 +84,11 @@ class House(Struct, frozen=True, kw_only=True, dict=True):
     def services(self) -> Mapping[str, Service]:
         """What stands behind each tool, by the tool's name."""
         return services(self.settings)
+
+    @cached_property
+    def watched(self) -> Sequence[Key]:
+        """The breakers of everything that the configuration names: targets, and services behind tools."""
+        return watched(self.aliases.values(), self.services.values())
 
     def workflow(self, name: str) -> Workflow:
         """Give a workflow of this revision. Raises Problem denied for one that is no longer configured."""

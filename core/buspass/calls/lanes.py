@@ -6,6 +6,7 @@ know any call.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Final
 from urllib.parse import urlsplit
 
@@ -67,10 +68,10 @@ def services(settings: Settings) -> dict[str, Service]:
     return {tool: _service(each) for tool, each in settings.tools.items()}
 
 
-def watched(settings: Settings) -> list[Key]:
-    """Give the breakers of everything that the configuration names: targets, and services behind tools."""
-    models = [key for alias in aliases(settings).values() for key in alias.breakers]
-    return list(dict.fromkeys([*models, *[service.breaker for service in services(settings).values()]]))
+def watched(models: Iterable[Alias], tools: Iterable[Service]) -> list[Key]:
+    """Give the breakers of all of these, each once: of targets, and of services."""
+    targets = [key for alias in models for key in alias.breakers]
+    return list(dict.fromkeys([*targets, *[service.breaker for service in tools]]))
 
 
 def _alias(model: Model, settings: Settings) -> Alias:

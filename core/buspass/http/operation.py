@@ -9,7 +9,6 @@ from buspass.alerting import shown
 from buspass.breakers import listing
 from buspass.callers import OperatorCaller, caller
 from buspass.calls.house import House
-from buspass.calls.lanes import watched
 from buspass.errors import Problem
 from buspass.http.asgi import Request, Response
 from buspass.http.exchange import answer, bearer
@@ -122,7 +121,7 @@ class OperationRoutes:
         """Give the breakers of the configuration's targets and services, and those of tasks that are not closed."""
         if not isinstance(await caller(self._house, bearer(request)), OperatorCaller):
             raise Problem("denied", "only operators look at breakers", reasons=["caller"])
-        rows = await listing(self._house.state, watched(self._house.settings))
+        rows = await listing(self._house.state, self._house.watched)
         return answer({"data": [shown(key, breaker) for key, breaker in rows], "next_cursor": None})
 
     async def jwks(self, request: Request) -> Response:  # noqa: ARG002

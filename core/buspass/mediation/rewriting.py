@@ -9,7 +9,7 @@ from typing import Any, Final, Literal, get_args
 from msgspec import Struct
 from msgspec.structs import force_setattr
 
-from buspass.jsontext import written
+from buspass.jsontext import texts_in, written
 from buspass.mediation.classes import CLASSES, known
 from buspass.mediation.credentials import labelled
 from buspass.mediation.inspect import Finding, counted
@@ -101,7 +101,7 @@ def untouched(value: Any, classes: tuple[str, ...]) -> bool:
             return True
     except (ValueError, TypeError):
         pass  # half a surrogate pair, or no JSON: what its texts are says the walk
-    return silent(_texts(value), classes)
+    return silent(texts_in(value, numbers_from=LONG_NUMBER), classes)
 
 
 def mentioned(value: Any) -> bool:
@@ -109,29 +109,7 @@ def mentioned(value: Any) -> bool:
     try:
         return seen_in(MENTION, written(value))
     except (ValueError, TypeError):  # as in `untouched`
-        return seen(MENTION, "\n".join(_texts(value)))
-
-
-def _texts(value: Any) -> list[str]:
-    """Every text of a JSON value: strings, names, and numbers so long that they are read as text."""
-    found: list[str] = []
-    level = [value]
-    while level:
-        if {*map(type, level)} == {str}:  # nearly always the last, and nearly always the longest
-            return found + level
-        below: list[Any] = []
-        for each in level:
-            if (kind := type(each)) is str:
-                found.append(each)
-            elif kind is dict:
-                found += each
-                below += each.values()
-            elif kind is list:
-                below += each
-            elif kind is int and abs(each) >= LONG_NUMBER:
-                found.append(str(each))
-        level = below
-    return found
+        return seen(MENTION, "\n".join(texts_in(value, numbers_from=LONG_NUMBER)))
 
 
 def rewrite(value: Any, plan: Plan, at: str = "", *, looked: bool = False) -> tuple[Any, tuple[Finding, ...]]:

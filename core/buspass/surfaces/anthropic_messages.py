@@ -249,10 +249,10 @@ def _size(payload: Mapping[str, Any], blocks: Iterable[Mapping[str, Any]], image
     """
     prompt = {part: payload[part] for part in ("system", "messages") if part in payload}
     pictures = _pictures(images)
-    said = measure.said(prompt, "", pictures) if pictures else fields.strings(prompt)
+    said = measure.said(prompt, "", pictures)
     inputs = [block["input"] for block in blocks if block["type"] == "tool_use"]
     written = [payload[part] for part in ("tools", "tool_choice", "output_config") if part in payload] + inputs
-    inside = [*prompt, *fields.strings(inputs), *["input"] * len(inputs)]
+    inside = [*prompt, *measure.said(inputs, "", ()), *["input"] * len(inputs)]
     return measure.octets([*said, *map(measure.compact, written)]) - measure.octets(inside)
 
 

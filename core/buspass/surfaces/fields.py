@@ -19,7 +19,6 @@ from buspass.errors import Problem
 ROWS: Final = 20
 """Rows a problem shows at most."""
 DEPTH: Final = 64
-STRINGS: Final = {str}
 NOTHING: Final[Mapping[str, str]] = MappingProxyType({})
 
 
@@ -233,26 +232,6 @@ def leaves(value: Any, path: str = "") -> Iterator[tuple[str, Any, int]]:
             for name in reversed(current):
                 pending.append((under(at, name), current[name], depth + 1))
                 pending.append((under(at, name), name, depth + 1))
-
-
-def strings(value: Any) -> list[str]:
-    """Every string and member name below a value, in no order."""
-    found: list[str] = []
-    level = value if type(value) is list else [value]
-    while level:
-        if {*map(type, level)} == STRINGS:  # nearly always the last, and nearly always the longest
-            return found + level
-        below: list[Any] = []
-        for each in level:
-            if (kind := type(each)) is str:
-                found.append(each)
-            elif kind is dict:
-                found += each
-                below += each.values()
-            elif kind is list:
-                below += each
-        level = below
-    return found
 
 
 def sound(value: Any, report: Report) -> None:

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Container, Iterable, Sequence
+from collections.abc import Collection, Container, Iterable, Sequence
 from typing import Any, Final
 
-from buspass.jsontext import written
+from buspass.jsontext import texts_in, written
 from buspass.surfaces import fields
 from buspass.surfaces.fields import Check, Report
 
@@ -42,9 +42,9 @@ def strings(value: Any, path: str, pictures: Container[str]) -> Iterable[tuple[s
             yield at, leaf
 
 
-def said(value: Any, path: str, pictures: Container[str]) -> list[str]:
-    """The same without their paths. Where there is no picture, `fields.strings` gives them, for a tenth."""
-    return [string for _, string in strings(value, path, pictures)]
+def said(value: Any, path: str, pictures: Collection[str]) -> list[str]:
+    """The same without their paths; where there is no picture, without making any, for a tenth."""
+    return [string for _, string in strings(value, path, pictures)] if pictures else texts_in(value)
 
 
 def compact(value: Any) -> str:

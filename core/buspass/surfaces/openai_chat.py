@@ -337,7 +337,7 @@ def _images(messages: Iterable[Mapping[str, Any]]) -> Iterator[Image]:
 def _size(payload: Mapping[str, Any], images: Iterable[Image]) -> int:
     """Bytes that bound the text tokens: of messages each string, of schemas the JSON (its punctuation counts too)."""
     pictures = {f"{image.path}.image_url.url" for image in images}
-    said = measure.said(payload["messages"], "messages", pictures) if pictures else fields.strings(payload["messages"])
+    said = measure.said(payload["messages"], "messages", pictures)
     if not SCHEMAS.isdisjoint(payload):
         said += [measure.compact(payload[part]) for part in SCHEMAS if part in payload]
     return measure.octets(said)

@@ -303,10 +303,7 @@ class Tasks:
     # ── the store ───────────────────────────────────────────────────────────────────────────────────────────────
 
     async def _read(self, partition: str, key: str) -> Item | None:
-        try:
-            return await self._state.read(partition, key)
-        except Unavailable as error:
-            raise unavailable(error) from error
+        return await item_at(self._state, partition, key)
 
     async def _list(self, partition: str, after: str, limit: int) -> Sequence[tuple[str, Item]]:
         try:
