@@ -27,7 +27,7 @@ from starlette.routing import Route
 
 from buspass.ledger.accounts import new_head
 from buspass.ledger.holds import Claim, taking
-from buspass.ports.operations import changed
+from buspass.ports.forms import changed
 from buspass.ports.state import Applied, Item, Operation, Refused
 from buspass.rates.pace import SECOND, Limit, Pace
 from buspass.rates.rates import Rates
