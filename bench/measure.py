@@ -20,6 +20,8 @@ from load import Result
 from sides import Side
 
 PAGE = os.sysconf("SC_PAGESIZE")
+TURN, TIRED, WARMTH = 1.0, 3, 20.0
+"""Seconds of a turn of warming up; turns in a row that bring nothing more; seconds at the most."""
 
 
 class Unanswered(Exception):  # noqa: N818 - what it says is what came instead
@@ -65,11 +67,12 @@ def turns(
     connections: int,
     seconds: float,
     rounds: int,
+    warmth: float = WARMTH,
     between: Callable[[], None] | None = None,
     varied: int = 0,
     **what: Any,
 ) -> list[dict[str, Any]]:
-    """Measure each side `rounds` times for about so many seconds, in turns; a row each.
+    """Measure each side, once it is warm, `rounds` times for about so many seconds, in turns; a row each.
 
     `between` runs before each round. With `varied` the connections take turns through so many prompts of as many sizes.
     """
@@ -79,7 +82,7 @@ def turns(
         requests = side.requests(connections, **what)
         rows[side.name] = {"side": side.name, "connections": connections, **what}
         try:
-            ready.append((side, requests, _calls(load, side, requests, seconds)))
+            ready.append((side, requests, _calls(load, side, requests, seconds, warmth)))
         except (OSError, Unanswered) as error:
             load.drop()
             rows[side.name]["failed"] = f"{type(error).__name__}: {error}"[:200]
@@ -116,14 +119,19 @@ def _count(row: dict[str, Any], result: Result, calls: int) -> None:
         row["stations_ms"] = {name: round(value, 4) for name, value in at.items()}
 
 
-def _calls(load: Held, side: Side, requests: list[bytes], seconds: float) -> int:
-    """Warm up, and say how many calls take about so long. Raises OSError, TimeoutError and Unanswered."""
-    began, warm = time.monotonic(), 0
-    while not warm or time.monotonic() - began < seconds / 3:
-        result = load.run(side.port, requests, len(requests), most=20)
-        warm += len(requests)
+def _calls(load: Held, side: Side, requests: list[bytes], seconds: float, warmth: float) -> int:
+    """Warm up, and say how many calls take about `seconds`. Raises OSError, TimeoutError and Unanswered.
+
+    It is warm when TIRED turns in a row were no quicker than the quickest before: a compiler that works while it
+    serves, as Node's, goes on getting quicker for thousands of calls. After `warmth` seconds it is as warm as it gets.
+    """
+    began, best, tired, calls = time.monotonic(), 0.0, 0, len(requests)
+    while not best or (tired < TIRED and time.monotonic() - began < warmth):
+        result = load.run(side.port, requests, calls)
+        side.calls += calls
         if set(result.statuses) != {b"200"}:
             raise Unanswered(", ".join(f"{count} × {status.decode()}" for status, count in result.statuses.items()))
-    side.calls += warm
-    rate = warm / (time.monotonic() - began)
-    return max(len(requests), int(rate * seconds))
+        rate = calls / result.seconds
+        best, tired = max(best, rate), 0 if rate > best else tired + 1
+        calls = max(len(requests), int(rate * TURN))
+    return max(len(requests), int(best * seconds))

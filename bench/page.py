@@ -23,8 +23,9 @@ INTRO = """\
 `make bench` measures everything on this page side by side in one run, writes [results.json](../bench/results.json) and
 makes the page from it. Nothing here is typed by hand; each part says when it was measured, as one may be measured anew alone (`ARGS="--only rate"`). `make bench ARGS=--quick` shows in a few minutes that it runs.
 
-The gateway runs pinned to one core; the load and a canned upstream share the other. Sides take turns, {rounds}; a figure is
-the middle of the rounds, with the least and the most behind it. **Read ratios within a table, not absolute times**: another
+The gateway runs pinned to one core; the load and a canned upstream share the other. Each side is warmed up until it
+gets no quicker (Node compiles while it serves, for thousands of calls); then they take turns, {rounds}, and a figure is the
+middle of the rounds, with the least and the most behind it. **Read ratios within a table, not absolute times**: another
 machine, or a busier one, moves them all. Every station is on: task token, allow-list and bounds, caps, inspection of
 personal data both ways, policy where the column says Rego (a module of some sixty lines), hold and settle in SQLite on
 disk, `durability=power` unless it says otherwise, journal, blobs.
@@ -304,7 +305,11 @@ def plots(found: goals.Found) -> dict[str, str]:
 def written(results: Row) -> dict[str, str]:
     """Give the text of each file that belongs to these results, by its path in the repository."""
     found = goals.Found(results)
-    rounds = "two rounds" if all(part.get("quick") for part in found.parts.values()) else "three rounds or more"
+    rounds = (
+        "two rounds (and no warm-up)"
+        if all(part.get("quick") for part in found.parts.values())
+        else "three rounds or more"
+    )
     text = (
         INTRO.format(rounds=rounds) + machine(results) + PEERS.format(agentgateway=results["versions"]["agentgateway"])
     )

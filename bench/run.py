@@ -28,7 +28,7 @@ import peers
 from growth import growth
 from held import Held
 from hotpath import answer, stream
-from measure import once, resident, spread, turns
+from measure import WARMTH, once, resident, spread, turns
 from race import BUDGET, cost, race, size
 from sides import GATEWAY, LOAD, Side, bare, buspass, pinned
 from starts import starts
@@ -45,6 +45,7 @@ class Bench:
     def __init__(self, arguments: argparse.Namespace, load: Held, folder: Path) -> None:
         self.arguments, self.load, self.folder = arguments, load, folder
         self.seconds, self.rounds = (0.3, 2) if arguments.quick else (arguments.seconds, arguments.rounds)
+        self.warmth = 0.0 if arguments.quick else WARMTH
         self.results: dict[str, Any] = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
         self.sides: dict[str, Side] = {}
 
@@ -59,7 +60,8 @@ class Bench:
         return [side for side in self.all() if side.name != "litellm, key and budget"]
 
     def turns(self, sides: list[Side], connections: int, **what: Any) -> list[dict[str, Any]]:
-        return turns(self.load, sides, connections=connections, seconds=self.seconds, rounds=self.rounds, **what)
+        timing = {"seconds": self.seconds, "rounds": self.rounds, "warmth": self.warmth}
+        return turns(self.load, sides, connections=connections, **timing, **what)
 
     def rate(self) -> Any:
         return self.turns(self.all(), 32)
@@ -216,8 +218,8 @@ def running(load: Held, folder: Path, wanted: set[str]) -> Iterator[dict[str, Si
 def arguments_of() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="short turns, fewer rounds: to see that it runs")
-    parser.add_argument("--seconds", type=float, default=1.0, help="of each turn")
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--seconds", type=float, default=2.0, help="of each turn")
+    parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--only", type=lambda text: text.split(","), default=list(PARTS), metavar="PART,…")
     parser.add_argument("--sides", type=lambda text: set(text.split(";")), default=set(), metavar="NAME;…")
     return parser.parse_args()

@@ -4,6 +4,7 @@ import importlib
 import json
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -14,10 +15,11 @@ RESULTS = json.loads((ROOT / "bench" / "results.json").read_text("utf-8"))
 @pytest.fixture
 def bench(monkeypatch):
     monkeypatch.syspath_prepend(str(ROOT / "bench"))
-    names = ("page", "goals", "chart")
-    yield {name: importlib.import_module(name) for name in names}
-    for name in names:
-        del sys.modules[name]
+    before = set(sys.modules)
+    yield {name: importlib.import_module(name) for name in ("page", "goals", "chart", "measure")}
+    for name in set(sys.modules) - before:
+        if str(getattr(sys.modules[name], "__file__", "")).startswith(str(ROOT / "bench")):
+            del sys.modules[name]
 
 
 def test_the_page_and_its_plots_belong_to_the_results(bench):
@@ -48,3 +50,33 @@ def test_what_was_not_measured_is_said_to_be_so(bench):
     bare = {"machine": RESULTS["machine"], "versions": RESULTS["versions"], "parts": {}}
     assert {row[6] for row in bench["goals"].reached(bare)} == {"not measured"}
     assert "not measured" in bench["page"].written(bare)["docs/benchmarks.md"]
+
+
+class Quickening:
+    """A load under which a side gets quicker, turn by turn; it counts the turns."""
+
+    def __init__(self, rates):
+        self.rates, self.turns = rates, 0
+
+    def run(self, _port, _requests, calls):
+        rate = self.rates[min(self.turns, len(self.rates) - 1)]
+        self.turns += 1
+        return SimpleNamespace(seconds=calls / rate, statuses={b"200": calls})
+
+
+@pytest.mark.parametrize(
+    ("rates", "turns"),
+    [((100, 200, 300, 400), 7), ((100, 100, 100, 100), 4), ((300, 200, 400, 100, 200, 100, 500), 6)],
+)
+def test_a_side_is_measured_once_it_gets_no_quicker(bench, rates, turns):
+    load, side = Quickening(rates), SimpleNamespace(port=0, calls=0)
+    calls = bench["measure"]._calls(load, side, [b""] * 32, 2, 60)
+    assert load.turns == turns
+    assert calls == max(rates[:turns]) * 2
+    assert side.calls > 0
+
+
+def test_a_quick_run_warms_nothing_up(bench):
+    load = Quickening((100, 200, 300))
+    bench["measure"]._calls(load, SimpleNamespace(port=0, calls=0), [b""] * 32, 2, 0)
+    assert load.turns == 1
