@@ -6,6 +6,7 @@ Owns "Who may" of api.md. Another's task is `not_found`: that it exists is nobod
 from __future__ import annotations
 
 import hmac
+from typing import Final
 
 from msgspec import Struct
 
@@ -17,6 +18,9 @@ from buspass.identity.tokens import TaskClaims
 from buspass.model import Principal
 from buspass.standing import claims_of
 from buspass.tasks import View
+
+OPERATOR: Final = "bpo_"
+"""How an operator key begins."""
 
 
 class TaskCaller(Struct, frozen=True, kw_only=True):
@@ -43,7 +47,7 @@ type Caller = TaskCaller | WorkloadCaller | OperatorCaller
 
 async def caller(house: House, token: str, session: str = "") -> Caller:
     """Prove who calls; `session` divides a key's calls. Raises Problem unauthenticated."""
-    if token.startswith("bpo_"):
+    if token.startswith(OPERATOR):
         if house.operator_key and hmac.compare_digest(token.encode(), house.operator_key.encode()):
             return OperatorCaller(name="operator.key")
         raise Problem("unauthenticated", "this operator key is not this host's, or the host is not on loopback")
@@ -58,6 +62,11 @@ async def caller(house: House, token: str, session: str = "") -> Caller:
             if problem.code not in {"unauthenticated", "denied"}:
                 raise
     return WorkloadCaller(principal=await house.oidc.workload(token))
+
+
+def recognised(token: str) -> bool:
+    """Say whether this has the form of something that `caller` may take: a key, an operator key, a JWT."""
+    return token.startswith((PREFIX, OPERATOR)) or token.count(".") == 2
 
 
 async def visible(house: House, who: Caller, task: str, *, killed: bool = False) -> View:

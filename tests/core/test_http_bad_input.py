@@ -175,6 +175,70 @@ async def test_a_task_token_is_taken_where_sdks_put_an_api_key(domain: Domain, h
     assert basic.status_code == 401, "a scheme that is not taken is not passed over"
 
 
+HOLDING = [row for row in GUARDED if row.handler != "token" and row.who != "peer"]
+"""Routes whose credential stands in a header."""
+PLACES = ("authorization", "x-api-key", "api-key")
+
+
+def shown(**tokens: str) -> list[tuple[str, str]]:
+    """Headers that hold these credentials, by header."""
+    places = {name.replace("_", "-"): token for name, token in tokens.items()}
+    return [(name, f"Bearer {token}" if name == "authorization" else token) for name, token in places.items()]
+
+
+@pytest.mark.parametrize("row", HOLDING, ids=ids(HOLDING))
+async def test_two_tokens_that_differ_open_nothing_and_one_in_every_header_is_one(
+    domain: Domain, row: Endpoint
+) -> None:
+    agent, other = await domain.agent(), "bp_live_abcdef"
+    good = await right_token(domain, row, agent)
+    sent = {"json": GOOD[row.handler]} if row.handler in GOOD else {}
+    for first, place, second in ((good, "x-api-key", other), (other, "api-key", good)):
+        headers = {"authorization": f"Bearer {first}", place: second}
+        answer = await agent.client.request(row.method, path_of(row, agent), headers=headers, **sent)
+        found = judged(row, answer, "unauthenticated")
+        said = found.get("detail") or found["message"]
+        assert f"two different tokens, in Authorization and {place}: send one" in said
+        assert first not in said
+        assert second not in said
+    await untouched(agent, domain)
+    headers = dict(shown(authorization=good, x_api_key=good, api_key=good))
+    assert (await agent.client.request(row.method, path_of(row, agent), headers=headers)).status_code != 401
+
+
+@pytest.mark.parametrize("place", PLACES)
+async def test_a_header_that_comes_twice_with_two_tokens_opens_nothing(domain: Domain, place: str) -> None:
+    agent, other = await domain.agent(), (await domain.agent()).token
+    (mine,), (theirs,) = shown(**{place: agent.token}), shown(**{place: other})
+    for headers in ([mine, theirs], [theirs, mine]):
+        answer = await agent.client.get("/v1/models", headers=headers)
+        assert answer.status_code == 401
+        assert f"in {'Authorization' if place == 'authorization' else place}: send one" in answer.text
+    assert (await agent.client.get("/v1/models", headers=[mine, mine])).status_code == 200
+
+
+FOREIGN = (
+    "sk-ant-api03-abc_def-AA",
+    "sk-ant-oat01-abc-def",
+    "sk-proj-abcdef",
+    "0123456789abcdef0123456789abcdef",
+    "ya29.abc",
+)
+
+
+@pytest.mark.parametrize("foreign", FOREIGN)
+async def test_a_providers_key_beside_a_token_is_passed_over(domain: Domain, foreign: str) -> None:
+    """SDKs send both where both of their variables are set; an API gateway in front has a key of its own."""
+    agent = await domain.agent()
+    for place in PLACES:
+        for elsewhere in PLACES:
+            if place != elsewhere:
+                headers = dict(shown(**{place: agent.token, elsewhere: foreign}))
+                assert (await agent.client.get("/v1/models", headers=headers)).status_code == 200, headers
+    for headers in (shown(authorization=foreign, x_api_key="sk-other"), shown(x_api_key=foreign, api_key="sk-other")):
+        assert (await agent.client.get("/v1/models", headers=headers)).status_code == 401
+
+
 async def right_token(domain: Domain, row: Endpoint, agent: Agent) -> str:
     if row.who == "operator":
         return str(domain.apps["onprem"].house.operator_key)

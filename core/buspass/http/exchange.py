@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from types import MappingProxyType
 from typing import Any, Final, Literal, cast
 
+from buspass.callers import recognised
 from buspass.errors import Problem
 from buspass.http.asgi import OWN, Receive, Request, Response, Send, Told, encoded
 from buspass.jsontext import written
@@ -35,20 +36,49 @@ log = logging.getLogger("buspass")
 
 def bearer(request: Request) -> str:
     """Give the credential: `Authorization: Bearer`, or an SDK's API key. Raises Problem unauthenticated."""
-    said = request.headers.get(b"authorization", b"")
-    if said[:7] == b"Bearer " and (shown := said[7:].strip()):  # nearly always
-        return shown.decode("latin-1")
-    header = said.decode("latin-1")
-    scheme, _, token = header.partition(" ")
-    if header and scheme.lower() != "bearer":
-        raise Problem("unauthenticated", f"the Authorization scheme {scheme[:20]!r} is not taken; send Bearer TOKEN")
-    found = token.strip() or request.header(b"x-api-key") or request.header(b"api-key")
-    if not found:
+    headers = request.headers
+    said = headers.get(b"authorization", b"")
+    if said[:7] == b"Bearer " and b"x-api-key" not in headers and b"api-key" not in headers:  # nearly always
+        shown = said[7:].strip()
+        if shown and len(headers) == len(request.scope["headers"]):
+            return shown.decode("latin-1")
+    return _one_of(_credentials(request))
+
+
+def _credentials(request: Request) -> Iterator[tuple[str, str]]:
+    """Give each header that holds a credential, with that. Raises Problem unauthenticated."""
+    for header in request.fields(b"authorization"):
+        scheme, _, token = header.partition(" ")
+        if header and scheme.lower() != "bearer":
+            raise Problem(
+                "unauthenticated", f"the Authorization scheme {scheme[:20]!r} is not taken; send Bearer TOKEN"
+            )
+        yield "Authorization", token.strip()
+    for name in ("x-api-key", "api-key"):
+        for token in request.fields(name.encode()):
+            yield name, token.strip()
+
+
+def _one_of(found: Iterable[tuple[str, str]]) -> str:
+    """Give the one credential among these. Raises Problem unauthenticated.
+
+    SDKs send a provider's key beside it where both of their variables are set. That opens nothing here and is passed
+    over; which of two tokens of ours is meant is not guessed.
+    """
+    shown: dict[str, str] = {}
+    for name, token in found:
+        shown.setdefault(token, name)
+    shown.pop("", None)
+    ours = {token: name for token, name in shown.items() if recognised(token)}
+    if len(ours) > 1:
+        places = " and ".join(dict.fromkeys(ours.values()))
+        raise Problem("unauthenticated", f"two different tokens, in {places}: send one, or the same one in each")
+    if not shown:
         raise Problem(
             "unauthenticated",
             "no token: send Authorization: Bearer with the task token or key (agents) or an OIDC token (workloads)",
         )
-    return found
+    return next(iter(ours or shown))
 
 
 def session(request: Request) -> str:
