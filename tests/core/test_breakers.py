@@ -269,6 +269,37 @@ async def test_names_that_no_store_takes_have_partitions_all_the_same(state, hos
         assert (await state.read(Key("model", name).partition, "state"))["name"] == name
 
 
+async def test_a_target_that_moves_to_another_address_is_another_breakers(hosts, state):
+    old, new = (Key("model", "openai/gpt-5", address=f"https://{where}/v1") for where in ("old.example", "new.example"))
+    await trip(hosts[0], old)
+    assert await hosts[1].unavailable([old, new]) == {old: await when_back(state, old)}
+    await (await hosts[1].enter(new, wait=0, lasts=1)).succeeded()
+    assert [breaker.state for _, breaker in await listing(state, [old, new])] == ["open", "closed"]
+
+
+@pytest.mark.parametrize(
+    ("key", "said"),
+    [
+        (MODEL, "breaker model openai/gpt-5"),
+        (Key("model", "openai/gpt-5", address="https://old.example"), "breaker model openai/gpt-5"),
+        (VENDOR, "breaker tool vendor.example"),
+        (TASK, "breaker tool vendor.example of task t_1"),
+        (
+            Key("model", "a\nbreaker model x: closed, then open"),
+            "breaker model 'a\\nbreaker model x: closed, then open'",
+        ),
+    ],
+)
+async def test_the_log_says_in_one_line_whose_breaker_it_is(host, caplog, key, said):
+    caplog.set_level("INFO", "buspass")
+    await host.failed(key, DEAD)
+    assert [record.getMessage() for record in caplog.records] == [f"{said}: closed, then suspect"]
+
+
+async def when_back(state, key):
+    return (await state.read(key.partition, "state"))["until"]
+
+
 async def test_a_host_remembers_only_so_many_tasks(host, monkeypatch):
     monkeypatch.setattr("buspass.breakers.breakers.KEPT", 10)
     for n in range(50):

@@ -68,17 +68,28 @@ RULES: Final = {
 
 
 class Key(Struct, frozen=True):
-    """Which breaker: of a model's target, of a tool's host, or of such a host for one task."""
+    """Which breaker: of a model's target, of a tool's host, or of such a host for one task.
+
+    `address`: where a target's provider is, for its name says who it is and not where: what one address came to is no
+    sign of another, which a new configuration or another host may have for it.
+    """
 
     kind: Literal["model", "tool", "task"]
     name: str
     task: str = ""
+    address: str = ""
+
+    def __str__(self) -> str:
+        """Say it in a line of the log."""
+        name = self.name if self.name.isprintable() else repr(self.name)
+        return f"tool {name} of task {self.task}" if self.task else f"{self.kind} {name}"
 
     @property
     def partition(self) -> str:
         """Give its partition in the store."""
-        plain = self.name if self.name.isascii() and self.name.isprintable() and len(self.name) < 128 else ""
-        name = plain or hashlib.sha256(self.name.encode()).hexdigest()
+        name = f"{self.name}@{self.address}" if self.address else self.name
+        if not (name.isascii() and name.isprintable() and len(name) < 128):
+            name = hashlib.sha256(name.encode()).hexdigest()
         return f"breaker:{self.kind}:{self.task}:{name}" if self.task else f"breaker:{self.kind}:{name}"
 
 
@@ -318,7 +329,7 @@ class Breakers:
         try:
             item = await self._state.read(key.partition, KEY)
         except Unavailable as error:
-            log.warning("breaker %s can't be read: %s", key.name, error)
+            log.warning("breaker %s can't be read: %s", key, error)
         else:
             local.breaker = CLOSED if item is None else breaker_in(item)
         local.read = self._clock.monotonic()
@@ -353,7 +364,7 @@ class Breakers:
                         break
                     continue
                 except Unavailable as error:
-                    log.warning("breaker %s can't be written: %s", key.name, error)
+                    log.warning("breaker %s can't be written: %s", key, error)
                     if alone:
                         local.breaker = replace(new, version=local.breaker.version)
                     break
@@ -363,7 +374,7 @@ class Breakers:
                     continue
                 if new.state != local.breaker.state:
                     level = logging.WARNING if new.state == "open" else logging.INFO
-                    log.log(level, "breaker %s: %s, then %s", key.partition, local.breaker.state, new.state)
+                    log.log(level, "breaker %s: %s, then %s", key, local.breaker.state, new.state)
                 local.breaker = CLOSED if answer.item is None else new
                 break
             return local.breaker

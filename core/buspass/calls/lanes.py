@@ -89,7 +89,7 @@ def _alias(model: Model, settings: Settings) -> Alias:
 
 def _lane(target: Target, provider: Provider) -> Lane:
     named = name(target)
-    key = Key("model", named)
+    key = Key("model", named, address=provider.base_url)
     return Lane(target=target, name=named, breaker=key, provider=provider, pace=_pace(provider))
 
 
