@@ -106,7 +106,7 @@ test-cloud: .venv  ## the stores' suites on accounts of your own (BUSPASS_TEST_S
 	$(BIN)/python -m pytest -v $(if $(BUSPASS_TEST_STATE),tests/cloud/state.py) $(if $(BUSPASS_TEST_BLOBS),tests/cloud/blobs.py)
 
 .PHONY: lint
-lint: .venv  ## ruff, its formatter, mypy --strict, and which way imports run
+lint: .venv  ## ruff, its formatter, mypy --strict of the code and of bench/, and which way imports run
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy

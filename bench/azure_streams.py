@@ -63,6 +63,7 @@ def running(folder: Path) -> Iterator[tuple[int, int, float]]:
     command = [sys.executable, "-m", "buspass_azure.local_host", "--app", str(folder)]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     try:
+        assert process.stdout is not None
         line = process.stdout.readline()
         if not line.startswith("listening "):
             raise SystemExit(f"{folder.name} did not start: {line}")

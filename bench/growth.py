@@ -182,10 +182,10 @@ def instructions(dimension: str, size: int) -> float | None:
             for calls in (few, many)
         ]
         said = [process.communicate()[1] for process in running]
-    found = [re.search(r"Collected : (\d+)", text) for text in said]
-    if None in found:
+    found = [int(each[1]) for text in said if (each := re.search(r"Collected : (\d+)", text))]
+    if len(found) < len(said):
         return None
-    return round((int(found[1][1]) - int(found[0][1])) / (many - few))
+    return round((found[1] - found[0]) / (many - few))
 
 
 def main() -> None:

@@ -9,7 +9,7 @@ import socket
 import time
 from collections.abc import Iterator, Sequence
 
-from load import Load, Result
+from load import Client, Load, Result
 
 QUIET = 3.0
 """Seconds without an answer, a refusal or a new request after which a burst has come to rest."""
@@ -20,7 +20,7 @@ class Varied(Load):
 
     cycle: Iterator[bytes] | None = None
 
-    def _ask(self, client: object) -> None:
+    def _ask(self, client: Client) -> None:
         if self.cycle is not None:
             client.request = next(self.cycle)
         super()._ask(client)

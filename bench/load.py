@@ -63,14 +63,14 @@ class Load:
         left, until = calls, time.monotonic() + most
         while left:
             for descriptor, _ in self._epoll.poll(1):
-                client = self._clients.get(descriptor)
-                if client is None:
+                asked = self._clients.get(descriptor)
+                if asked is None:
                     self._serve(descriptor)
-                elif self._answered(client, result):
+                elif self._answered(asked, result):
                     left -= 1
                     if sent < calls:
                         sent += 1
-                        self._ask(client)
+                        self._ask(asked)
                     elif not left:
                         break
             if time.monotonic() > until:

@@ -49,7 +49,7 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 def span(row: Row, key: str) -> str:
     if "failed" in row or key not in row:
-        return row.get("failed", "–")
+        return str(row.get("failed", "–"))
     least, middle, most = row[key]
     return f"{figure(middle)} ({figure(least)}–{figure(most)})"
 
@@ -280,7 +280,7 @@ def plots(found: goals.Found) -> dict[str, str]:
     made: dict[str, str] = {}
 
     def made_of(name: str, title: str, unit: str, rows: Sequence[tuple[str, list[float]]]) -> None:
-        made[f"docs/benchmarks-{name}.svg"] = bars(title, unit, [(label, *three) for label, three in rows])
+        made[f"docs/benchmarks-{name}.svg"] = bars(title, unit, [(label, a, b, c) for label, (a, b, c) in rows])
 
     if "found" in found.parts.get("rate", {}):
         rows = [row for row in found.rows("rate") if "failed" not in row]

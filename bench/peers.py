@@ -16,7 +16,9 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from sides import KEY, PRICE, Side, free_port, healthy, started
+from sides import KEY, PRICE, Side, healthy, started
+
+from buspass.testing.serve import free_port
 
 CACHE = Path(__file__).parents[1] / ".cache" / "bench"
 LITELLM = "litellm[proxy]==1.108.7"
@@ -89,7 +91,7 @@ def _litellm() -> str:
         subprocess.run([uv, "pip", "install", "-q", "--python", python, LITELLM], check=True)
         subprocess.run([python, "-m", "compileall", "-q", folder / "lib"], check=False)
         (folder / "ready").touch()
-    command = [python, "-c", "import importlib.metadata as m; print(m.version('litellm'))"]
+    command = [str(python), "-c", "import importlib.metadata as m; print(m.version('litellm'))"]
     return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
 
 

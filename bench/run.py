@@ -44,7 +44,8 @@ class Bench:
 
     def __init__(self, arguments: argparse.Namespace, load: Held, folder: Path) -> None:
         self.arguments, self.load, self.folder = arguments, load, folder
-        self.seconds, self.rounds = (0.3, 2) if arguments.quick else (arguments.seconds, arguments.rounds)
+        self.seconds: float = 0.3 if arguments.quick else arguments.seconds
+        self.rounds: int = 2 if arguments.quick else arguments.rounds
         self.warmth = 0.0 if arguments.quick else WARMTH
         self.results: dict[str, Any] = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
         self.sides: dict[str, Side] = {}
@@ -60,7 +61,7 @@ class Bench:
         return [side for side in self.all() if side.name != "litellm, key and budget"]
 
     def turns(self, sides: list[Side], connections: int, **what: Any) -> list[dict[str, Any]]:
-        timing = {"seconds": self.seconds, "rounds": self.rounds, "warmth": self.warmth}
+        timing: dict[str, Any] = {"seconds": self.seconds, "rounds": self.rounds, "warmth": self.warmth}
         return turns(self.load, sides, connections=connections, **timing, **what)
 
     def rate(self) -> Any:

@@ -76,9 +76,9 @@ def size(value: Mapping[str, Any]) -> int:
     ((kind, content),) = value.items()
     match kind:
         case "S":
-            return len(content.encode())
+            return len(str(content).encode())
         case "N":
-            return (len(content.lstrip("-")) + 1) // 2 + 1 + content.startswith("-")
+            return (len(str(content).lstrip("-")) + 1) // 2 + 1 + str(content).startswith("-")
         case "M":
             return 3 + sum(1 + len(name.encode()) + size(part) for name, part in content.items())
         case "L":
@@ -218,7 +218,8 @@ async def shared(hosts: int, calls: int, seconds: int) -> tuple[int, int, float]
     """Let hosts take permits of one rate in simulated time; give permits, writes, and what 99 of 100 waited."""
     from virtual import LoopClock
 
-    loop, random = asyncio.get_running_loop(), Random(1)
+    loop: Any = asyncio.get_running_loop()  # a `VirtualLoop`
+    random = Random(1)
     store = MemoryState(transactional=True, copies=False)
     written = [0]
 
@@ -233,7 +234,8 @@ async def shared(hosts: int, calls: int, seconds: int) -> tuple[int, int, float]
             return await store.apply(partition, operations)
 
     pace = Pace(name="model:x", shown="x", limits={"calls": Limit(amount=calls * 2, period=SECOND)})
-    rooms: Any = [Rates(Far(), LoopClock(random)) for _ in range(hosts)]
+    far: Any = Far()  # the two of a store's verbs that a rate needs
+    rooms: Any = [Rates(far, LoopClock(random)) for _ in range(hosts)]
     waited: list[float] = []
 
     async def one(room: Any) -> None:
@@ -294,8 +296,8 @@ def tables() -> dict[str, str]:
         wcu, ru = rate * each, round(rate * writes * COSMOS_WRITE)
         partitions, shards = -(-wcu // DYNAMO_ITEM), -(-rate * pool // DYNAMO_ITEM)
         share = f"{wcu / DYNAMO_TABLE:,.2f} times"
-        counts = [f"{n:,}" for n in (partitions, ru, -(-ru // COSMOS_PARTITION), shards)]
-        demand.append(row_of(f"{rate:,}", f"{rate * sum(CALLS):,}", f"{wcu:,}", share, *counts))
+        needed = [f"{n:,}" for n in (partitions, ru, -(-ru // COSMOS_PARTITION), shards)]
+        demand.append(row_of(f"{rate:,}", f"{rate * sum(CALLS):,}", f"{wcu:,}", share, *needed))
     one, eight, most = (DYNAMO_ITEM // (2 * units(size_)) for _, size_ in heads()[1:])
     shared_pool = f"{64 * DYNAMO_ITEM // pool:,}"
     limits = [

@@ -155,7 +155,7 @@ def answering(port: int, process: subprocess.Popen[str], seconds: float = 300) -
         with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
             return
         time.sleep(0.05)
-    raise AssertionError(f"{process.args} does not listen on {port}")
+    raise AssertionError(f"{process.args!r} does not listen on {port}")
 
 
 def healthy(port: int, path: str, process: subprocess.Popen[str], seconds: float = 300) -> None:
@@ -168,4 +168,4 @@ def healthy(port: int, path: str, process: subprocess.Popen[str], seconds: float
         ):
             return
         time.sleep(0.2)
-    raise AssertionError(f"{process.args} does not answer on {port}{path}")
+    raise AssertionError(f"{process.args!r} does not answer on {port}{path}")

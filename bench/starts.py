@@ -16,6 +16,7 @@ import sys
 import threading
 import time
 import urllib.request
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -148,7 +149,7 @@ def starts(folder: Path, rounds: int) -> list[dict[str, Any]]:
     try:
         place = Place(folder, load.upstream)
         functions, app = ["-m", "buspass_azure.local_host", "--app"], str(HERE.parent / "azure")
-        kinds = {
+        kinds: dict[tuple[str, str], Callable[[], float]] = {
             ("lambda", "echo"): lambda: invoked(place, "echo_handler.handler", place.environ),
             ("lambda", "governed"): lambda: invoked(place, "buspass_aws.handler.handler", place.environ),
             ("lambda", "governed, from YAML"): lambda: invoked(place, "buspass_aws.handler.handler", place.yaml),
