@@ -136,7 +136,7 @@ class Gateway:
         deadline = house.clock.now() + round((incoming.flowing if flows else incoming.seconds) * 1000)
         for _ in range(ROUNDS):
             now = house.clock.now()
-            if house.ledger.overdue(view.task.id, view.head):
+            if house.ledger.overdue(view.task.id, view.head, now):
                 view = await self._swept(view)
             try:
                 judged = await self._judge(call, view, watch, now, deadline)

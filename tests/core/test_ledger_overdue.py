@@ -40,7 +40,7 @@ def test_it_is_told_as_soon_as_every_look_would_tell_it(steps):
         else:
             head = {"open": dict(flying)}
             overdue = expired(head, clock.now(), 2 * SKEW)
-            assert ledger.overdue("t", head) == bool(overdue)
+            assert ledger.overdue("t", head, clock.now()) == bool(overdue)
             for entry in overdue:
                 del flying[entry.call]
 
@@ -49,15 +49,15 @@ def test_a_look_is_made_once_while_nothing_can_be_overdue():
     clock = FakeClock()
     ledger = book(clock)
     late = {"open": {"c": {**IN_FLIGHT, "deadline": 0}}}
-    assert not ledger.overdue("t", {"open": {}})
-    assert not ledger.overdue("t", late), "known already"
-    assert ledger.overdue("another", late)
+    assert not ledger.overdue("t", {"open": {}}, clock.now())
+    assert not ledger.overdue("t", late, clock.now()), "known already"
+    assert ledger.overdue("another", late, clock.now())
     clock.advance((SKEW + 1) / 1000)
-    assert ledger.overdue("t", late)
+    assert ledger.overdue("t", late, clock.now())
 
 
 def test_what_is_remembered_has_a_bound():
     ledger = book(FakeClock())
     for number in range(LOOKED + 10):
-        ledger.overdue(f"t{number}", {"open": {}})
+        ledger.overdue(f"t{number}", {"open": {}}, 0)
     assert len(ledger._looked) <= LOOKED

@@ -7,7 +7,7 @@ import pytest
 from buspass.calls.call import in_time
 from buspass.errors import Problem
 from buspass.ledger import Claim, Held, Ledger, Outcome, new_head
-from buspass.ledger.waiting import AT_ONCE, QUICK, SLOW, Gate
+from buspass.ledger.waiting import AT_ONCE, QUICK, SLOW, Gate, Lines
 from buspass.testing.clock import FakeClock
 from buspass.testing.state_memory import MemoryState
 
@@ -272,6 +272,35 @@ async def test_who_is_let_in_and_called_off_in_the_same_moment_keeps_no_place():
         gate.leave(None)
     for _ in range(AT_ONCE):
         await asyncio.wait_for(gate.enter(1), 1)
+
+
+async def test_a_gate_is_forgotten_whoever_leaves_it_last():
+    lines = Lines()
+    for _ in range(2):
+        inside = [lines.at_once("t") for _ in range(AT_ONCE + 1)]
+        assert inside.pop() is None
+        with pytest.raises(Problem, match="nothing was sent"):
+            await lines.enter("t", 0)
+        waiting = [asyncio.create_task(lines.enter("t", 60)) for _ in range(2)]
+        await turns()
+        for each in inside:
+            with each:
+                pass
+        waiting[0].cancel()  # in the moment in which it is let in
+        await turns()
+        assert lines._gates
+        with await waiting[1]:
+            pass
+        assert not lines._gates
+        inside = [lines.at_once("t") for _ in range(AT_ONCE)]
+        alone = asyncio.create_task(lines.enter("t", 60))
+        await turns()
+        for each in inside:
+            with each:
+                pass
+        alone.cancel()
+        await turns()
+        assert not lines._gates
 
 
 async def test_who_is_short_keeps_back_those_whose_holds_are_not_written_yet():

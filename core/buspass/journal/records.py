@@ -32,7 +32,7 @@ class Mac:
     __slots__ = ("_inner", "_outer")
 
     def __init__(self, key: bytes) -> None:
-        block = (hashlib.sha256(key).digest() if len(key) > _BLOCK else key).ljust(_BLOCK, b"\0")
+        block = _block(key)
         self._inner = hashlib.sha256(block.translate(_INNER))
         self._outer = hashlib.sha256(block.translate(_OUTER))
 
@@ -67,13 +67,23 @@ class Journal:
 
 def commitment(salt_key: bytes, name: str, payload: bytes) -> str:
     """Give a digest that says nothing of the payload once the task's key is erased: the salt comes from that key."""
-    salt = _ready(salt_key).digest(b"salt:" + name.encode())
-    return hmac.digest(salt, payload, "sha256").hex()
+    return once(_ready(salt_key).digest(b"salt:" + name.encode()), payload).hex()
 
 
 def recurring(salt_key: bytes, name: str, payload: bytes) -> str:
     """Give the same for a name that many payloads have: its salt is made once."""
     return _salted(salt_key, name).digest(payload).hex()
+
+
+def once(key: bytes, data: bytes) -> bytes:
+    """Give what `Mac(key)` would, of a key that is used for nothing else: its halves are hashed with what they hold."""
+    block = _block(key)
+    inner = hashlib.sha256(block.translate(_INNER) + data).digest()
+    return hashlib.sha256(block.translate(_OUTER) + inner).digest()
+
+
+def _block(key: bytes) -> bytes:
+    return (hashlib.sha256(key).digest() if len(key) > _BLOCK else key).ljust(_BLOCK, b"\0")
 
 
 @lru_cache(maxsize=KEYS)

@@ -73,4 +73,6 @@ def leaf_of(key: str, record: Item) -> Leaf:
     """Give a record's leaf."""
     use = record.get("use")
     dimension = f"{record.get('kind')}:{record.get('name') or record.get('code') or '-'}:{record.get('host')}"
-    return Leaf(hash=leaf(canonical([key, record])), dimension=dimension, use=use if isinstance(use, Mapping) else {})
+    if type(use) is not dict and not isinstance(use, Mapping):  # the former is nearly always, and no look at an ABC
+        use = {}
+    return Leaf(hash=leaf(canonical([key, record])), dimension=dimension, use=use)

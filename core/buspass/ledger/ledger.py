@@ -101,10 +101,13 @@ class Ledger:
         when the wait was over), state_unavailable (nothing may be sent).
         """
         short: Shortage | None = None
-        with await self._inside(claim):
-            lacks = frozenset() if claim.observed else self._lines.ahead(claim.task, needs(claim))
+        with self._lines.at_once(claim.task) or await self._inside(claim):
+            lacks: frozenset[str] = frozenset()
+            if self._lines.stand(claim.task) and not claim.observed:
+                lacks = self._lines.ahead(claim.task, needs(claim))
             if not lacks:
-                result = await self._attempt(claim)
+                taken = await self._take(claim)
+                result = taken if isinstance(taken, Held) and not claim.keyed else await self._weighed(claim, taken)
                 if not isinstance(result, Shortage):
                     return result
                 if not result.held:
@@ -113,7 +116,7 @@ class Ledger:
         return await self._wait(claim, wait, short, lacks)
 
     async def _inside(self, claim: Claim) -> Inside:
-        """Have the claim's turn to be written; what it waits for that is not of the time it has to be sent."""
+        """Wait for the claim's turn to be written, which is not of the time it has to be sent."""
         return await self._lines.enter(claim.task, (claim.deadline - self._clock.now()) / 1000)
 
     async def _wait(
@@ -124,8 +127,8 @@ class Ledger:
             with self._lines.place(claim.task, needs(claim), lacks) as mine:
                 while True:
                     await self._lines.turn(claim.task, mine, until)
-                    with await self._inside(claim):
-                        result = await self._attempt(claim)
+                    with self._lines.at_once(claim.task) or await self._inside(claim):
+                        result = await self._weighed(claim, await self._take(claim))
                     if not isinstance(result, Shortage):
                         return result
                     short = result
@@ -135,18 +138,14 @@ class Ledger:
         except TimeoutError:
             raise still_held(short, wait) from None
 
-    async def _attempt(self, claim: Claim) -> Held | Stale | Finished | Shortage:
-        result = await self._take(claim)
+    async def _weighed(self, claim: Claim, result: Held | Item) -> Held | Stale | Finished | Shortage:
+        """Look at a hold once more, or find why there is none, after a sweep of what would be overdue."""
+        if not isinstance(result, Held) and expired(result, self._clock.now(), 2 * SKEW):
+            await self.sweep(claim.task, result)
+            result = await self._take(claim)
         if isinstance(result, Held):
             return await self._recheck(result) if claim.keyed else result
-        head = result
-        if expired(head, self._clock.now(), 2 * SKEW):
-            await self.sweep(claim.task, head)
-            result = await self._take(claim)
-            if isinstance(result, Held):
-                return await self._recheck(result) if claim.keyed else result
-            head = result
-        return Stale(head) if self._pointless(head, claim) else shortage(head, claim) or Stale(head)
+        return Stale(result) if self._pointless(result, claim) else shortage(result, claim) or Stale(result)
 
     def _pointless(self, head: Item, claim: Claim) -> bool:
         """Say whether no money could help: the guard then says why, and nobody waits for it."""
@@ -177,13 +176,13 @@ class Ledger:
             return await self._take(claim, again=False)
         except Unavailable as error:
             raise _unavailable(str(error)) from error
-        else:
-            head = result.item or {}
-            if isinstance(result, Refused):
-                if not head:
-                    raise Problem("not_found", "there is no such task in this trust domain")
-                return head
-        return Held(claim=claim, attempt=attempt, at=now, turn=whole(table(head, "turns")[claim.name]), head=head)
+        head = result.item or {}
+        if isinstance(result, Applied):
+            turns: Any = head["turns"]  # which the hold has just counted on
+            return Held(claim=claim, attempt=attempt, at=now, turn=turns[claim.name], head=head)
+        if not head:
+            raise Problem("not_found", "there is no such task in this trust domain")
+        return head
 
     async def _recheck(self, held: Held) -> Held | Finished:
         """Look at a keyed call's record once more: it may have been finished between recall and hold."""
@@ -208,21 +207,25 @@ class Ledger:
         Raises Problem state_unavailable when the store took neither: the hold then stays charged, and the
         sweep ends it.
         """
-        task, entry = held.claim.task, entry_held(held)
+        task, entry, now = held.claim.task, entry_held(held), self._clock.now()
         key = record_key(entry.call)
         full = {**record, **closing_facts(held, outcome), "use": used(entry, outcome)}
-        end = closing(entry, outcome, self._clock.now(), held.turn)
+        end = closing(entry, outcome, now, held.turn)
         put = Put(key, self._stamp(task, key, full))
-        result: Applied | Refused | None = await self._commit(task, [put, end])
+        result: Applied | Refused | None
+        try:
+            result = await self._state.apply(task, [put, end])
+        except (OutcomeUnknown, Unavailable):
+            result = await self._again(task, [put, end])
         if isinstance(result, Applied):
             self._wrote(task, put, held.head)
         elif isinstance(result, Refused) and result.index == 0:
             result = await self._settle_again(task, entry, end, full, result.item)
         self._lines.wake(task)
-        head = result.item if result is not None and result.item else None
-        if head is None or "open" not in head:
+        head = result.item if result is not None else None
+        if not head or "open" not in head:
             head = await self._head(task)
-        if self.overdue(task, head):  # the lazy sweep: whoever comes by ends what others left
+        if self.overdue(task, head, now):  # the lazy sweep: whoever comes by ends what others left
             with suppress(Problem):  # this call is settled whatever becomes of the others
                 await self.sweep(task, head)
                 head = await self._head(task)
@@ -255,13 +258,12 @@ class Ledger:
             await self._commit(task, [Delete(reminder.key, ())])
         return result
 
-    def overdue(self, task: str, head: Item) -> bool:
-        """Say whether calls of the task are to be swept; looked at again when one can be, so not at every call.
+    def overdue(self, task: str, head: Item, now: int) -> bool:
+        """Say whether calls of the task are to be swept at `now` (ms); looked at when one can be, not at every call.
 
         What is in flight now is swept 2 SKEW after its deadline. What begins later, at whatever host, has a deadline of
         SKEW before now at the earliest.
         """
-        now = self._clock.now()
         if now < self._looked.get(task, 0):
             return False
         if expired(head, now, 2 * SKEW):
@@ -346,14 +348,21 @@ class Ledger:
     # ── the store, and lost answers ─────────────────────────────────────────────────────────────────────────────
 
     async def _commit(self, task: str, operations: Sequence[Operation]) -> Applied | Refused:
+        try:
+            return await self._state.apply(task, operations)
+        except (OutcomeUnknown, Unavailable):
+            return await self._again(task, operations)
+
+    async def _again(self, task: str, operations: Sequence[Operation]) -> Applied | Refused:
+        """Send what had no answer again. Raises Problem state_unavailable after the last of TRIES."""
         pause = 0.02
-        for left in range(TRIES - 1, -1, -1):
+        for left in range(TRIES - 2, -1, -1):
+            await asyncio.sleep(pause)
             try:
                 return await self._state.apply(task, operations)
             except (OutcomeUnknown, Unavailable) as error:
                 if not left:
                     raise _unavailable(str(error)) from error
-            await asyncio.sleep(pause)
             pause *= 2
         raise AssertionError("unreachable")  # pragma: no cover
 

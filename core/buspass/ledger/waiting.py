@@ -12,7 +12,6 @@ from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Final
-from weakref import WeakValueDictionary
 
 from msgspec import Struct, field
 
@@ -40,23 +39,37 @@ class Place(Struct, kw_only=True, eq=False):
 class Gate:
     """Lets AT_ONCE through at a time, first come first served; fewer while what is behind it takes long."""
 
+    __slots__ = ("_inside", "_line", "_width")
+
     def __init__(self) -> None:
         self._width, self._inside = AT_ONCE, 0
-        self._line: deque[asyncio.Future[None]] = deque()
+        self._line: deque[asyncio.Future[None]] | None = None
+
+    @property
+    def deserted(self) -> bool:
+        """Whether nobody is inside, nor waits."""
+        return not self._inside and not self._line
+
+    def at_once(self) -> bool:
+        """Enter where there is room; else say False."""
+        if self._inside >= self._width or self._line:
+            return False
+        self._inside += 1
+        return True
 
     async def enter(self, seconds: float) -> None:
         """Wait for a place inside, which is to be left again. Raises TimeoutError after so many seconds."""
-        if self._inside < self._width and not self._line:
-            self._inside += 1
+        if self.at_once():
             return
+        line = self._line = deque() if self._line is None else self._line
         mine = asyncio.get_running_loop().create_future()
-        self._line.append(mine)
+        line.append(mine)
         try:
             async with asyncio.timeout(seconds):
                 await mine
         except BaseException:
-            if mine in self._line:
-                self._line.remove(mine)
+            if mine in line:
+                line.remove(mine)
             elif not mine.cancelled():  # let in and called off in the same moment
                 self.leave(None)
             raise
@@ -64,22 +77,27 @@ class Gate:
     def leave(self, took: float | None) -> None:
         """Leave, and say after how many seconds; None where that says nothing of how fast the store is."""
         self._inside -= 1
-        if took is not None and took > SLOW:
-            self._width = max(1, self._width - 1)
-        elif took is not None and took < QUICK:
-            self._width = min(AT_ONCE, self._width + 1)
-        while self._line and self._inside < self._width:
-            mine = self._line.popleft()
+        if took is not None:
+            if took > SLOW:
+                self._width = max(1, self._width - 1)
+            elif took < QUICK and self._width < AT_ONCE:
+                self._width += 1
+        line = self._line
+        while line and self._inside < self._width:
+            mine = line.popleft()
             if not mine.done():
                 self._inside += 1
                 mine.set_result(None)
 
 
 class Inside:
-    """A place inside a gate, left with the block; how long it took says how fast the store is, but after an error."""
+    """A place inside a task's gate, left with the block: how long it took says how fast the store is, without error."""
 
-    def __init__(self, gate: Gate) -> None:
-        self._gate, self._time = gate, asyncio.get_running_loop().time
+    __slots__ = ("_began", "_gate", "_lines", "_task", "_time")
+
+    def __init__(self, lines: Lines, task: str, gate: Gate) -> None:
+        self._lines, self._task, self._gate = lines, task, gate
+        self._time = asyncio.get_running_loop().time
         self._began = self._time()
 
     def __enter__(self) -> None:
@@ -87,6 +105,7 @@ class Inside:
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         self._gate.leave(self._time() - self._began if kind is None else None)
+        self._lines.left(self._task, self._gate)
 
 
 class Lines:
@@ -94,19 +113,35 @@ class Lines:
 
     def __init__(self) -> None:
         self._lines: dict[str, list[Place]] = {}
-        self._gates: WeakValueDictionary[str, Gate] = WeakValueDictionary()
+        self._gates: dict[str, Gate] = {}
 
-    async def enter(self, task: str, seconds: float) -> Inside:
-        """Become one of few who write, until `leave`. Raises Problem state_unavailable after `seconds` of waiting."""
+    def at_once(self, task: str) -> Inside | None:
+        """Become one of few who write, as long as the block runs, where that needs no wait; None: `enter`."""
         gate = self._gates.get(task)
         if gate is None:
             gate = self._gates[task] = Gate()
+        return Inside(self, task, gate) if gate.at_once() else None
+
+    async def enter(self, task: str, seconds: float) -> Inside:
+        """Wait for the same. Raises Problem state_unavailable after so many seconds."""
+        gate = self._gates.setdefault(task, Gate())
         try:
             await gate.enter(seconds)
         except TimeoutError:
             detail = "the store did not come to write this call's hold in time; nothing was sent; retry later"
             raise Problem("state_unavailable", detail, retry_after=1) from None
-        return Inside(gate)
+        finally:
+            self.left(task, gate)  # who gave up may have been the last at it
+        return Inside(self, task, gate)
+
+    def left(self, task: str, gate: Gate) -> None:
+        """Forget a gate that nobody is at: the next one who comes finds it as wide as any."""
+        if gate.deserted:
+            self._gates.pop(task, None)
+
+    def stand(self, task: str) -> bool:
+        """Whether anybody waits for what a task lacks."""
+        return task in self._lines
 
     def ahead(self, task: str, needs: frozenset[str], place: Place | None = None) -> frozenset[str]:
         """Give those of `needs` that somebody lacks who stands before this place: before a newcomer stand all."""
@@ -119,8 +154,10 @@ class Lines:
 
     def wake(self, task: str) -> None:
         """Let everybody look now who may try: something was given back, or somebody waits for something else."""
+        if (line := self._lines.get(task)) is None:
+            return
         lacked: frozenset[str] = frozenset()
-        for place in self._lines.get(task, ()):
+        for place in line:
             if not lacked & place.needs:
                 place.news.set()
             lacked |= place.lacks
