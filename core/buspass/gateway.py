@@ -14,7 +14,6 @@ from collections.abc import AsyncGenerator, Coroutine, Mapping
 from contextlib import aclosing, suppress
 from typing import Any, Final
 
-from msgspec import Struct
 from msgspec.structs import replace
 
 from buspass.calls import repetition
@@ -43,13 +42,6 @@ ROUNDS: Final = 64
 LEVELS: Final = ("none", "metadata", "redacted", "full")
 
 
-class Judged(Struct, frozen=True, kw_only=True):
-    """What stations 4 to 7 found: the head's version where a rule read the history, and policy's `log`."""
-
-    version: int | None
-    log: str | None
-
-
 class Gateway:
     """One host's path. Safe for any number of concurrent calls."""
 
@@ -66,16 +58,19 @@ class Gateway:
         return self._govern(incoming, Action)
 
     async def _govern(self, incoming: Incoming, kind: type[Inference | Action]) -> Reply:
-        watch = Stopwatch(self._house.clock, "authenticate")
-        claims = await claims_of(self._house, incoming.token, incoming.session)
+        house = self._house
+        watch = Stopwatch(house.clock, "authenticate")
+        claims = house.tokens.known(incoming.token) or await claims_of(house, incoming.token, incoming.session)
         call: Call | None = None
-        enforced = enforcement(self._house.settings.workflows.get(claims.workflow))
+        enforced = enforcement(house.settings.workflows.get(claims.workflow))
         try:
             watch.at["parse"] = watch.now()
-            call = made = kind(self._house, incoming, claims, enforced)
+            call = made = kind(house, incoming, claims, enforced)
             watch.at["recall"] = watch.now()
             done = await self._recall(made, claims) if made.recalls else None
             watch.at["guard"] = watch.now()
+            if done is None and not made.informed():
+                await made.survey()
             admitted = done or await self._admit(made, claims, incoming, watch)
         except BaseException as problem:
             if call is not None:
@@ -83,12 +78,18 @@ class Gateway:
             if isinstance(problem, Problem):
                 await self._refused(problem, claims, call, incoming, enforced)
             raise
-        if isinstance(admitted, Reply):
+        if not isinstance(admitted, Admitted):
             await made.leave()
             return admitted
         if isinstance(made, Inference) and made.ask.stream:
             return await self._stream(made, admitted, watch)
-        return await self._carry_out(made, admitted, watch)
+        try:
+            watch.at["dispatch"] = watch.now()
+            ending = await made.dispatch(admitted.view, admitted.held)
+        except Exception as error:  # noqa: BLE001
+            # whatever went wrong, a hold must not be left: it may have been sent, so it is charged in full
+            ending = broken(admitted.held, error)
+        return await self._finish(made, admitted, ending, watch)
 
     # ── 3 recall ────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -129,17 +130,20 @@ class Gateway:
 
     async def _admit(self, call: Call, claims: TaskClaims, incoming: Incoming, watch: Stopwatch) -> Admitted | Reply:
         house = self._house
-        view = await house.tasks.view(claims.task)
+        now = house.clock.now()
+        view = house.tasks.known(claims.task, now) or await house.tasks.view(claims.task)
         claims_match(claims, view.task)
-        await call.survey()
         flows = isinstance(call, Inference) and call.ask.stream
-        deadline = house.clock.now() + round((incoming.flowing if flows else incoming.seconds) * 1000)
+        deadline = now + round((incoming.flowing if flows else incoming.seconds) * 1000)
         for _ in range(ROUNDS):
             now = house.clock.now()
-            if house.ledger.overdue(view.task.id, view.head, now):
+            if house.ledger.overdue(claims.task, view.head, now):
                 view = await self._swept(view)
             try:
-                judged = await self._judge(call, view, watch, now, deadline)
+                version, findings = self._judge(call, view, watch, now)
+                log = None
+                if findings is None or call.waits or house.policy.asks("call"):
+                    log = await self._consult(call, view, findings, watch, deadline)
             except Problem:
                 if not view.fresh:
                     watch.again("guard")
@@ -149,14 +153,12 @@ class Gateway:
                     return done  # its twin took what this one lacks
                 raise
             watch.at["hold"] = watch.now()
-            result = await house.ledger.hold(call.claim(view, judged.version, deadline), call.workflow.wait)
+            result = await house.ledger.hold(call.claim(view, version, deadline), call.workflow.wait)
             if isinstance(result, Held):
                 house.tasks.saw(claims.task, result.head)
-                if call.watched:
+                if call.watched or not call.enforcement.on:
                     await self._judge_again(call, view, result)
-                if not call.enforcement.on:
-                    call.enforcement.held(result)
-                level = _lower(view.task.payloads, incoming.log, judged.log, call.enforcement.log)
+                level = _lower(view.task.payloads, incoming.log, log, call.enforcement.log)
                 return Admitted(view=view, held=result, level=level)
             if isinstance(result, Finished):
                 return await replay(house, call, view.task, result.record)
@@ -169,29 +171,46 @@ class Gateway:
         await self._house.ledger.sweep(view.task.id)
         return await self._house.tasks.look(view.task.id)
 
-    async def _judge(self, call: Call, view: View, watch: Stopwatch, now: int, deadline: int) -> Judged:
-        """Stations 4 to 7 on one view of the task."""
+    def _judge(
+        self, call: Call, view: View, watch: Stopwatch, now: int
+    ) -> tuple[int | None, tuple[Finding, ...] | None]:
+        """Stations 4 to 6 on one view of the task.
+
+        Gives the head's version where a rule read the history, and what was found in the call, as its `inspect`.
+        """
         if not call.enforcement.on:
             call.enforcement.anew(fresh=view.fresh)
         version = call.guard(view, now)
         watch.at["plan"] = watch.now()
         call.plan(view)
         watch.at["inspect"] = watch.now()
-        findings = await call.inspect(view)
+        findings = call.inspect(view)
         watch.at["decide"] = watch.now()
+        return version, findings
+
+    async def _consult(
+        self, call: Call, view: View, findings: tuple[Finding, ...] | None, watch: Stopwatch, deadline: int
+    ) -> str | None:
+        """What of stations 6 and 7 waits for something: long texts, policy, a service. Give policy's `log`."""
+        if findings is None:
+            watch.again("inspect")
+            findings = await call.inspect_at_length()
+            watch.at["decide"] = watch.now()
         log = await self._decide(call, view, findings) if self._house.policy.asks("call") else None
         if call.waits:
             watch.again("guard")
             await call.ready((deadline - self._house.clock.now()) / 1000)
-        return Judged(version=version, log=log)
+        return log
 
     async def _judge_again(self, call: Call, view: View, held: Held) -> None:
         """The hold may have met calls of other hosts that the judged copy did not show: the last may close a loop."""
-        try:
-            repetition.recheck(self._house, call, view, held.head)
-        except Problem:
-            await self._house.ledger.give_back(held)
-            raise
+        if call.watched:
+            try:
+                repetition.recheck(self._house, call, view, held.head)
+            except Problem:
+                await self._house.ledger.give_back(held)
+                raise
+        call.enforcement.held(held)
 
     async def _decide(self, call: Call, view: View, findings: tuple[Finding, ...]) -> str | None:
         """Ask policy and do what it obliges to; give its `log`. An answer that can't be had or read is a refusal."""
@@ -244,15 +263,6 @@ class Gateway:
 
     # ── 9-11 dispatch, validate, settle ─────────────────────────────────────────────────────────────────────────
 
-    async def _carry_out(self, call: Call, admitted: Admitted, watch: Stopwatch) -> Reply:
-        try:
-            watch.at["dispatch"] = watch.now()
-            ending = await call.dispatch(admitted.view, admitted.held)
-        except Exception as error:  # noqa: BLE001
-            # whatever went wrong, a hold must not be left: it may have been sent, so it is charged in full
-            ending = broken(admitted.held, error)
-        return await self._finish(call, admitted, ending, watch)
-
     async def _finish(self, call: Call, admitted: Admitted, ending: Ending, watch: Stopwatch) -> Reply:
         """Settle, then answer: a problem is raised with the headers that tell what it cost."""
         watch.at["settle"] = watch.now()
@@ -274,7 +284,7 @@ class Gateway:
         try:
             watch.at["dispatch"] = watch.now()
             begun = await call.begin(admitted.view, admitted.held)
-        except Exception as error:  # noqa: BLE001 - as in _carry_out
+        except Exception as error:  # noqa: BLE001 - as in _govern
             begun = broken(admitted.held, error)
         if isinstance(begun, Ending):
             return await self._finish(call, admitted, begun, watch)
@@ -303,7 +313,7 @@ class Gateway:
                 ending = streamed(ending, said, flow)
         except Problem as problem:
             ending = await flow.ending(problem)
-        except Exception as error:  # noqa: BLE001 - as in _carry_out
+        except Exception as error:  # noqa: BLE001 - as in _govern
             ending = broken(admitted.held, error)
         finally:
             if ending is None:  # the client hung up, or the host is stopping

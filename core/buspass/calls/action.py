@@ -161,8 +161,12 @@ class Action:
         if self._house.services[self.name].shaped:
             http.request(self._tool, self.arguments, headers={}, deadline_s=self._tool.timeout)
 
-    async def inspect(self, view: View) -> tuple[Finding, ...]:  # noqa: ARG002 - the stations' common signature
+    def inspect(self, view: View) -> tuple[Finding, ...]:  # noqa: ARG002 - the stations' common signature
         """Give what `recall` found in the arguments, before it put values in the place of placeholders."""
+        return self._screening.findings
+
+    async def inspect_at_length(self) -> tuple[Finding, ...]:
+        """Do the same: `recall` took its time."""
         return self._screening.findings
 
     def question(self, view: View, findings: tuple[Finding, ...]) -> Mapping[str, Any]:
@@ -205,10 +209,13 @@ class Action:
             observed=not self.enforcement.on,
         )
 
+    def informed(self) -> bool:
+        """Whether nothing is stopped. Nothing to choose from: `ready` says whether the one service works."""
+        return self._house.stops.clear()
+
     async def survey(self) -> None:
-        """Look what is stopped. Nothing to choose from: `ready` says whether the one service works."""
-        if not self._house.stops.clear():
-            await self._house.stops.look()
+        """Look what is stopped."""
+        await self._house.stops.look()
 
     async def ready(self, seconds: float) -> None:
         """Ask the breakers of the service, and of this task there. Raises Problem circuit_open."""

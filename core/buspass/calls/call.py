@@ -121,8 +121,15 @@ class Call(Protocol):
         """Choose targets or connector, and bound what one attempt can cost."""
         ...
 
-    async def inspect(self, view: View) -> tuple[Finding, ...]:
-        """Find what stands in its texts, and make of them what may be sent. Raises Problem content_blocked."""
+    def inspect(self, view: View) -> tuple[Finding, ...] | None:
+        """Find what stands in its texts, and make of them what may be sent. Raises Problem content_blocked.
+
+        None: that takes longer than others may wait for, or the task's placeholders; `inspect_at_length` then.
+        """
+        ...
+
+    async def inspect_at_length(self) -> tuple[Finding, ...]:
+        """Do so in its own time. Raises Problem state_unavailable, too."""
         ...
 
     def question(self, view: View, findings: tuple[Finding, ...]) -> Mapping[str, Any]:
@@ -135,6 +142,10 @@ class Call(Protocol):
 
     def claim(self, view: View, version: int | None, deadline: int) -> Claim:
         """Say what to hold; `deadline` in ms."""
+        ...
+
+    def informed(self) -> bool:
+        """Whether it is known what is stopped, and that the services work; else `survey`."""
         ...
 
     async def survey(self) -> None:

@@ -178,6 +178,11 @@ class Inference:
     def _stopped(self, target: str) -> Stop | None:
         return self._house.stops.against(self._claims.workflow, (self._claims.act,), models=(target,))
 
+    def informed(self) -> bool:
+        """Whether nothing is stopped, and all targets are known to work."""
+        house, found = self._house, self._found
+        return house.stops.clear() and (found is None or house.breakers.well(found.breakers))
+
     async def survey(self) -> None:
         """Look what is stopped, and which targets work: the breakers know."""
         house, found = self._house, self._found
@@ -205,15 +210,24 @@ class Inference:
     async def leave(self) -> None:
         """Nothing to give back."""
 
-    async def inspect(self, view: View) -> tuple[Finding, ...]:
-        """Look into every text that reaches the model; what may not reach it as it is, is replaced."""
+    def inspect(self, view: View) -> tuple[Finding, ...] | None:
+        """Look into every text that reaches the model; what may not reach it as it is, is replaced.
+
+        None where it is long, or needs the task's placeholders.
+        """
         self._view = view
         screening = self._screening
         screening.meet(view.task)
-        if self._said.input_bytes > LONG:
+        if screening.ruled and self._said.input_bytes > LONG:
+            return None
+        self._screen()
+        return None if screening.wanting else screening.findings
+
+    async def inspect_at_length(self) -> tuple[Finding, ...]:
+        """Do so in a thread where it is long, and again with the placeholders where they are wanting."""
+        screening = self._screening
+        if not screening.wanting:
             await self._look()
-        else:
-            self._screen()
         if screening.wanting:
             await self._look_again()
         return screening.findings

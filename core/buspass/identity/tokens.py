@@ -102,20 +102,26 @@ class TaskTokens:
         }
         return Minted(token=await signed(self._signer, TYP, claims), expires_in=exp - now)
 
+    def known(self, token: str) -> TaskClaims | None:
+        """Give the claims of a token that was verified before and is good now; None: `verify` it."""
+        digest = _digest(token)
+        found = self._verified.get(digest)
+        if found is None or self._clock.now() >= (found.exp + SKEW) * 1000:
+            return None
+        self._verified.move_to_end(digest)
+        return found
+
     async def verify(self, token: str) -> TaskClaims:
         """Give the claims of a genuine task token of this domain that is good now.
 
         Raises Problem `unauthenticated`, whose detail names the fix, and `state_unavailable` where an unknown key
         can't be looked up. A verified token is remembered by its SHA-256 until it expires.
         """
-        digest = hashlib.sha256(token.encode("utf-8", "surrogatepass")).digest()
-        if (known := self._verified.get(digest)) is not None:
-            if self._clock.now() < (known.exp + SKEW) * 1000:
-                self._verified.move_to_end(digest)
-                return known
-            del self._verified[digest]
-        claims = await self._check(token)
-        self._verified[digest] = claims
+        if (known := self.known(token)) is not None:
+            return known
+        digest = _digest(token)
+        self._verified.pop(digest, None)
+        claims = self._verified[digest] = await self._check(token)
         if len(self._verified) > _KEPT:
             self._verified.popitem(last=False)
         return claims
@@ -142,6 +148,10 @@ class TaskTokens:
             raise Untrusted("the task token is signed with a key that no host of this trust domain has")
         check_signature(token, key, ALGORITHMS)
         check_times(token, self._clock, required=("exp", "iat"))
+
+
+def _digest(token: str) -> bytes:
+    return hashlib.sha256(token.encode("utf-8", "surrogatepass")).digest()
 
 
 async def signed(signer: Signer, typ: str, claims: Mapping[str, Any]) -> str:

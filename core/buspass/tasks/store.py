@@ -137,15 +137,18 @@ class Tasks:
         """Give the copy this host has, if it has one."""
         return self._seen.get(task)
 
+    def known(self, task: str, now: int) -> View | None:
+        """Give the copy at `now` (ms) while its key need not be looked up; else None: `view` it."""
+        found = self._seen.get(task)
+        return found if found is not None and now - found.key_at <= KEY_AGE else None
+
     async def view(self, task: str) -> View:
         """Give the copy, or read: the first call of a task at a host reads once, and its key once a minute."""
-        if (known := self._seen.get(task)) is None:
-            return await self.look(task)
-        if self._clock.now() - known.key_at <= KEY_AGE:
-            return known
+        if (found := self._seen.get(task)) is None or self.known(task, self._clock.now()) is not None:
+            return found or await self.look(task)
         key, now = await self._read(task, "key"), self._clock.now()
-        opened = replace(known.task, wrapped_key=str(key["wrapped"]) if key else None)
-        self._keep(replace(known, task=opened, key_at=now))
+        opened = replace(found.task, wrapped_key=str(key["wrapped"]) if key else None)
+        self._keep(replace(found, task=opened, key_at=now))
         return self._seen[task]
 
     async def look(self, task: str) -> View:
