@@ -376,3 +376,27 @@ async def test_a_host_that_was_frozen_tells_a_parent_nothing_old(family: Family,
     assert family.spent(parent.task) == late_call.USED
     await rest(family, parent)
     await family.sound(parent.task)
+
+
+@HOSTS
+async def test_a_host_that_was_frozen_between_two_late_settles_that_cancel_tells_a_parent_nothing_old(
+    family: Family, host: str
+) -> None:
+    """One call came to less than was charged for it, another to as much more: the parent's sum was never wrong."""
+    parent = await family.domain.agent()
+    child = await family.child(parent, host=host)
+    house = await family.domain.apps["onprem"].house.beside(host)
+    cheap, dear = [await late_call.hold(house, child.task, call) for call in ("i_1", "i_2")]
+    assert (await child.post("complete")).status_code == 200
+    family.advance(40)
+    await family.task(child.task, host)
+    assert family.spent(parent.task) == family.spent(child.task) == 2 * late_call.HELD
+    await late_call.settle(house, cheap)
+    between = family.head(child.task)
+    await late_call.settle(house, dear, 2 * late_call.HELD - late_call.USED)
+    await family.task(child.task, host)
+    assert family.spent(parent.task) == family.spent(child.task) == 2 * late_call.HELD
+    await give_back(house, child.task, between)  # who read it then wakes, and goes on with that
+    assert family.spent(parent.task) == 2 * late_call.HELD
+    await rest(family, parent)
+    await family.sound(parent.task)

@@ -9,7 +9,7 @@ import pytest
 from msgspec.structs import replace
 
 from buspass.ledger import Closing, Delegation, Delegations, Stale, balance, delegations, new_head
-from buspass.ledger.delegations import taking
+from buspass.ledger.delegations import CORRECTIONS, taking
 from buspass.model import UNLIMITED
 from buspass.ports.state import Put, Refused
 from buspass.testing.clock import FakeClock
@@ -121,7 +121,7 @@ async def test_corrections_add_up_to_what_the_child_used(books: Books) -> None:
     for as_of, used in enumerate((200, 200, 90, 140), start=2):
         await books.delegations.correct("t", "t_child", closing(used, as_of=as_of), books.sealed, "h")
         assert balance(books.head).spent["cost"] == used
-    assert books.head["entries"] == 4, "the settle and three corrections: 200 was said twice"
+    assert books.head["entries"] == 5, "the settle and four corrections, for the second 200 is newer than the first"
 
 
 async def test_a_correction_that_broke_off_is_posted_by_the_next(books: Books) -> None:
@@ -142,6 +142,20 @@ async def test_what_a_frozen_host_read_long_ago_corrects_nothing(books: Books) -
     assert not await books.delegations.correct("t", "t_child", closing(300, as_of=3), books.sealed, "h")
     assert not await books.delegations.correct("t", "t_child", closing(200, as_of=4), books.sealed, "h")
     assert balance(books.head).spent["cost"] == 90
+
+
+async def test_a_newer_closing_that_says_the_same_makes_one_between_old(books: Books) -> None:
+    """Two late settles that cancel; and a child that has only refused calls since does not fill its parent's journal."""
+    entry = await books.take()
+    await books.delegations.settle("t", entry, closing(300, as_of=3), "h")
+    assert await books.delegations.correct("t", "t_child", closing(300, as_of=5), books.sealed, "h")
+    assert not await books.delegations.correct("t", "t_child", closing(90, as_of=4), books.sealed, "h")
+    assert balance(books.head).spent["cost"] == 300
+    for as_of in range(6, 6 + 2 * CORRECTIONS):
+        await books.delegations.correct("t", "t_child", closing(300, as_of=as_of), books.sealed, "h")
+    assert books.head["entries"] == 1 + CORRECTIONS
+    assert await books.delegations.correct("t", "t_child", closing(200, as_of=999), books.sealed, "h")
+    assert balance(books.head).spent["cost"] == 200
 
 
 async def test_a_newer_closing_is_told_to_have_met_an_older_one(books: Books) -> None:

@@ -53,7 +53,9 @@ CAPS: Final = 2
 """Tools with `max_calls` that one child may get: an update carries ten changes."""
 PAUSE: Final = 0.02
 CORRECTIONS: Final = 64
-"""Corrections that are taken of one child at a peer: each is a record, and nobody else bounds how many it sends."""
+"""Corrections that are taken of one child at a peer: each is a record, and nobody else bounds how many it sends. Of our
+own children as many that change nothing, for a child grows newer by refusals too.
+"""
 RENEWED: Final = 120_000
 """Milliseconds between two renewals of the lease of a child in another store."""
 
@@ -178,7 +180,8 @@ class Delegations:
     ) -> bool:
         """Post the difference to what was settled before; say whether something was posted.
 
-        A closing that is not newer than what stands there changes nothing: its bearer was frozen since. `sealed`:
+        A closing that is not newer than what stands there changes nothing: its bearer was frozen since. So a newer one
+        is posted also where it says the same, after two late settles that cancel: one between them is older. `sealed`:
         records under a seal of the parent's; what stands there was posted long ago. `peer`: whose word it is, "" this
         domain's. Raises Problem conflict.
         """
@@ -196,8 +199,8 @@ class Delegations:
             before = _summed(record, posts)
             used = _within(before, closing.used) if peer else closing.used  # the rest was given back, and may be spent
             more = {name: used.get(name, 0) - before[name] for name in ACCOUNTS}
-            if not any(more.values()):
-                return posted
+            if not any(more.values()) and (peer or len(posts) >= CORRECTIONS):
+                return posted  # of a peer the least counts that it ever said, in whatever order that comes
             call, now = f"{child}.{len(posts)}", self._clock.now()
             key = credit_key(call)
             back = {name: -amount for name, amount in more.items()}
