@@ -4,19 +4,13 @@ import uuid
 
 import pytest
 from aws_answers import CLOSES, CUT, RESETS, Answers
-from aws_servers import KEYS, Ministack, create_bucket
+from aws_servers import KEYS, create_bucket
 
 from buspass.http.adapters import opened
 from buspass.ports.blobs import BlobConflict, BlobsUnavailable
 from buspass.testing.blobs_contract import BlobsContract
 from buspass.testing.serve import free_port
 from buspass_aws import client, s3
-
-
-@pytest.fixture(scope="module")
-def ministack(tmp_path_factory):
-    with Ministack(tmp_path_factory.mktemp("aws")) as running:
-        yield running
 
 
 @pytest.fixture(autouse=True)

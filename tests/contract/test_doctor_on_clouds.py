@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
@@ -27,12 +27,6 @@ pytestmark = pytest.mark.verify
 PROVIDER = "127.0.0.1:9001"
 KEY = "provider-key-7c1"
 LIMITS = Limits(request_bytes=6_000_000, response_bytes=6_000_000, first_byte=60, total=60)
-
-
-@pytest.fixture(scope="module")
-def ministack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ministack]:
-    with Ministack(tmp_path_factory.mktemp("aws")) as running:
-        yield running
 
 
 def reached() -> AsgiOutbound:

@@ -6,7 +6,7 @@ import json
 
 import pytest
 from aws_answers import CLOSES, Answers, error, fine
-from aws_servers import KEYS, Ministack, asked
+from aws_servers import KEYS, asked
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
@@ -49,12 +49,6 @@ async def opened(server, key="alias/buspass"):
 
 
 # ── on the stand-in ──
-
-
-@pytest.fixture(scope="module")
-def ministack(tmp_path_factory):
-    with Ministack(tmp_path_factory.mktemp("aws")) as running:
-        yield running
 
 
 @pytest.mark.verify

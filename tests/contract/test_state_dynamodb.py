@@ -4,19 +4,13 @@ import uuid
 
 import pytest
 from aws_answers import CLOSES, CUT, HANGS, RESETS, Answers, error
-from aws_servers import KEYS, Ministack, create_table
+from aws_servers import KEYS, create_table
 
 from buspass.ports.state import Absent, Applied, Equals, Misfit, OutcomeUnknown, Put, Refused, Unavailable, Update, at
 from buspass.testing.state_contract import StateContract
 from buspass_aws import dynamodb
 
 pytestmark = pytest.mark.verify
-
-
-@pytest.fixture(scope="module")
-def ministack(tmp_path_factory):
-    with Ministack(tmp_path_factory.mktemp("aws")) as running:
-        yield running
 
 
 @pytest.fixture(autouse=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import shutil
 import sys
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
@@ -114,6 +115,26 @@ async def domain(tmp_path: Path, service: Service, upstream: Upstream) -> AsyncI
     services = {"127.0.0.1:9002": service.app, "127.0.0.1:9003": upstream.app}
     async with Domain(CONFIG, tmp_path, services) as domain:
         yield domain
+
+
+type Edit = Callable[[Mapping[str, str]], Path]
+
+
+@pytest.fixture
+def edited(tmp_path: Path) -> Edit:
+    """A function: what to replace in the domain's file, each once → where the new one lies, its policies beside it."""
+
+    def edit(changes: Mapping[str, str]) -> Path:
+        text = CONFIG.read_text("utf-8")
+        for old, new in changes.items():
+            assert old in text
+            text = text.replace(old, new, 1)
+        path = tmp_path / "edited" / "buspass.yaml"
+        shutil.copytree(CONFIG.parent / "policies", path.parent / "policies")
+        path.write_text(text, "utf-8")
+        return path
+
+    return edit
 
 
 @pytest.fixture

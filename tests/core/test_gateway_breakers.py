@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -211,15 +210,13 @@ async def test_a_dead_target_is_passed_over_and_asked_again_when_its_time_is_ove
 
 
 async def test_a_provider_that_moved_is_not_held_off_by_what_its_old_address_came_to(
-    domain: Domain, tmp_path: Path, upstream: Any
+    domain: Domain, tmp_path: Path, upstream: Any, edited: Any
 ) -> None:
     down(domain, "127.0.0.1:9003")
     agent = await domain.agent(workflow="many")
     tried = [(await agent.chat(model="backed")).headers["buspass-attempts"] for _ in range(4)]
     assert tried == ["2", "2", "2", "1"], "the old address's breaker is open, in the store"
-    shutil.copytree(domain._path.parent / "policies", tmp_path / "policies")
-    moved = tmp_path / "moved.yaml"
-    moved.write_text(domain._path.read_text("utf-8").replace("127.0.0.1:9003/v1", "127.0.0.1:9005/v1"), "utf-8")
+    moved = edited({"127.0.0.1:9003/v1": "127.0.0.1:9005/v1"})
     services = {"127.0.0.1:9005": upstream.app}
     async with Domain(moved, tmp_path / "moved", services, clock=domain.clock, state=domain.state.inner) as after:
         answer = await (await after.agent(workflow="many")).chat(model="backed")

@@ -15,8 +15,6 @@ from buspass.testing.clock import FakeClock
 from buspass.testing.house import Domain
 from buspass.testing.provider import Fault
 
-CONFIG = Path(__file__).parents[1] / "data" / "domain" / "buspass.yaml"
-
 
 def code(response: httpx.Response) -> str:
     document = response.json()
@@ -29,18 +27,14 @@ def clock_of(domain: Domain) -> FakeClock:
 
 
 @pytest.fixture
-async def paced(tmp_path: Path, service: Any, upstream: Any) -> AsyncIterator[Domain]:
+async def paced(tmp_path: Path, service: Any, upstream: Any, edited: Any) -> AsyncIterator[Domain]:
     """The domain with an item twice a second, and a provider of six requests a minute before one without limits."""
-    text = CONFIG.read_text("utf-8")
-    text = text.replace("    description: An item.\n", "    description: An item.\n    rate: 2/s\n")
-    text = text.replace("9003/v1, auth: none}", "9003/v1, auth: none, limits: {rpm: 6, tpm: 1000000}}", 1)
-    path = tmp_path / "buspass.yaml"
-    path.write_text(text)
-    (tmp_path / "policies").mkdir()
-    for module in (CONFIG.parent / "policies").glob("*.rego"):
-        (tmp_path / "policies" / module.name).write_text(module.read_text("utf-8"))
+    changes = {
+        "    description: An item.\n": "    description: An item.\n    rate: 2/s\n",
+        "9003/v1, auth: none}": "9003/v1, auth: none, limits: {rpm: 6, tpm: 1000000}}",
+    }
     services = {"127.0.0.1:9002": service.app, "127.0.0.1:9003": upstream.app}
-    async with Domain(path, tmp_path, services) as domain:
+    async with Domain(edited(changes), tmp_path, services) as domain:
         yield domain
 
 

@@ -19,7 +19,6 @@ from buspass.testing.provider_wire import completion
 from buspass.testing.state_counting import Counting
 from buspass.testing.state_memory import MemoryState
 
-CONFIG = Path(__file__).parents[1] / "data" / "domain" / "buspass.yaml"
 ANSWERED = "Thu, 20 Nov 2026 12:00:00 GMT"
 
 
@@ -95,16 +94,11 @@ async def test_what_changes_next_to_nothing_is_not_written() -> None:
 
 
 @pytest.fixture
-async def paced(tmp_path: Path, service: Any, upstream: Any) -> AsyncIterator[Domain]:
+async def paced(tmp_path: Path, service: Any, upstream: Any, edited: Any) -> AsyncIterator[Domain]:
     """The domain whose second provider has six hundred requests a minute, before one without limits."""
-    text = CONFIG.read_text("utf-8").replace("9003/v1, auth: none}", "9003/v1, auth: none, limits: {rpm: 600}}", 1)
-    path = tmp_path / "buspass.yaml"
-    path.write_text(text)
-    (tmp_path / "policies").mkdir()
-    for module in (CONFIG.parent / "policies").glob("*.rego"):
-        (tmp_path / "policies" / module.name).write_text(module.read_text("utf-8"))
+    changes = {"9003/v1, auth: none}": "9003/v1, auth: none, limits: {rpm: 600}}"}
     services = {"127.0.0.1:9002": service.app, "127.0.0.1:9003": upstream.app}
-    async with Domain(path, tmp_path, services) as domain:
+    async with Domain(edited(changes), tmp_path, services) as domain:
         yield domain
 
 

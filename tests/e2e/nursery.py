@@ -17,6 +17,7 @@ from collections import Counter
 from pathlib import Path
 
 import httpx
+from redis_servers import Server
 from starlette.applications import Starlette
 from starlette.responses import JSONResponse, StreamingResponse
 from starlette.routing import Route
@@ -265,3 +266,13 @@ class Nursery:
         assert spent == +used
         assert head["left"]["pay"] == CAP - spent.get("tool_calls", 0)
         return spent
+
+
+@contextlib.contextmanager
+def over(store, folder):
+    """A nursery over a store of its own, `sqlite` or `redis`."""
+    with contextlib.ExitStack() as stack:
+        url = f"sqlite:///{folder}/state.db?durability=process"
+        if store == "redis":
+            url = f"redis://127.0.0.1:{stack.enter_context(Server(folder / 'redis', 'appendfsync no')).port}"
+        yield stack.enter_context(Nursery(folder, url))

@@ -8,8 +8,7 @@ import uuid
 
 import httpx
 import pytest
-from nursery import Nursery
-from redis_servers import Server
+from nursery import over
 
 pytestmark = pytest.mark.verify  # half a minute
 
@@ -44,15 +43,7 @@ def marked(place, kind, keyed):
 
 @pytest.fixture(scope="module", params=["sqlite", pytest.param("redis", marks=pytest.mark.verify)])
 def nursery(request, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("killed")
-    if request.param == "sqlite":
-        with Nursery(folder, f"sqlite:///{folder}/state.db?durability=process") as running:
-            yield running
-        return
-    with (
-        Server(folder / "redis", "appendfsync no") as server,
-        Nursery(folder, f"redis://127.0.0.1:{server.port}") as running,
-    ):
+    with over(request.param, tmp_path_factory.mktemp("killed")) as running:
         yield running
 
 

@@ -11,8 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import httpx
 import pytest
-from nursery import Nursery
-from redis_servers import Server
+from nursery import over
 
 pytestmark = pytest.mark.verify
 
@@ -26,14 +25,7 @@ RATE = 2
 
 @pytest.fixture(params=["sqlite", "redis"])
 def nursery(request, tmp_path):
-    if request.param == "sqlite":
-        with Nursery(tmp_path, f"sqlite:///{tmp_path}/state.db?durability=process") as running:
-            yield running
-        return
-    with (
-        Server(tmp_path / "redis", "appendfsync no") as server,
-        Nursery(tmp_path, f"redis://127.0.0.1:{server.port}") as running,
-    ):
+    with over(request.param, tmp_path) as running:
         yield running
 
 
