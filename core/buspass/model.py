@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any, Final, Literal
 
 from msgspec import Struct, field
@@ -85,6 +86,7 @@ class Ask(Struct, frozen=True, kw_only=True):
     bounds its text as UTF-8, tool schemas and response format included, `images` left out; `max_output` is the client's
     own limit, tokens a choice. `include_usage`: the client wants a chunk of usage at its stream's end. `caches`: the
     longest cache the client asks the provider to write. `headers` go to a provider of the same wire format only.
+    `flat`: it is known that a message is nothing but strings.
     """
 
     surface: str
@@ -100,7 +102,8 @@ class Ask(Struct, frozen=True, kw_only=True):
     include_usage: bool = False
     images: tuple[Image, ...] = ()
     caches: Literal["no", "5m", "1h"] = "no"
-    headers: Mapping[str, str] = field(default_factory=dict)
+    headers: Mapping[str, str] = MappingProxyType({})
+    flat: bool = False
 
 
 class Usage(Struct, frozen=True, kw_only=True):

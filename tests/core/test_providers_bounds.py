@@ -8,7 +8,7 @@ from msgspec.structs import replace
 from buspass.config.settings import Price, Target, Tier
 from buspass.errors import Problem
 from buspass.model import Ask, Usage
-from buspass.providers.bounds import OVERHEADS, Bound, bound, ceiling, cost
+from buspass.providers.bounds import OVERHEADS, Bound, bound, ceiling, cost, plain_ceiling, rates
 from buspass.providers.openai_usage import usage
 
 PRICE = Price(input=250_000, output=2_000_000, cached_input=25_000, version="test")  # USD 0.25, 2.00, 0.025 per million
@@ -17,6 +17,33 @@ TARGET = Target(provider="sim", model="planner-1", weight=1, price=PRICE)
 ASK = Ask(surface="openai.chat", model="plan", payload={"messages": [{"role": "user", "content": "x" * 100}]}, tools=(), n=1, max_output=None, input_bytes=104, messages=1, metadata={})  # fmt: skip
 SIZES = st.integers(0, 10**7)
 PRICES = st.integers(0, 10**9)
+
+
+TIERS = st.lists(st.builds(Tier, start=SIZES, input=PRICES, output=PRICES, cached_input=PRICES), max_size=2)
+ANY_PRICE = st.builds(
+    Price,
+    input=PRICES,
+    output=PRICES,
+    cached_input=PRICES,
+    version=st.just("test"),
+    cache_write=st.none() | PRICES,
+    cache_write_1h=st.none() | PRICES,
+    tiers=st.just(()) | st.just(()) | TIERS.map(tuple),
+)
+CACHES = st.sampled_from(["no", "auto", "5m", "1h"])
+BOUNDS = st.builds(Bound, input_tokens=SIZES, output_tokens=SIZES, max_output=st.just(1), caches=CACHES)
+
+
+@given(st.lists(st.none() | ANY_PRICE, max_size=3), BOUNDS)
+def test_the_ceiling_of_plain_prices_is_the_ceiling(prices, most):
+    found = plain_ceiling([rates(price) for price in prices], most)
+    assert (found is None) == any(price is None or price.tiers for price in prices)
+    if found is not None:
+        assert found == ceiling([replace(TARGET, price=price) for price in prices], most, limited=True)
+
+
+def test_a_flat_ask_is_bounded_as_one_that_is_looked_through():
+    assert bound(replace(ASK, flat=True), TARGET, 256) == bound(ASK, TARGET, 256)
 
 
 def test_the_alias_limit_is_applied_where_the_client_has_none():

@@ -116,6 +116,20 @@ def test_the_same_is_made_of_a_request_with_and_without_the_look(monkeypatch: py
         assert said(body, monkeypatch, plain=True) == said(body, monkeypatch, plain=False)
 
 
+def test_messages_of_nothing_but_strings_weigh_what_every_string_in_them_does() -> None:
+    flat = 0
+    for body in filter(chat_plain.fits, requests(10, 1500)):
+        try:
+            ask = openai_chat.parse(body, streaming=True, read=True)
+        except Problem:
+            continue
+        assert ask.input_bytes == openai_chat._size(ask.payload, ())
+        flat += ask.flat
+        if ask.flat:
+            assert all(type(part) is str for message in ask.payload["messages"] for part in message.values())
+    assert 50 < flat < 1000
+
+
 def test_parsing_leaves_the_body_as_it_came(monkeypatch: pytest.MonkeyPatch) -> None:
     """Its digest is taken afterwards."""
     monkeypatch.setattr(openai_chat, "_PARSED", iter(range(openai_chat.WARM, 10**9)))

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Iterable, Mapping
 from functools import cache
 from itertools import repeat
 from operator import mul, sub
+from types import MappingProxyType
 from typing import Any, Final, Literal, Protocol
 
 from msgspec import Struct, field
@@ -27,6 +28,7 @@ from buspass.ports.clock import Clock
 from buspass.ports.state import Item, Value
 from buspass.tasks import Task, View, segment
 
+NOTHING: Final[Mapping[str, Any]] = MappingProxyType({})
 SEND_WITHIN: Final = 5_000
 """Milliseconds from a hold within which it may be sent: after a kill nothing leaves later than this."""
 
@@ -46,11 +48,11 @@ class Incoming(Struct, frozen=True, kw_only=True):
     seconds: float
     flowing: float
     log: Literal["none", "metadata", "redacted", "full"] | None = None
-    labels: Mapping[str, Any] = field(default_factory=dict)
+    labels: Mapping[str, Any] = NOTHING
     traceparent: str | None = None
     session: str = ""
     surface: str = "openai.chat"
-    headers: Mapping[str, str] = field(default_factory=dict)
+    headers: Mapping[str, str] = NOTHING
 
 
 class Reply(Struct, frozen=True, kw_only=True):
@@ -191,17 +193,19 @@ class Stopwatch:
 
     def header(self) -> str:
         """Give the header's value; durations in milliseconds (W3C Server Timing)."""
+        if not self._spent:  # nearly always: nothing was done twice
+            return _timing(*self.at) % (*self._lasted(),)
         self._add_up()
         return _timing(*self._spent) % (*self._spent.values(),)
 
     def _add_up(self) -> None:
+        for station, time in zip(self.at, self._lasted(), strict=True):
+            self._spent[station] = self._spent.get(station, 0.0) + time
+
+    def _lasted(self) -> Iterable[float]:
+        """Give how long each station of `at` took, in ms."""
         begun = [*self.at.values(), self.now()]
-        spent = [*map(mul, map(sub, begun[1:], begun), repeat(1000))]
-        if self._spent:
-            for station, time in zip(self.at, spent, strict=True):
-                self._spent[station] = self._spent.get(station, 0.0) + time
-        else:  # nearly always: nothing was done twice
-            self._spent = dict(zip(self.at, spent, strict=True))
+        return map(mul, map(sub, begun[1:], begun), repeat(1000))
 
 
 @cache
@@ -283,10 +287,11 @@ def remaining(head: Item, now: int) -> str:
     row: Mapping[str, Any] = head
     available = row["available"]
     for name in row["limits"]:
-        amount = available[name]
         if name == "cost":
-            amount = f"{amount / MICRO:.6f}".rstrip("0").rstrip(".")
-        said += f"{name}={amount}, "
+            dollars = f"{available[name] / MICRO:.6f}".rstrip("0").rstrip(".")
+            said += f"cost={dollars}, "
+        else:
+            said += f"{name}={available[name]}, "
     left = (row["expires_at"] - now) // 1000
     return f"{said}wall={max(0, left)}"
 

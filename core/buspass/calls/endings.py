@@ -50,11 +50,9 @@ class Endings(Struct, frozen=True):
         """Give the ending of a call that was answered whole; `answer` as the agent may see it."""
         used = answer.usage
         use = self._use(lane, used) if used.known else self._held()
-        facts = self._facts(answer, lane, tried)
-        facts["status"], facts["estimated"], facts["overrun"] = "succeeded", not used.known, self._over(use)
         return Ending(
             outcome=Outcome(use=use),
-            facts=facts,
+            facts=self._facts("succeeded", answer, lane, tried, use),
             document=None if self.ask.stream else SURFACES[self.ask.surface].render(answer, self.ask.model),
             payload=self._payload(answer),
             headers=_headers(lane, tried),
@@ -82,12 +80,9 @@ class Endings(Struct, frozen=True):
         if not answer.usage.known:
             use = {name: min(amount, self.held.claim.amounts[name]) for name, amount in use.items()}
         facts: dict[str, Value] = {
-            **self._facts(answer, lane, tried),
-            "status": "unknown",
+            **self._facts("unknown", answer, lane, tried, use),
             "code": problem.code,
             "detail": problem.detail[:300],
-            "estimated": not answer.usage.known,
-            "overrun": self._over(use),
             "offers": [],  # an answer that nobody got whole licenses nothing
         }
         headers = _headers(lane, tried)
@@ -136,9 +131,10 @@ class Endings(Struct, frozen=True):
         cost = bounds.cost(lane.target.price, used)
         return {"tokens": used.input + used.output, "cost": cost, "calls": 1, "model_calls": 1}
 
-    def _facts(self, answer: Answer, lane: Lane, tried: int) -> dict[str, Value]:
+    def _facts(self, status: str, answer: Answer, lane: Lane, tried: int, use: Mapping[str, int]) -> dict[str, Value]:
         used, price = answer.usage, lane.target.price
-        return {
+        facts: dict[str, Value] = {
+            "status": status,
             "target": lane.name,
             "attempts": tried,
             "price": price.version if price else "none",
@@ -151,8 +147,12 @@ class Endings(Struct, frozen=True):
             },
             "offers": [self._offer(offer) for offer in answer.offers] if answer.offers else [],
             "labels": self._labels() if self.ask.metadata or self.incoming.labels else "{}",
-            **self._always(),
+            "estimated": not used.known,
+            "overrun": self._over(use),
         }
+        if self.screening.findings or self.notes or self.ask.tools:
+            facts |= self._always()
+        return facts
 
     def _labels(self) -> str:
         return json.dumps(self.screening.labels({**self.ask.metadata, **self.incoming.labels}))

@@ -132,9 +132,12 @@ class Inference:
             refusal = self._able(lanes, self.enforcement.refuse)
         if refusal is not None:
             raise refusal
-        row: Mapping[str, Any] = view.head
-        chosen, limited = [lane.target for lane in self._lanes], "cost" in row["limits"]
-        self._cost = bounds.ceiling(chosen, self._bound, limited=limited, refuse=self.enforcement.refuse)
+        cost = bounds.plain_ceiling([lane.rates for lane in self._lanes], self._bound)
+        if cost is None:
+            row: Mapping[str, Any] = view.head
+            chosen, limited = [lane.target for lane in self._lanes], "cost" in row["limits"]
+            cost = bounds.ceiling(chosen, self._bound, limited=limited, refuse=self.enforcement.refuse)
+        self._cost = cost
 
     def _able(self, lanes: Sequence[Lane], refuse: Refuse) -> Problem | None:
         """Keep the lanes that can say this ask, and the largest of their bounds; else say why the first can not."""

@@ -14,6 +14,7 @@ from msgspec import Struct
 
 from buspass.breakers import Key
 from buspass.config.settings import Model, Provider, Settings, Target, Tool
+from buspass.providers.bounds import Rates, rates
 from buspass.rates import Pace
 from buspass.rates.pace import SECOND, Limit
 from buspass.routing.targets import name
@@ -24,13 +25,17 @@ MINUTE: Final = 60 * SECOND
 
 
 class Lane(Struct, frozen=True, kw_only=True, eq=False):
-    """A target as this host goes to it. `name`: PROVIDER/MODEL; `pace`: where its provider has limits."""
+    """A target as this host goes to it. `name`: PROVIDER/MODEL; `pace`: where its provider has limits.
+
+    `rates`: what a call there may cost, where that is plain.
+    """
 
     target: Target
     name: str
     breaker: Key
     provider: Provider
     pace: Pace | None
+    rates: Rates | None
 
 
 class Alias(Struct, frozen=True, kw_only=True, eq=False):
@@ -90,7 +95,9 @@ def _alias(model: Model, settings: Settings) -> Alias:
 def _lane(target: Target, provider: Provider) -> Lane:
     named = name(target)
     key = Key("model", named, address=provider.base_url)
-    return Lane(target=target, name=named, breaker=key, provider=provider, pace=_pace(provider))
+    return Lane(
+        target=target, name=named, breaker=key, provider=provider, pace=_pace(provider), rates=rates(target.price)
+    )
 
 
 def _pace(provider: Provider) -> Pace | None:

@@ -8,7 +8,7 @@ of their own (`images`). Knows no budget.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, get_args
 
 from msgspec import Struct
 
@@ -48,6 +48,11 @@ Source: platform.claude.com/docs/en/build-with-claude/prompt-caching, "pricing".
 """
 
 
+type Caches = Literal["no", "auto", "5m", "1h"]
+type Rates = Mapping[Caches, tuple[int, int]]
+"""By the longest cache: pico-dollars that a token of input costs at most, and one of output."""
+
+
 class Bound(Struct, frozen=True, kw_only=True):
     """The most that one attempt can use. `max_output` is the limit a choice that must be sent for that to hold.
 
@@ -58,7 +63,7 @@ class Bound(Struct, frozen=True, kw_only=True):
     input_tokens: int
     output_tokens: int
     max_output: int
-    caches: Literal["no", "auto", "5m", "1h"] = "no"
+    caches: Caches = "no"
 
     @property
     def tokens(self) -> int:
@@ -85,7 +90,7 @@ def bound(
     if ask.surface != OWN[api]:
         check(ask, api)
     shown = 0
-    for message in ask.payload.get("messages", ()):
+    for message in () if ask.flat else ask.payload.get("messages", ()):
         if isinstance(message.get("content"), list):  # else it is text
             shown = _shown(ask, target, api, refuse)
             break
@@ -119,6 +124,8 @@ def cost(price: Price | None, usage: Usage) -> int:
     if price is None:
         return 0
     row = _row(price, usage.input) if price.tiers else price
+    if not usage.cached and not usage.cache_write:
+        return -(-(usage.input * row.input + usage.output * row.output) // PICO)
     cached = min(usage.cached, usage.input)
     written = min(usage.cache_write, usage.input - cached)
     pico = (usage.input - cached - written) * row.input + cached * row.cached_input + usage.output * row.output
@@ -148,12 +155,36 @@ def _share(price: int, share: tuple[int, int]) -> int:
 
 def _dearest(row: Price | Tier, most: Bound) -> int:
     """Pico-dollars that a bounded attempt costs at most by this row."""
+    return most.input_tokens * _dear(row, most.caches) + most.output_tokens * row.output
+
+
+def _dear(row: Price | Tier, caches: Caches) -> int:
+    """Pico-dollars that a token of input costs at most by this row."""
     price = max(row.input, row.cached_input)
-    if most.caches != "no" and (written := _write(row)) > price:
+    if caches != "no" and (written := _write(row)) > price:
         price = written
-    if most.caches == "1h" and (written := _write_1h(row)) > price:
+    if caches == "1h" and (written := _write_1h(row)) > price:
         price = written
-    return most.input_tokens * price + most.output_tokens * row.output
+    return price
+
+
+def rates(price: Price | None) -> Rates | None:
+    """What `plain_ceiling` needs of a target's price; None where that can't say it."""
+    if price is None or price.tiers:
+        return None
+    return {caches: (_dear(price, caches), price.output) for caches in get_args(Caches.__value__)}
+
+
+def plain_ceiling(each: Iterable[Rates | None], most: Bound) -> int | None:
+    """The same as `ceiling` for targets all of whose prices are known and have no tiers: nearly always. Else None."""
+    dearest = 0
+    for target in each:
+        if target is None:
+            return None
+        dear, output = target[most.caches]
+        if (pico := most.input_tokens * dear + most.output_tokens * output) > dearest:
+            dearest = pico
+    return -(-dearest // PICO)
 
 
 def ceiling(targets: Iterable[Target], most: Bound, *, limited: bool, refuse: Refuse = enforce) -> int:

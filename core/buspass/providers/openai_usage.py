@@ -5,12 +5,10 @@ Source: platform.openai.com/docs/api-reference/chat/object. Knows no price.
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Any
 
 from buspass.model import Usage
 from buspass.providers.document import MOST, count
-
-DETAILS: Final = ("prompt_tokens_details", "completion_tokens_details")
 
 
 def usage(said: Any) -> Usage:
@@ -26,7 +24,7 @@ def usage(said: Any) -> Usage:
         return Usage(known=False)
     if type(total) is int and given + made < total < MOST:
         made = total - given
-    if said.keys().isdisjoint(DETAILS):
+    if "prompt_tokens_details" not in said and "completion_tokens_details" not in said:
         return Usage(input=given, output=made)
     cached = written = reasoning = 0
     if details := said.get("prompt_tokens_details"):

@@ -12,9 +12,12 @@ from itertools import count
 from typing import Any, Final
 
 from buspass.errors import Problem
-from buspass.model import Answer, Ask, Image, Usage
+from buspass.model import Answer, Ask, Image
 from buspass.surfaces import fields, framing, measure
+from buspass.surfaces.chat_answer import render, usage
 from buspass.surfaces.fields import Report, array, boolean, choice, either, integer, number, record, tagged, text
+
+__all__ = ["NAME", "models", "parse", "problem", "render", "stream_end", "stream_event", "stream_problem", "texts"]
 
 NAME: Final = "openai.chat"
 MOST_OUTPUT: Final = 2**24
@@ -26,8 +29,7 @@ OURS: Final = frozenset({"model", "metadata", "stream", "stream_options"})
 """Members that are for the gateway; a provider gets its own `model`, and no labels of somebody's spend."""
 AGREEING: Final = frozenset({"max_completion_tokens", "top_logprobs", "stream_options", "tools", "tool_choice"})
 """Members of which at least one stands where members do not agree."""
-KEPT: Final = ("id", "created", "service_tier", "system_fingerprint")
-"""Members of a provider's answer, apart from what the model said, that reach the agent."""
+STRINGS: Final = frozenset({str})
 SCHEMAS: Final = frozenset({"tools", "tool_choice", "response_format"})
 """Members that count as JSON."""
 
@@ -206,7 +208,7 @@ def _plain(body: dict[str, Any]) -> Ask:
 
 
 def _ask(clean: Mapping[str, Any], payload: Mapping[str, Any], images: tuple[Image, ...]) -> Ask:
-    given = clean.get
+    given, said = clean.get, _flat(clean)
     return Ask(
         surface=NAME,
         model=clean["model"],
@@ -214,13 +216,25 @@ def _ask(clean: Mapping[str, Any], payload: Mapping[str, Any], images: tuple[Ima
         tools=_functions(clean) if "tools" in clean else (),
         n=given("n", 1),
         max_output=given("max_completion_tokens", given("max_tokens")),
-        input_bytes=_size(payload, images),
+        input_bytes=_size(payload, images) if said is None else measure.octets(said),
         messages=len(clean["messages"]),
         metadata=given("metadata", fields.NOTHING),
         stream=given("stream", False),
         include_usage=given("stream_options", fields.NOTHING).get("include_usage", False),
         images=images,
+        flat=said is not None,
     )
+
+
+def _flat(clean: Mapping[str, Any]) -> list[str] | None:
+    """What `_size` counts, where messages hold nothing but strings and nothing else counts: nearly always."""
+    if not SCHEMAS.isdisjoint(clean):
+        return None
+    said: list[str] = []
+    for message in clean["messages"]:
+        said += message
+        said += message.values()
+    return said if {*map(type, said)} == STRINGS else None
 
 
 _PARSED: Final = count()
@@ -241,19 +255,6 @@ def texts(ask: Ask) -> Iterator[tuple[str, str]]:
         yield from measure.strings(ask.payload.get(part), part, pictures)
 
 
-def render(answer: Answer, alias: str) -> dict[str, Any]:
-    """What the agent gets: the provider's document under the agent's own name for the model, allow-listed."""
-    given = answer.document
-    document: dict[str, Any] = {
-        name: given[name] for name in KEPT if name in given and isinstance(given[name], (str, int))
-    }
-    document["object"], document["model"] = "chat.completion", alias
-    document["choices"] = [_choice(each) for each in given["choices"]]
-    if answer.usage.known:
-        document["usage"] = _usage(answer.usage)
-    return document
-
-
 def stream_event(event: Mapping[str, Any]) -> bytes:
     """One chunk as it goes over the wire."""
     return framing.frame(event)
@@ -267,7 +268,7 @@ def stream_end(ask: Ask, answer: Answer, buspass: Mapping[str, Any]) -> bytes:
         for index, reason in finishes
     ]
     if ask.include_usage and answer.usage.known:
-        chunks.append({"choices": [], "usage": _usage(answer.usage)})
+        chunks.append({"choices": [], "usage": usage(answer.usage)})
     chunks = chunks or [{"choices": []}]
     chunks[-1]["buspass"] = dict(buspass)
     given = answer.document
@@ -341,37 +342,6 @@ def _size(payload: Mapping[str, Any], images: Iterable[Image]) -> int:
     if not SCHEMAS.isdisjoint(payload):
         said += [measure.compact(payload[part]) for part in SCHEMAS if part in payload]
     return measure.octets(said)
-
-
-def _only(members: Mapping[str, Any], names: Iterable[str]) -> dict[str, Any]:
-    return {name: members[name] for name in names if members.get(name) is not None}
-
-
-def _usage(used: Usage) -> dict[str, Any]:
-    written = {"cache_write_tokens": used.cache_write} if used.cache_write else {}
-    return {
-        "prompt_tokens": used.input,
-        "completion_tokens": used.output,
-        "total_tokens": used.input + used.output,
-        "prompt_tokens_details": {"cached_tokens": used.cached, **written},
-        "completion_tokens_details": {"reasoning_tokens": used.reasoning},
-    }
-
-
-def _choice(given: Mapping[str, Any]) -> dict[str, Any]:
-    message, logprobs = given["message"], given.get("logprobs")
-    said = {"role": "assistant", "content": message.get("content"), "refusal": message.get("refusal")}
-    if message.get("tool_calls"):
-        said["tool_calls"] = [
-            {"id": call["id"], "type": "function", "function": _only(call["function"], ("name", "arguments"))}
-            for call in message["tool_calls"]
-        ]
-    return {
-        "index": given["index"],
-        "message": said,
-        "logprobs": _only(logprobs, ("content", "refusal")) if isinstance(logprobs, dict) else None,
-        "finish_reason": given["finish_reason"],
-    }
 
 
 ERROR_TYPES: Final[Mapping[int, str]] = {
