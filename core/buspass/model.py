@@ -136,6 +136,7 @@ class Answer(Struct, frozen=True, kw_only=True):
     """A provider's answer; `document` and `finish` (one reason a choice) are in the wire format of the asker's surface.
 
     `text` is the visible thought of all choices, `thinking` what the model thought before it, as far as it is shown.
+    `rendered`: nothing is in `document` but what an agent gets, and all of it but the model's name and the usage.
     """
 
     document: Mapping[str, Any]
@@ -144,6 +145,7 @@ class Answer(Struct, frozen=True, kw_only=True):
     offers: tuple[Offer, ...]
     finish: tuple[str, ...]
     thinking: str = ""
+    rendered: bool = False
 
     def texts(self) -> tuple[tuple[str, str], ...]:
         """Every text of it with its position, for inspection."""

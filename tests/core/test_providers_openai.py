@@ -11,12 +11,13 @@ from msgspec.structs import replace
 from buspass.config.settings import Auth, Provider, Target
 from buspass.model import Ask, Failure, Usage
 from buspass.ports.outbound import Ambiguous, NotSent, Response, TimedOut
-from buspass.providers import failures, openai
+from buspass.providers import failures, openai, openai_plain
 from buspass.providers.bounds import Bound
 from buspass.providers.decoding import told
 from buspass.providers.document import MOST as LARGEST
 from buspass.providers.document import count
 from buspass.providers.openai import answer, request, usage
+from buspass.surfaces.chat_answer import render
 
 DATA = Path(__file__).parents[1] / "data" / "openai"
 PROVIDER = Provider(
@@ -299,6 +300,54 @@ def test_an_answer_in_its_own_format_is_what_its_blocks_would_say():
         said += not isinstance(first, str)
         assert first == outcome(slowly, document), document
     assert 500 < said < 2900
+
+
+def test_what_is_read_in_one_look_is_what_an_agent_would_get_of_it_anyway(monkeypatch):
+    """Its document too: just what the agent's surface makes of the provider's."""
+    monkeypatch.setattr(openai, "_ANSWERED", iter(()))  # so the long way never asks for the look
+    chance, fitting = random.Random(4), 0
+    count = {"prompt_tokens": 7, "completion_tokens": 2, "total_tokens": 9}
+    members = {"created": 1, "service_tier": "default", "system_fingerprint": "", "object": "x", "model": "m"}
+    values = (*WRONG, None, -1, 1.0, LARGEST, 2**70, "é\U0001f98a", "4111 1111", {"content": []}, count, [CHOICE])
+    for _ in range(4000):
+        document = {"id": "x", **members, "choices": [copy.deepcopy(CHOICE)], "usage": dict(count)}
+        choice = document["choices"][0]
+        choice["message"] |= chance.choice(({}, {}, {"refusal": None, "tool_calls": None}, {"tool_calls": [CALL]}))
+        choice |= chance.choice(({}, {}, {"logprobs": None}, {"logprobs": {"content": [], "x": 1}}))
+        for holder in (document, choice, choice["message"], document["usage"]):
+            if chance.random() < 0.2:
+                holder[chance.choice((*holder, "x"))] = copy.deepcopy(chance.choice(values))
+            if chance.random() < 0.1:
+                holder.pop(chance.choice((*holder,)))
+        body = json.dumps(document).encode()
+        plain = openai_plain.answer(body)
+        if plain is None:
+            continue
+        fitting += 1
+        slow = openai._as_it_is(document, openai.items(document, "choices", least=1))
+        assert replace(plain, document={}, rendered=False) == replace(slow, document={}), document
+        assert render(plain, "plan") == render(slow, "plan"), document
+    assert 500 < fitting < 3500
+
+
+def test_a_host_that_is_warm_reads_plain_answers_in_one_look(monkeypatch):
+    body = json.dumps({"id": "x", "created": 1, "choices": [CHOICE]}).encode()
+    response = Response(status=200, headers={}, body=body)
+    for before, rendered in ((openai.WARM - 1, False), (openai.WARM, True)):
+        monkeypatch.setattr(openai, "_ANSWERED", iter((before,)))
+        assert answer(response, ASK).rendered == rendered
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'{"id":"x","created":1,"choices":[' + json.dumps(CHOICE).encode() + b'],"choices":[]}',
+        b'{"id":"\\ud800"}',
+        b"[" * 3000,
+    ],
+)
+def test_what_is_not_plain_is_left_to_the_long_way(body):
+    assert openai_plain.answer(body) is None
 
 
 def test_usage_is_what_its_counts_say_one_by_one():

@@ -48,6 +48,7 @@ from buspass.ports.policy import PolicyEngine
 from buspass.ports.secrets import SecretMissing, Secrets
 from buspass.ports.signer import Signer
 from buspass.ports.state import State
+from buspass.providers import openai
 from buspass.rates import Rates
 from buspass.reporting import Folding
 from buspass.reports import TAIL, Rollups, tail
@@ -82,6 +83,7 @@ class Application:
         """Have at once what a request would load later: a host that lives long does so as it starts."""
         self._sections.warm()
         registry.warm()
+        openai.warm()
 
     async def mint_workload(self, agent: str) -> str:
         """Vouch for a workload as the local issuer. Raises ConfigError where this host has none."""

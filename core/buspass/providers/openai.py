@@ -6,7 +6,9 @@ and of a credential only where it goes. An ask of another surface is translated 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache
+from itertools import count as count_up
 from typing import Any, Final
 
 from buspass.config.settings import Provider, Target
@@ -15,15 +17,17 @@ from buspass.ports.outbound import Request, Response
 from buspass.providers import chat_shape, failures, to_openai
 from buspass.providers.bounds import Bound
 from buspass.providers.decoding import CHAT, StreamDecoder, told
-from buspass.providers.document import MOST, count, credential_headers, dumps, items, loads, member, optional, string
+from buspass.providers.document import count, credential_headers, dumps, items, loads, member, optional, string
 from buspass.providers.openai_stream import EXTRA, Decoder
 from buspass.providers.openai_usage import usage
 from buspass.providers.parts import Block, Choice, Head
 
-__all__ = ["API", "answer", "decoder", "refused", "request", "usage"]
+__all__ = ["API", "answer", "decoder", "refused", "request", "usage", "warm"]
 
 API: Final = "openai"
 PATH: Final = "/chat/completions"
+WARM: Final = 16
+"""Answers after which it is worth the milliseconds to have what reads plain ones in one look."""
 
 
 def request(
@@ -64,15 +68,36 @@ def answer(response: Response, ask: Ask | None = None) -> Answer:
     """
     if not 200 <= response.status < 300:
         raise refused(response)
+    own = ask is None or ask.surface == CHAT
+    if ask is not None and own and next(_ANSWERED) >= WARM:
+        plain = _plainly()(response.body)
+        if plain is not None:  # nearly always
+            return plain
     try:
         document = loads(response.body)
         said = items(document, "choices", least=1)
-        if ask is None or ask.surface == CHAT:
+        if ask is None or own:
             return _as_it_is(document, said)
         choices = [_choice(choice) for choice in said]
     except (ValueError, RecursionError) as error:
         raise failures.malformed(response) from error
     return told(ask.surface, _head(document), choices, usage(document.get("usage")))
+
+
+_ANSWERED: Final = count_up()
+
+
+@cache
+def _plainly() -> Callable[[bytes], Answer | None]:
+    """No cold start waits for it."""
+    from buspass.providers.openai_plain import answer as plainly  # noqa: PLC0415 - see above
+
+    return plainly
+
+
+def warm() -> None:
+    """Have what reads plain answers in one look: a host that lives long does so as it starts."""
+    _plainly()
 
 
 def refused(response: Response) -> Failure:
@@ -87,17 +112,6 @@ def decoder(ask: Ask) -> StreamDecoder:
 
 def _as_it_is(document: Mapping[str, Any], choices: Sequence[Any]) -> Answer:
     """What `told` makes of `_choice`s for those who speak this format: blocks that nobody writes anew aren't made."""
-    only = choices[0]
-    if len(choices) == 1 and type(only) is dict and type(message := only.get("message")) is dict:
-        said, reason, index = message.get("content"), only.get("finish_reason"), only.get("index")
-        if (
-            (type(said) is str and type(reason) is str and reason)
-            and (type(index) is int and 0 <= index < MOST)
-            and message.get("refusal") is message.get("tool_calls") is None
-        ):  # nearly always, and then it is what follows below makes of it
-            finished = (chat_shape.FINISH.get(reason, reason),)
-            used = usage(document.get("usage"))
-            return Answer(document=document, usage=used, text=said, offers=(), finish=finished)
     texts: list[str] = []
     offers: list[Offer] = []
     finish: list[str] = []

@@ -18,9 +18,13 @@ SCALARS: Final = frozenset({str, int, bool})
 def render(answer: Answer, alias: str) -> dict[str, Any]:
     """What the agent gets: the provider's document under the agent's own name for the model, allow-listed."""
     given = answer.document
-    document: dict[str, Any] = {name: kept for name in KEPT if type(kept := given.get(name)) in SCALARS}
-    document["object"], document["model"] = "chat.completion", alias
-    document["choices"] = [_choice(each) for each in given["choices"]]
+    document: dict[str, Any]
+    if answer.rendered:
+        document = {**given, "model": alias}
+    else:
+        document = {name: kept for name in KEPT if type(kept := given.get(name)) in SCALARS}
+        document["object"], document["model"] = "chat.completion", alias
+        document["choices"] = [_choice(each) for each in given["choices"]]
     if answer.usage.known:
         document["usage"] = usage(answer.usage)
     return document
