@@ -20,7 +20,7 @@ from load import Result
 from sides import Side
 
 PAGE = os.sysconf("SC_PAGESIZE")
-TURN, TIRED, WARMTH = 1.0, 3, 20.0
+TURN, TIRED, WARMTH = 0.5, 4, 20.0
 """Seconds of a turn of warming up; turns in a row that bring nothing more; seconds at the most."""
 
 

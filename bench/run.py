@@ -65,7 +65,7 @@ class Bench:
         return turns(self.load, sides, connections=connections, **timing, **what)
 
     def rate(self) -> Any:
-        return self.turns(self.all(), 32)
+        return self.turns(self.all(), 32, seconds=3 * self.seconds)
 
     def decisions(self) -> Any:
         sides = self.some("buspass", "buspass, Rego")
@@ -219,7 +219,9 @@ def running(load: Held, folder: Path, wanted: set[str]) -> Iterator[dict[str, Si
 def arguments_of() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="short turns, fewer rounds: to see that it runs")
-    parser.add_argument("--seconds", type=float, default=2.0, help="of each turn")
+    parser.add_argument(
+        "--seconds", type=float, default=1.0, help="of each turn; three times as many where the goals are"
+    )
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--only", type=lambda text: text.split(","), default=list(PARTS), metavar="PART,…")
     parser.add_argument("--sides", type=lambda text: set(text.split(";")), default=set(), metavar="NAME;…")

@@ -66,7 +66,7 @@ class Quickening:
 
 @pytest.mark.parametrize(
     ("rates", "turns"),
-    [((100, 200, 300, 400), 7), ((100, 100, 100, 100), 4), ((300, 200, 400, 100, 200, 100, 500), 6)],
+    [((100, 200, 300, 400), 8), ((100,), 5), ((300, 200, 400, 100, 200, 100, 100, 500), 7)],
 )
 def test_a_side_is_measured_once_it_gets_no_quicker(bench, rates, turns):
     load, side = Quickening(rates), SimpleNamespace(port=0, calls=0)
