@@ -157,8 +157,12 @@ def _name(name: Any) -> str:
 
 def _workflow(house: House, name: Any) -> Workflow:
     known = house.settings.workflows
-    if not isinstance(name, str) or name not in known:
+    if not isinstance(name, str):
         raise _wrong("workflow", "workflow names the kind of task that the key's calls run in", sorted(known))
+    if name not in known:
+        raise _wrong(
+            "workflow", f"there is no workflow {name!r} here, in whose tasks the key's calls would run", sorted(known)
+        )
     if known[name].subject is not None:
         free = sorted(each for each, workflow in known.items() if workflow.subject is None)
         detail = f"workflow {name!r} acts for a subject, which a key cannot prove; its agents need OIDC"

@@ -179,6 +179,8 @@ def data_directory(environ: Mapping[str, str]) -> Path:
             _close_to_others(path, mode)
         if not os.access(path, os.W_OK | os.X_OK):
             raise ConfigError([f"BUSPASS_DATA {path}: cannot be written; name another directory"])
+    except FileExistsError as error:
+        raise ConfigError([f"BUSPASS_DATA {path}: a file is there, and no directory; name a directory"]) from error
     except OSError as error:
         raise ConfigError([f"BUSPASS_DATA {path}: {error.strerror}; name another directory"]) from error
     return path

@@ -70,6 +70,10 @@ FAULTS = [
     (b"a: !mine {b: 1}\n", "f:1:4 a: tag !mine is not used here"),
     (b"a: !!int x\n", "f:1:4 a: 'x' is not what its tag says"),
     (b"a: 1" + b"0" * 64 + b"\n", "f:1:4 a: a number of 65 digits; at most 64"),
+    (
+        b"a:\n\tb: c\n",
+        "f:2:1 (document): not YAML: found character that cannot start any token; indent with spaces, YAML takes no tabs",
+    ),
     (b"a: b: c\n", "f:1:5 (document): not YAML: mapping values are not allowed in this context"),
     (b"a: 1\nb: \xff\n", "f:2:4 (document): byte 0xff is not UTF-8"),
     (b"a: x\x00y\n", "f:1:1 (document): not YAML: control characters are not allowed"),

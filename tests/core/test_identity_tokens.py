@@ -134,7 +134,7 @@ NOT_TOKENS = [
     ("FwoGZXIvYXdz", "this is an AWS session token"),
     ("Bearer a.b.c", "the header says Bearer twice"),
     (" a.b.c", "white space around the task token"),
-    ("nonsense", "this is not a JWT"),
+    ("nonsense", "this is not a JWT, as a task token is, nor a key (bp_…): start your agent with `buspass run -- …`"),
     ("a.b", "this is not a JWT"),
     ("a.b.c.d", "this is not a JWT"),
     ("a.b.c", "the token's header is not JSON"),

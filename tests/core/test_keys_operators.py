@@ -63,7 +63,8 @@ async def test_keys_are_listed_in_pages(domain: Domain) -> None:
     [
         ({"name": None}, "name", "whose key"),
         ({"name": "a b"}, "name", "1 to 64"),
-        ({"workflow": "nothing"}, "workflow", "kind of task"),
+        ({"workflow": "nothing"}, "workflow", "there is no workflow 'nothing' here"),
+        ({"workflow": 7}, "workflow", "kind of task"),
         ({"workflow": "personal"}, "workflow", "acts for a subject"),
         ({"pool": "nothing"}, "pool", "no such pool"),
         ({"workflow": "loose"}, "pool", "several"),

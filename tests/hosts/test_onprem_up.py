@@ -309,5 +309,7 @@ def test_a_directory_with_other_things_in_it_is_left_alone(tmp_path):
 
 def test_a_data_directory_that_cannot_be_made_is_said(tmp_path):
     (tmp_path / "file").touch()
+    with pytest.raises(ConfigError, match=r"BUSPASS_DATA .*: a file is there, and no directory"):
+        data_directory({"BUSPASS_DATA": str(tmp_path / "file")})
     with pytest.raises(ConfigError, match=r"BUSPASS_DATA .*: Not a directory"):
         data_directory({"BUSPASS_DATA": str(tmp_path / "file" / "data")})

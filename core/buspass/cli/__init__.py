@@ -44,7 +44,9 @@ environment:
   BUSPASS_CONFIG   the configuration of `up`
   BUSPASS_DATA     keys and stores (default ~/.local/share/buspass)
   BUSPASS_HOST     which of the configuration's hosts this one is
-  BUSPASS_URL      the gateway that run, key, observed, stop, task and trace ask (default http://127.0.0.1:8700)
+  BUSPASS_SECRETS  where secrets lie: a directory, or a cloud's store; else they are variables of their own names
+  BUSPASS_URL      the gateway to ask (default http://127.0.0.1:8700): of run, key, observed, stop, task, trace,
+                   spend and latency
   BUSPASS_TOKEN    an operator's token for it, instead of BUSPASS_DATA/operator.key
   BUSPASS_DEBUG=1  shows the stack trace of a failure
 

@@ -22,10 +22,11 @@ def add(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None
     parser = subparsers.add_parser(
         "stop",
         help="stop a workflow, an agent, a tool, a model, or everything, now",
-        description="Stops at every host of the domain: new tasks and calls are refused, open tasks are killed, "
+        description="Stops at every host of the domain: new tasks and calls are refused, open tasks are killed,\n"
         "running streams are cut. It stands until it is lifted.",
-        epilog="examples: buspass stop --workflow returns --reason 'refunds look wrong'   "
-        "buspass stop --lift s_1f3870be274f6c49 --reason 'mended in revision 7'",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog="examples:\n  buspass stop --workflow returns --reason 'refunds look wrong'\n"
+        "  buspass stop --lift s_1f3870be274f6c49 --reason 'mended in revision 7'\n",
     )
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("--workflow", metavar="W", help="its tasks are killed, and none begins")

@@ -100,7 +100,9 @@ def parse(source: bytes, name: str) -> Document:
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         at = (mark.line + 1, mark.column + 1) if mark else (1, 1)
-        raise _fault(name, at, f"not YAML: {error.problem or error}") from None
+        line = "".join(text.split("\n")[at[0] - 1 : at[0]])
+        hint = "; indent with spaces, YAML takes no tabs" if line[at[1] - 1 : at[1]] == "\t" else ""
+        raise _fault(name, at, f"not YAML: {error.problem or error}{hint}") from None
     except yaml.YAMLError as error:
         reason = getattr(error, "reason", None) or str(error).splitlines()[0]
         raise _fault(name, (1, 1), f"not YAML: {reason}") from None

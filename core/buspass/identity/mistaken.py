@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from buspass.identity.jws import Unverified
+from buspass.identity.jws import LONGEST, Unverified
 
 _START: Final = "start your agent with `buspass run -- …`, or start a task with POST /v1/tasks and use its token"
 
@@ -27,12 +27,14 @@ _AZURE: Final = ("https://login.microsoftonline.com/", "https://sts.windows.net/
 
 
 def credential(text: str) -> str | None:
-    """Recognise what is no JWT at all; None for what may be one."""
+    """Say what this is that is no JWT at all; None for what may be one."""
     if not text.strip():
         return f"the task token is missing: send it as `Authorization: Bearer …` or as the SDK's API key; {_START}"
     if text != text.strip():
         return "there is white space around the task token: send the token alone"
-    return next((sentence for prefix, sentence in _PREFIXES if text.startswith(prefix)), None)
+    may_be = text.count(".") == 2 or len(text) > LONGEST
+    other = None if may_be else f"this is not a JWT, as a task token is, nor a key (bp_…): {_START}"
+    return next((sentence for prefix, sentence in _PREFIXES if text.startswith(prefix)), other)
 
 
 def token(given: Unverified, issuer: str) -> str | None:
