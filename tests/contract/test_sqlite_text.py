@@ -70,9 +70,9 @@ def prepared(there, chance):
     table, name = chance.choice(MAPS), chance.choice(NAMES)
     if there[table].get(name) == {"a": 1}:
         require = (Equals((table, VARIES, "a"), 1),)
-        return Form(Update("k", require, {at("before"): Given(0)}, {}, ((table, VARIES),))).of(name, 1)
+        return Form(Update("k", require, {at("before"): Given(0)}, {}, ((table, VARIES),))).of(name, (1,))
     require, value = (Absent((table, VARIES)),), {"a": 1} if chance.random() < 0.8 else chance.choice(VALUES)
-    return Form(Update("k", require, {at("before"): Given(0)}, {(table, VARIES): Given(1)})).of(name, 1, value)
+    return Form(Update("k", require, {at("before"): Given(0)}, {(table, VARIES): Given(1)})).of(name, (1, value))
 
 
 def operation(there, chance):
@@ -144,7 +144,7 @@ def test_of_a_large_item_only_what_changed_is_written(monkeypatch):
         step = Update("k", (Absent(path),), {at("n"): 1}, {path: {"state": "y"}})
         if number % 2:
             form = Form(Update("k", (Absent(("open", VARIES)),), {at("n"): 1}, {("open", VARIES): Given(0)}))
-            step = form.of(f"c{number}", {"state": "y"})
+            step = form.of(f"c{number}", ({"state": "y"},))
         after = changed(step, there)
         assert texts.of(("p", "k"), after, there, [step]) == written(after).decode()
         there = after

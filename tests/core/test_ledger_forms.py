@@ -6,15 +6,39 @@ import pytest
 from msgspec.structs import replace
 
 from buspass.ledger import Claim, Held, Outcome, new_head
-from buspass.ledger.holds import HEAD, KEPT, OBSERVED, RECENT, closing, ends, entry_of, releasing, taking
+from buspass.ledger.holds import (
+    HEAD,
+    KEPT,
+    OBSERVED,
+    RECENT,
+    closing,
+    ends,
+    entry_of,
+    releasing,
+    settling,
+    taken,
+    taking,
+)
 from buspass.ledger.records import entry_held
 from buspass.model import ACCOUNTS, SLOTS
-from buspass.ports.state import CHANGES, Absent, AtLeast, Equals, Prepared, Update, accepts, changed, check, plain
+from buspass.ports.state import (
+    CHANGES,
+    Absent,
+    AtLeast,
+    Equals,
+    Prepared,
+    Update,
+    accepts,
+    changed,
+    check,
+    judged,
+    plain,
+)
 
 NOW = 1_800_000_000_000
 
 
-def taken(claim, attempt, now):
+def written_out(claim, attempt, now):
     require = [
         Equals(("status",), "open"),
         Equals(("fence",), claim.fence),
@@ -120,13 +144,17 @@ def test_a_hold_and_its_end_mean_what_is_written_out(monkeypatch):
         claim = drawn(dice)
         hold = taking(claim, "ab" * 8, NOW)
         assert isinstance(hold, Prepared)
-        assert plain(hold) == taken(claim, "ab" * 8, NOW)
+        assert plain(hold) == written_out(claim, "ab" * 8, NOW)
         check([plain(hold)])
         before = head(claim, dice)
         assert accepts(hold, before) == accepts(plain(hold), before)
+        hold.form.write()
+        assert hold.form.sound(hold.segment, hold.given)
         if not accepts(hold, before):
+            assert judged(hold, before) is None
             continue
         during = changed(hold, before)
+        assert [*(judged(hold, before) or {}).items()] == [*during.items()]
         assert [*changed(plain(hold), before).items()] == [*during.items()]
         held = Held(claim=claim, attempt="ab" * 8, at=NOW, turn=1, head=during)
         entry = entry_held(held)
@@ -137,7 +165,8 @@ def test_a_hold_and_its_end_mean_what_is_written_out(monkeypatch):
         assert isinstance(end, Prepared) == (not outcome.trail and not outcome.kept)
         check([plain(end)])
         assert accepts(end, during)
-        assert changed(end, during) == changed(plain(end), during)
+        assert changed(end, during) == changed(plain(end), during) == judged(end, during)
+        assert settling(held, taken(claim), outcome, NOW + 5) == closing(entry, outcome, NOW + 5, held.turn)
         other = replace(entry, attempt="cd" * 8)
         assert not accepts(closing(other, outcome, NOW + 5, 17), during)
         check([releasing(entry)])
@@ -146,7 +175,67 @@ def test_a_hold_and_its_end_mean_what_is_written_out(monkeypatch):
     assert both > 100
 
 
+def test_a_hold_and_its_end_are_judged_without_a_closer_look():
+    """Else nothing would be won by writing them out, and nothing seen of it."""
+    dice = random.Random(5)
+    for _ in range(100):
+        claim = replace(drawn(dice), fence=1, version=None)
+        name = claim.name
+        before = head(claim, dice) | {"fence": 1, "left": {name: 9}}
+        before |= {each: {name: 4} for each in ("turns", "running", "done", "last", "count")}
+        hold = taking(claim, "ab" * 8, NOW)
+        hold.form.write()
+        during = hold.form.judge(before, hold.segment, hold.given)
+        held = Held(claim=claim, attempt="ab" * 8, at=NOW, turn=5, head=during)
+        end = settling(held, taken(claim), replace(ended(dice, claim), kept="", trail=""), NOW + 5)
+        end.form.write()
+        assert end.form.judge(during, end.segment, end.given)["slots"] == before["slots"]
+
+
 @pytest.mark.parametrize("strange", [{"name": "a b"}, {"call": "a/b"}, {"amounts": {"cost": 2**60}}, {"fence": None}])
 def test_a_claim_outside_of_the_rules_is_an_error(strange):
     with pytest.raises(ValueError, match=r"segment|no form|within|Equals"):
         check([taking(replace(drawn(random.Random(1)), **strange), "ab" * 8, NOW)])
+
+
+UNSOUND = [None, 1.5, 2**53, True, "\ud800", b"x", (1,), ["\ud800"], {"a b": 1.5}, {"\ud800": 1}, {"": 1}, "é", ["é"]]
+
+
+def refused(operation):
+    try:
+        check([operation])
+    except (ValueError, TypeError):
+        return True
+    return False
+
+
+def test_a_hold_with_anything_in_it_that_the_rules_forbid_is_none(monkeypatch):
+    """Whatever lies in a claim: a hold passes just when what is written out passes the whole text of the rules."""
+    dice, seen = random.Random(4), {False: 0, True: 0}
+    for _ in range(1500):
+        claim, attempt = drawn(dice), "ab" * 8
+        name = dice.choice(["fence", "cause", "host", "version", "call", "amounts", "attempt", "deadline"])
+        value = dice.choice(UNSOUND)
+        if name == "attempt":
+            attempt = value
+        elif name == "deadline":
+            claim = replace(claim, deadline=dice.choice([NOW + 0.5, 2**53]), lasts=2**60)
+        else:
+            claim = replace(claim, **{name: {"cost": value} if name == "amounts" else value})
+        try:
+            hold = taking(claim, attempt, NOW)
+        except (ValueError, TypeError):
+            hold = None
+        if hold is not None and isinstance(hold, Prepared):
+            hold.form.write()
+        try:
+            whole = written_out(claim, attempt, NOW)
+        except TypeError:  # no number at all
+            assert hold is None
+            continue
+        with monkeypatch.context() as patched:
+            patched.setattr("buspass.ports.state.surely", lambda _operation: False)
+            expected = refused(whole)
+        assert (hold is None or refused(hold)) == expected, (claim, attempt)
+        seen[expected] += 1
+    assert min(seen.values()) > 200, seen

@@ -23,7 +23,7 @@ from buspass.ledger import Ledger, Outcome
 from buspass.ledger.accounts import amounts
 from buspass.ledger.delegations import Delegations, returning
 from buspass.ledger.delegations import taking as delegated
-from buspass.ledger.holds import closing, crediting, taking
+from buspass.ledger.holds import closing, crediting, settling, taking
 from buspass.ledger.pools import Pools
 from buspass.ports.state import AtLeast, Equals, Present, Put, Update, plain
 
@@ -31,8 +31,16 @@ from buspass.ports.state import AtLeast, Equals, Present, Put, Update, plain
 
 
 def closed_by_key(entry, *rest):
-    update = plain(closing(entry, *rest))
-    return Update(update.key, (Present(("open", entry.call)),), update.add, update.set, update.remove)
+    return by_key(entry.call, closing(entry, *rest))
+
+
+def settled_by_key(held, *rest):
+    return by_key(held.claim.call, settling(held, *rest))
+
+
+def by_key(call, end):
+    update = plain(end)
+    return Update(update.key, (Present(("open", call)),), update.add, update.set, update.remove)
 
 
 def counted_release(entry):
@@ -88,7 +96,10 @@ def forgiven(entry, outcome, now, turn=0):
 
 LEDGER_SETTLE = Ledger.settle
 LEDGER = {
-    "a hold is closed by its key alone": [(buspass.ledger.ledger, "closing", closed_by_key)],
+    "a hold is closed by its key alone": [
+        (buspass.ledger.ledger, "closing", closed_by_key),
+        (buspass.ledger.ledger, "settling", settled_by_key),
+    ],
     "a keyed call does not look again": [(Ledger, "_recheck", trusting)],
     "a late settle edits the record": [(Ledger, "_settle_again", edited)],
     "a hold does not ask what is available": [(buspass.ledger.ledger, "taking", unconditional)],

@@ -33,7 +33,9 @@ from buspass.ledger.holds import (
     record_key,
     releasing,
     reminding,
+    settling,
     sweeping,
+    taken,
     taking,
 )
 from buspass.ledger.records import closing_facts, entry_held, lost, outcome_of, turn_of, used
@@ -207,10 +209,10 @@ class Ledger:
         Raises Problem state_unavailable when the store took neither: the hold then stays charged, and the
         sweep ends it.
         """
-        task, entry, now = held.claim.task, entry_held(held), self._clock.now()
-        key = record_key(entry.call)
-        full = {**record, **closing_facts(held, outcome), "use": used(entry, outcome)}
-        end = closing(entry, outcome, now, held.turn)
+        claim, mine, now = held.claim, taken(held.claim), self._clock.now()
+        task, key = claim.task, record_key(claim.call)
+        full = {**record, **closing_facts(held, outcome), "use": used(mine, outcome)}
+        end = settling(held, mine, outcome, now)
         put = Put(key, self._stamp(task, key, full))
         result: Applied | Refused | None
         try:
@@ -220,7 +222,7 @@ class Ledger:
         if isinstance(result, Applied):
             self._wrote(task, put, held.head)
         elif isinstance(result, Refused) and result.index == 0:
-            result = await self._settle_again(task, entry, end, full, result.item)
+            result = await self._settle_again(task, entry_held(held), end, full, result.item)
         self._lines.wake(task)
         head = result.item if result is not None else None
         if not head or "open" not in head:

@@ -6,10 +6,12 @@ know what else stands in a record, and when it is written (`ledger`).
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 
 from buspass.ledger.accounts import amounts, text
-from buspass.ledger.holds import Entry, Held, Outcome, ends
+from buspass.ledger.holds import Entry, Held, Outcome, ends, taken
+from buspass.model import Amounts
+from buspass.ports.operations import Remembered
 from buspass.ports.state import Item, Value
 
 
@@ -19,7 +21,7 @@ def entry_held(held: Held) -> Entry:
     return Entry(
         call=claim.call,
         attempt=held.attempt,
-        amounts={name: amount for name, amount in claim.amounts.items() if amount},
+        amounts=taken(claim),
         kind=claim.kind,
         name=claim.name,
         cause=claim.cause,
@@ -32,9 +34,13 @@ def entry_held(held: Held) -> Entry:
     )
 
 
-def used(entry: Entry, outcome: Outcome) -> dict[str, Value]:
-    """Give what a call used of every account that it held or cost."""
-    return {name: outcome.use.get(name, 0) for name in sorted(entry.amounts.keys() | outcome.use.keys())}
+def used(held: Amounts, outcome: Outcome) -> dict[str, Value]:
+    """Give what a call used of every account that it held or cost, in their order."""
+    of = outcome.use.get
+    return {name: of(name, 0) for name in _IN_ORDER[(*held, *outcome.use)]}
+
+
+_IN_ORDER: Final = Remembered[tuple[str, ...], list[str]](lambda names: sorted({*names}), 512)
 
 
 def closing_facts(held: Held, outcome: Outcome) -> dict[str, Value]:
@@ -78,7 +84,7 @@ def lost(entry: Entry, now: int, *, sent: bool) -> tuple[Outcome, dict[str, Valu
         "ended": now,
         "state": "expired",
         "attempt": entry.attempt,
-        "use": used(entry, outcome),
+        "use": used(entry.amounts, outcome),
         "status": "unknown" if sent else "void",
         "estimated": sent,
     }

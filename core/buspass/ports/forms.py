@@ -8,7 +8,7 @@ one answer.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any, Final
 
 from msgspec import Struct
@@ -24,10 +24,20 @@ from buspass.ports.operations import (
     Path,
     Update,
     Value,
+    is_name,
     is_segment,
 )
-from buspass.ports.sound import surely, surely_set
+from buspass.ports.sound import SCALARS, surely, surely_set
 
+type Sound = Callable[[str, tuple[Any, ...]], bool]
+"""(segment, given): surely sound. Raises TypeError for what can't be written."""
+type Judge = Callable[[Any, str, tuple[Any, ...]], Any]
+"""(item, segment, given): the new item, None where it is refused, or CLOSER."""
+
+CLOSER: Final = object()
+"""What a judge gives of an item that is not just as the form expects it."""
+WRITTEN: Final = 16
+"""So many operations are made of a form before it is written out (`straight`): a cold start needs none of that."""
 LEAST: Final = -WHOLE
 VARIES: Final = "*"
 """In a form's paths, the one segment that each operation gives: no segment is it."""
@@ -48,6 +58,9 @@ class Given(int):
 class Form:
     """The shape of an update, in flat tuples. `specimen` has VARIES and Given where operations differ.
 
+    What is set may be a map of maps with Given in it: its names and whatever else lies there are of the form, and what
+    is given there is no map and no list.
+
     Raises ValueError for what is not surely sound whatever is given. So it has to falsify itself by its paths alone: it
     removes what it requires, or makes what it requires to be absent. What is set, removed or required to be absent lies
     at depth two. VARIES is the second segment of a path, of none that is added to or compared, and nothing else is
@@ -57,8 +70,11 @@ class Form:
     def __init__(self, specimen: Update) -> None:
         self.key = specimen.key
         compared = _compared(specimen)
-        values = [*(each.value for each in compared), *specimen.add.values(), *specimen.set.values()]
-        self.size = 1 + max([_index(value) for value in values if type(value) is Given], default=-1)
+        self.numbers = _given([each.value for each in compared if isinstance(each, AtLeast)] + [*specimen.add.values()])
+        self.equal = _given([each.value for each in compared if isinstance(each, Equals)])
+        self.parts = _given(specimen.set.values())
+        self.leaves = [place for place in _given(_leaves(specimen)) if place not in self.numbers]
+        self.size = 1 + max([*self.numbers, *self.equal, *self.parts, *self.leaves], default=-1)
         constants: list[Any] = []
 
         def place(value: Any) -> int:
@@ -80,7 +96,7 @@ class Form:
         self._add = tuple(
             [(path, place(amount), type(amount) is Given and amount < 0) for path, amount in specimen.add.items()]
         )
-        self._set = tuple([(path, place(part)) for path, part in specimen.set.items()])
+        self._set = tuple(specimen.set.items())
         self._remove = specimen.remove
         self.constants = tuple(constants)
         self.absent = tuple([_names(path) for _, kind, path, _ in require if kind is Absent])
@@ -89,21 +105,20 @@ class Form:
             [
                 (
                     holder[0] if holder else None,
-                    tuple([(_names(path)[-1], at) for path, at in self._set if path[:-1] == holder]),
+                    tuple([(_names(path)[-1], part) for path, part in self._set if path[:-1] == holder]),
                     tuple([(path[-1], at, less) for path, at, less in self._add if path[:-1] == holder]),
                     tuple([_names(path)[-1] for path in specimen.remove if path[:-1] == holder]),
                 )
                 for holder in dict.fromkeys([path[:-1] for path in _changed(specimen)])
             ]
         )
-        numbers = [*(each.value for each in compared if isinstance(each, AtLeast)), *specimen.add.values()]
-        self.numbers = _given(numbers)
-        self.equal = _given([each.value for each in compared if isinstance(each, Equals)])
-        self.parts = _given(specimen.set.values())
+        self.sound: Sound = self._counted
+        self.judge: Judge = _closer
+        self._left = WRITTEN
         if not _by_its_paths(specimen) or not surely(self.update("a", tuple(range(1, self.size + 1)))):
             raise ValueError(f"no form: {specimen!r} is not sound whatever is given")
 
-    def of(self, segment: str, *given: Any) -> Prepared | Update:
+    def of(self, segment: str, given: tuple[Any, ...]) -> Prepared | Update:
         """Make an operation; an ordinary update where what is given is not surely sound, for `check` to look closer.
 
         Raises ValueError where an amount is no number.
@@ -112,6 +127,33 @@ class Form:
             return Prepared(self.key, self, segment, given)
         except (ValueError, TypeError):
             return self.update(segment, given)
+
+    def surely(self, segment: Any, given: Any) -> bool:
+        """Say whether segment and values are surely sound. Raises TypeError for what can't be written."""
+        good = type(given) is tuple and len(given) == self.size and is_segment(segment)
+        for place in self.numbers if good else ():
+            number = given[place]
+            good = good and type(number) is int and LEAST <= number <= WHOLE
+        for place in self.equal if good else ():
+            good = good and _comparable(given[place])
+        for place in self.parts if good else ():
+            good = good and surely_set(given[place])
+        for place in self.leaves if good else ():
+            good = good and _leaf(given[place])
+        return good
+
+    def _counted(self, segment: str, given: tuple[Any, ...]) -> bool:
+        self._left -= 1
+        if not self._left:
+            self.write()
+        return self.surely(segment, given)
+
+    def write(self) -> None:
+        """Have what is asked at each call, and what is done, as straight-line Python from here on."""
+        from buspass.ports import straight  # noqa: PLC0415 - no cold start waits for it
+
+        self.sound = straight.sound(self, _comparable, surely_set, _leaf)
+        self.judge = straight.judge(self)
 
     def update(self, segment: str, given: tuple[Any, ...]) -> Update:
         """Give the ordinary update of the same meaning. Raises ValueError where an amount is no number."""
@@ -128,7 +170,7 @@ class Form:
             add = {where: -values[at] if less else values[at] for where, at, less in self._add}
         except TypeError as error:
             raise ValueError(f"added to {self.key!r}: {error}; allowed are integers") from error
-        put = {path(where): values[at] for where, at in self._set}
+        put = {path(where): filled(part, given) for where, part in self._set}
         return Update(self.key, tuple(require), add, put, tuple([path(where) for where in self._remove]))
 
 
@@ -141,17 +183,9 @@ class Prepared(Struct, frozen=True):
     given: tuple[Any, ...]
 
     def __post_init__(self) -> None:
-        form, given = self.form, self.given
-        good = type(given) is tuple and len(given) == form.size and is_segment(self.segment)
-        for place in form.numbers if good else ():
-            number = given[place]
-            good = good and type(number) is int and LEAST <= number <= WHOLE
-        for place in form.equal if good else ():
-            good = good and _comparable(given[place])
-        for place in form.parts if good else ():
-            good = good and surely_set(given[place])
-        if not good:
-            raise ValueError(f"{self.segment!r}, {given!r}: not surely sound")
+        form = self.form
+        if self.key != form.key or not form.sound(self.segment, self.given):
+            raise ValueError(f"{self.key!r}, {self.segment!r}, {self.given!r}: not surely sound")
 
     @property
     def update(self) -> Update:
@@ -215,8 +249,8 @@ def changed(update: Update | Prepared, item: Item, index: int = 0) -> dict[str, 
             if type(there) is not dict:
                 return ordinary.changed(update.update, item, index)
             holder = new[first] = dict(there)
-        for name, place in sets:
-            holder[segment if name is VARIES else name] = values[place]
+        for name, part in sets:
+            holder[segment if name is VARIES else name] = filled(part, update.given)
         for name, place, less in adds:
             total = holder.get(name, 0)
             if type(total) is not int:
@@ -228,6 +262,25 @@ def changed(update: Update | Prepared, item: Item, index: int = 0) -> dict[str, 
         for name in gone:
             del holder[segment if name is VARIES else name]
     return new
+
+
+def judged(update: Update | Prepared, item: Item | None, index: int = 0) -> dict[str, Value] | None:
+    """Give the item as the update makes it, or None where it may not be applied to what is there. Raises Misfit(index).
+
+    The same as `accepts` and then `changed`.
+    """
+    if isinstance(update, Prepared):
+        new: dict[str, Value] | None = update.form.judge(item, update.segment, update.given)
+        if new is not CLOSER:
+            return new
+    return changed(update, item, index) if item is not None and accepts(update, item) else None
+
+
+def filled(part: Any, given: tuple[Any, ...]) -> Any:
+    """Give what a form sets, with what is given in its place."""
+    if type(part) is Given:
+        return given[part]
+    return {name: filled(each, given) for name, each in part.items()} if type(part) is dict else part
 
 
 def changed_in(update: Update | Prepared, name: str) -> tuple[list[str], list[str]]:
@@ -253,7 +306,7 @@ def _by_its_paths(specimen: Update) -> bool:
     changes = _changed(specimen)
     absent = [each.path for each in specimen.require if isinstance(each, Absent)]
     maps = [path[0] for path in changes]
-    values = [*(each.value for each in _compared(specimen)), *specimen.set.values()]
+    values = [*(each.value for each in _compared(specimen)), *specimen.set.values(), *_leaves(specimen)]
     paths = [*changes, *(each.path for each in specimen.require)]
     return (
         (bool(specimen.remove) or not {*absent}.isdisjoint([*specimen.set, *specimen.add]))
@@ -265,6 +318,7 @@ def _by_its_paths(specimen: Update) -> bool:
         and all(isinstance(each, Absent | AtLeast | Equals) for each in specimen.require)
         and not any(type(value) is Given and value < 0 for value in values)
         and not specimen.index
+        and is_name(specimen.key)
     )
 
 
@@ -286,6 +340,16 @@ def _changed(specimen: Update) -> list[Path]:
     return [*specimen.set, *specimen.add, *specimen.remove]
 
 
+def _leaves(specimen: Update) -> list[Any]:
+    """Give what lies in the maps that are set, however deep."""
+    found: list[Any] = []
+    maps = [part for part in specimen.set.values() if type(part) is dict]
+    for each in maps:  # which grow meanwhile
+        maps += [part for part in each.values() if type(part) is dict]
+        found += [part for part in each.values() if type(part) is not dict]
+    return found
+
+
 def _names(path: Path) -> Path:
     return tuple([VARIES if each == VARIES else each for each in path])  # this very object, found again by `is`
 
@@ -296,6 +360,14 @@ def _given(values: Iterable[Any]) -> list[int]:
 
 def _index(given: int) -> int:
     return int(given) if given >= 0 else ~int(given)
+
+
+def _closer(_item: Any, _segment: str, _given: tuple[Any, ...]) -> Any:
+    return CLOSER
+
+
+def _leaf(value: Any) -> bool:
+    return type(value) in SCALARS and surely_set(value)
 
 
 def _comparable(value: Any) -> bool:

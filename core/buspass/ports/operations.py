@@ -24,6 +24,8 @@ WHOLE: Final = 2**53 - 1
 """The largest integer every store keeps exactly: Cosmos and Redis scripts hold numbers as doubles."""
 CHANGES: Final = 10
 """Changes in one update: what a patch may carry in Cosmos."""
+NAME: Final = 255
+"""Characters of a partition or key."""
 PAGE: Final = 1000
 """The largest `limit` of `list` and `find`."""
 DEPTH: Final = 24
@@ -34,6 +36,10 @@ INDEXES: Final = ("due", "flow", "tail")
 here, and to the tables that exist before what needs it is deployed (docs/stores.md)."""
 
 _SEGMENT: Final = re.compile(r"[A-Za-z0-9_.:-]{1,128}")
+KNOWN: Final = 8192
+_NAMES: Final[dict[str, None]] = {}
+_SEGMENTS: Final[dict[str, None]] = {}
+"""What was found to be one: a task's partition comes at each call, a call's id twice."""
 MISSING: Final = object()
 """What `value_at` may be asked to give where nothing is: unlike None, never a value."""
 
@@ -158,9 +164,32 @@ class Remembered[K, V](dict[K, V]):
         return answer
 
 
+def is_name(name: object) -> bool:
+    """Say whether this may be a partition or a key."""
+    if type(name) is not str:
+        return False
+    if name not in _NAMES:
+        if not 0 < len(name) <= NAME or not name.isascii() or not name.isprintable():
+            return False
+        _know(_NAMES, name)
+    return True
+
+
 def is_segment(name: object) -> bool:
     """Say whether this may be a segment of a path."""
-    return type(name) is str and _SEGMENT.fullmatch(name) is not None
+    if type(name) is not str:
+        return False
+    if name not in _SEGMENTS:
+        if _SEGMENT.fullmatch(name) is None:
+            return False
+        _know(_SEGMENTS, name)
+    return True
+
+
+def _know(known: dict[str, None], name: str) -> None:
+    if len(known) >= KNOWN:
+        known.clear()
+    known[name] = None
 
 
 def _segments(path: tuple[Any, ...]) -> int:

@@ -29,7 +29,7 @@ from buspass.ports.operations import (
     Update,
 )
 
-_SCALARS: Final = frozenset({str, int, bool, type(None)})
+SCALARS: Final = frozenset({str, int, bool, type(None)})
 _TUPLES: Final = frozenset({tuple})
 _INTEGERS: Final = frozenset({int})
 _LOOKED_AT: Final = frozenset({1, 2, 3})
@@ -61,7 +61,7 @@ def _layout(layout: tuple[Any, ...]) -> tuple[str, ...] | None:
     """
     names, kinds, high = layout[: len(layout) // 2], layout[len(layout) // 2 : -1], layout[-1]
     sound = SEGMENTS[names] == len(names) if high else {*map(type, names)} <= {str} and "" not in names
-    return tuple(compress(names, [kind not in _SCALARS for kind in kinds])) if sound else None
+    return tuple(compress(names, [kind not in SCALARS for kind in kinds])) if sound else None
 
 
 _PLACES: Final = Remembered(_places)
@@ -83,7 +83,7 @@ def surely(operation: Ordinary) -> bool:
 
 def surely_set(value: Any) -> bool:
     """Say whether this may surely be set at depth two. Raises TypeError for what can't be written."""
-    return (type(value) in _SCALARS or _value(value, 2)) and _writable([value])
+    return (type(value) in SCALARS or _value(value, 2)) and _writable([value])
 
 
 def _put(value: Any) -> bool:
@@ -109,7 +109,7 @@ def _changes(update: Update) -> bool:
     if len(others) > 1 and (len({*others}) < len(others) or _PLACES[others] is None):
         return False
     for path, value in put.items():
-        if type(value) not in _SCALARS and (len(path) == 1 or not _value(value, 2)):
+        if type(value) not in SCALARS and (len(path) == 1 or not _value(value, 2)):
             return False
     return not put or _writable([*put.values()])
 
@@ -153,7 +153,7 @@ def _required(remove: tuple[Path, ...], paths: list[Path], absent: tuple[bool, .
 
 def _value(value: Any, depth: int) -> bool:
     kind = type(value)
-    if kind in _SCALARS:
+    if kind in SCALARS:
         return True
     if depth >= DEPTH:
         return False

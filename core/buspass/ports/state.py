@@ -17,11 +17,11 @@ exist.
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from typing import Any, Final, Protocol
+from typing import Any, Protocol
 
 from msgspec import Struct
 
-from buspass.ports.forms import Operation, Prepared, accepts, changed, plain
+from buspass.ports.forms import Operation, Prepared, accepts, changed, judged, plain
 from buspass.ports.operations import (
     CHANGES,
     DEPTH,
@@ -48,6 +48,7 @@ from buspass.ports.operations import (
     at,
     checked_path,
     holds,
+    is_name,
     is_whole,
     same,
     starts_with,
@@ -91,12 +92,10 @@ __all__ = [
     "check_names",
     "check_page",
     "holds",
+    "judged",
     "plain",
     "value_at",
 ]
-
-NAME: Final = 255
-"""Characters of a partition or key."""
 
 
 class Applied(Struct, frozen=True):
@@ -197,26 +196,30 @@ def check(operations: Sequence[Operation]) -> None:
         raise ValueError("no operations: an apply carries at least one")
     seen: set[str] = set()
     for operation in operations:
-        check_names(operation.key)
-        if operation.key in seen:
-            raise ValueError(f"operation on {operation.key!r}: its key has one already; each key at most once")
-        seen.add(operation.key)
-        if isinstance(operation, Prepared) or surely(operation):
-            continue
-        where = f"operation on {operation.key!r}"
-        for condition in operation.require:
-            _check_condition(condition, where)
-        if isinstance(operation, Put):
-            _check_put(operation, where)
-        elif isinstance(operation, Update):
-            _check_update(operation, where)
+        key = operation.key
+        if not isinstance(operation, Prepared):  # which keeps every rule, or could not have been made
+            check_names(key)
+            if not surely(operation):
+                _check_closely(operation)
+        if key in seen:
+            raise ValueError(f"operation on {key!r}: its key has one already; each key at most once")
+        seen.add(key)
+
+
+def _check_closely(operation: Ordinary) -> None:
+    where = f"operation on {operation.key!r}"
+    for condition in operation.require:
+        _check_condition(condition, where)
+    if isinstance(operation, Put):
+        _check_put(operation, where)
+    elif isinstance(operation, Update):
+        _check_update(operation, where)
 
 
 def check_names(*names: str) -> None:
     """Raise ValueError unless each (a partition, key, shard or sort) is 1-255 printable ASCII characters."""
     for name in names:
-        good = type(name) is str and 0 < len(name) <= NAME and name.isascii() and name.isprintable()
-        if not good:
+        if not is_name(name):
             raise ValueError(f"{name!r}: partitions, keys, shards and sorts are 1-255 printable ASCII characters")
 
 

@@ -181,7 +181,7 @@ class StateContract(ParallelContract):
                 {("available", "tokens"): -Given(0), ("version",): 1},
                 {("open", VARIES): Given(2)},
             )
-        ).of("c2", 40, 1, {"attempt": "a2", "amounts": {"tokens": 40}})
+        ).of("c2", (40, 1, {"attempt": "a2", "amounts": {"tokens": 40}}))
         assert isinstance(hold, Prepared)
         held = await state.apply(partition, [Put("rec:c2", {"v": 1}), hold])
         entry = {"attempt": "a2", "amounts": {"tokens": 40}}
@@ -201,11 +201,11 @@ class StateContract(ParallelContract):
                 remove=(("open", VARIES),),
             )
         )
-        assert refused(await state.apply(partition, [end.of("c2", "a1", 40)]))
+        assert refused(await state.apply(partition, [end.of("c2", ("a1", 40))]))
         ended = {**head, "version": 2}
-        assert await state.apply(partition, [end.of("c2", "a2", 40)]) == Applied(ended)
+        assert await state.apply(partition, [end.of("c2", ("a2", 40))]) == Applied(ended)
         assert await state.read(partition, "head") == ended
-        assert refused(await state.apply(partition, [end.of("c2", "a2", 40)]))
+        assert refused(await state.apply(partition, [end.of("c2", ("a2", 40))]))
 
     async def test_a_whole_map_can_be_removed(self, state: State, partition: str, head: Any) -> None:
         await state.apply(partition, [Update("head", (Present(at("open", "c1")),), remove=(at("open"),))])

@@ -29,10 +29,10 @@ from buspass.ports.state import (
     Unavailable,
     Update,
     accepts,
-    changed,
     check,
     check_names,
     check_page,
+    judged,
 )
 from buspass.testing.state_counting import Count
 
@@ -224,9 +224,10 @@ class MemoryState:
         for index, operation in enumerate(step, first):
             self.count.writes += 1
             item = items.get(operation.key)
-            if not accepts(operation, item):
+            taken, outcome = _outcome(operation, item, index)
+            if not taken:
                 return Refused(index, None if item is None else self._copied(item))
-            item = new[operation.key] = self._copied(_outcome(operation, item, index))
+            item = new[operation.key] = self._copied(outcome)
         for operation in step:
             self._index(partition, operation)
         for key, value in new.items():
@@ -256,14 +257,12 @@ class MemoryState:
             self._entries[place] = entry
 
 
-def _outcome(operation: Operation, item: Item | None, index: int) -> Item | None:
-    if isinstance(operation, Delete):
-        return None
-    if isinstance(operation, Put):
-        value: Item = operation.value
-    else:
-        value = changed(operation, item or {}, index)
-    return value
+def _outcome(operation: Operation, item: Item | None, index: int) -> tuple[bool, Item | None]:
+    """Say whether it may be applied to the item, and what becomes of that."""
+    if isinstance(operation, Put | Delete):
+        return accepts(operation, item), operation.value if isinstance(operation, Put) else None
+    outcome = judged(operation, item, index)
+    return outcome is not None, outcome
 
 
 def _copy(value: Any) -> Any:
