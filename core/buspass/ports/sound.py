@@ -6,7 +6,7 @@ operations, which nearly always are sound. Refuses to name what is wrong.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from itertools import compress
 from operator import attrgetter
 from typing import Any, Final
@@ -36,6 +36,19 @@ _LOOKED_AT: Final = frozenset({1, 2, 3})
 _PATH: Final = attrgetter("path")
 _VALUE: Final = attrgetter("value")
 _SEGMENTS_OF: Final = SEGMENTS.__getitem__
+
+
+OFTEN: Final = 16
+"""So many maps of the same names are looked at before a look is written for the like of the last (`straight`)."""
+MET: Final = 512
+"""Kinds of maps that are counted at once, none of them larger than a look may be."""
+LOOKS: Final = 8
+"""Looks that are kept for maps of one size."""
+VALUES: Final = 128
+"""The most that a map may have, those of its maps included, to have a look written for it."""
+_MET: Final[dict[tuple[str, ...], int]] = {}
+_LOOKS: Final[dict[tuple[int, int], list[Callable[[Mapping[str, Any]], bool]]]] = {}
+"""By the number of members and how deep they lie."""
 
 
 def _places(paths: tuple[Path, ...]) -> tuple[frozenset[str], frozenset[str]] | None:
@@ -83,11 +96,53 @@ def surely(operation: Ordinary) -> bool:
 
 def surely_set(value: Any) -> bool:
     """Say whether this may surely be set at depth two. Raises TypeError for what can't be written."""
-    return (type(value) in SCALARS or _value(value, 2)) and _writable([value])
+    return _whole(value, 2)
 
 
 def _put(value: Any) -> bool:
-    return type(value) is dict and bool(value) and _members(value, 1) and _writable(value)
+    return type(value) is dict and bool(value) and _map(value, 1)
+
+
+def _whole(value: Any, depth: int) -> bool:
+    """Say whether the value surely may lie so deep, and be written. Raises TypeError for what can't be."""
+    if type(value) is dict:
+        return depth < DEPTH and _map(value, depth + 1)
+    return _value(value, depth) and _writable(value)
+
+
+def _map(members: Mapping[str, Any], depth: int) -> bool:
+    """The same of a map whose members lie so deep. Maps of which the like were met often have a look of their own."""
+    size = (len(members), depth)
+    for look in _LOOKS.get(size, ()):
+        if look(members):
+            return True
+    if not _members(members, depth) or not _writable(members):
+        return False
+    if len(members) <= VALUES:
+        _meet(members, size)
+    return True
+
+
+def _meet(members: Mapping[str, Any], size: tuple[int, int]) -> None:
+    """Count a map that was just found to be sound; where such come often, have a look for the like of it."""
+    names = (*members,)
+    if len(_MET) >= MET:
+        _MET.clear()
+    _MET[names] = met = _MET.get(names, 0) + 1
+    if met < OFTEN:
+        return
+    del _MET[names]
+    if _values_in(members) <= VALUES:
+        from buspass.ports import straight  # noqa: PLC0415 - no cold start waits for it
+
+        looks = _LOOKS.setdefault(size, [])
+        if len(looks) >= LOOKS:
+            looks.clear()
+        looks.insert(0, straight.look(members, _whole, size[1]))
+
+
+def _values_in(members: Mapping[str, Any]) -> int:
+    return sum([_values_in(value) if type(value) is dict else 1 for value in members.values()])
 
 
 def _changes(update: Update) -> bool:

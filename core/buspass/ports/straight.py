@@ -1,4 +1,4 @@
-"""What a form asks and does, written out once as straight-line Python.
+"""What a form asks and does, and what the members of a map must be, written out once as straight-line Python.
 
 Owns the text of these functions. Refuses to have the last word: of whatever is not just so they say that they are not
 sure (False, CLOSER), and the form and the rules themselves then answer (`forms`, `sound`).
@@ -10,7 +10,7 @@ what differs in names alone shares its code.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 from buspass.ports.forms import CLOSER, VARIES, Form, Given, Judge, Sound
@@ -18,6 +18,8 @@ from buspass.ports.operations import WHOLE, Path, Remembered, is_segment
 
 BITS: Final = WHOLE.bit_length()
 """An integer is within ±(2⁵³-1) just when it has no more of them: one look in place of two comparisons."""
+
+type Look = Callable[[Mapping[str, Any]], bool]
 
 
 def _maker(text: str) -> Callable[..., Any]:
@@ -73,7 +75,7 @@ def _whole(name: str) -> str:
     return f"type({name}) is int and {name}.bit_length() <= {BITS}"
 
 
-# ── what is given ───────────────────────────────────────────────────────────────────────────
+# ── what is given, and what lies in a map ───────────────────────────────────────────────────────────────────────────
 
 
 def sound(form: Form, may_be_compared: Callable[[Any], bool], *may_be_set: Callable[[Any], bool]) -> Sound:
@@ -92,6 +94,54 @@ def sound(form: Form, may_be_compared: Callable[[Any], bool], *may_be_set: Calla
     text.all_of(asked)
     made: Sound = text.function()
     return made
+
+
+def look(members: Mapping[str, Any], may_be: Callable[[Any, int], bool], depth: int) -> Look:
+    """Write out that a map of as many members as this one, so deep, has just its names and kinds, and may be written.
+
+    So it is for maps of which one passed every rule. A list that is not empty, and what else is not plain, `may_be`
+    judges. Text is asked about as a whole, kinds of text included (a subclass may stand there by the rules, too).
+    """
+    text = Text("members", join="".join, written=_written, may_be=may_be)
+    read: list[str] = ["try:"]
+    asked: list[str] = []
+    texts: list[str] = []
+
+    def take(members: Mapping[str, Any], holder: str, depth: int) -> None:
+        for name, value in members.items():
+            kind, found = type(value), text.name()
+            read.append(f"  {found} = {holder}[{text.constant(name)}]")
+            if kind is dict:
+                read.append(f"  if type({found}) is not dict or len({found}) != {len(value)}: return False")
+                take(value, found, depth + 1)
+            elif kind is str:
+                texts.append(found)
+            elif kind is int:
+                asked.append(_whole(found))
+            elif kind is bool:
+                asked.append(f"type({found}) is bool")
+            elif value == []:
+                asked.append(f"(type({found}) is list and not {found} or may_be({found}, {depth}))")
+            else:
+                asked.append(f"may_be({found}, {depth})")
+
+    take(members, "members", depth)
+    for each in read:
+        text.line(each)
+    text.line(f"  text = join(({''.join(f'{each},' for each in texts)}))")
+    text.line("except (KeyError, TypeError):")
+    text.line("return False", 3)
+    text.all_of([*asked, "(text.isascii() or written(text))"])
+    made: Look = text.function()
+    return made
+
+
+def _written(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:  # half of a surrogate pair
+        return False
+    return True
 
 
 # ── what is asked of an item, and what becomes of it ────────────────────────────────────────────────────────────────
