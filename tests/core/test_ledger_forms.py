@@ -162,7 +162,7 @@ def test_a_hold_and_its_end_mean_what_is_written_out(monkeypatch):
         outcome = ended(dice, claim)
         end = closing(entry, outcome, NOW + 5, 17)
         assert plain(end) == closed(entry, outcome, NOW + 5, 17)
-        assert isinstance(end, Prepared) == (not outcome.trail and not outcome.kept)
+        assert isinstance(end, Prepared) == (not outcome.kept)
         check([plain(end)])
         assert accepts(end, during)
         assert changed(end, during) == changed(plain(end), during) == judged(end, during)
@@ -182,12 +182,12 @@ def test_a_hold_and_its_end_are_judged_without_a_closer_look():
         claim = replace(drawn(dice), fence=1, version=None)
         name = claim.name
         before = head(claim, dice) | {"fence": 1, "left": {name: 9}}
-        before |= {each: {name: 4} for each in ("turns", "running", "done", "last", "count")}
+        before |= {each: {name: 4} for each in ("turns", "running", "done", "last", "count", "recent")}
         hold = taking(claim, "ab" * 8, NOW)
         hold.form.write()
         during = hold.form.judge(before, hold.segment, hold.given)
         held = Held(claim=claim, attempt="ab" * 8, at=NOW, turn=5, head=during)
-        end = settling(held, taken(claim), replace(ended(dice, claim), kept="", trail=""), NOW + 5)
+        end = settling(held, taken(claim), replace(ended(dice, claim), kept=""), NOW + 5)
         end.form.write()
         assert end.form.judge(during, end.segment, end.given)["slots"] == before["slots"]
 

@@ -227,27 +227,26 @@ def _closed(of: Entry | Claim, attempt: str, held: Amounts, outcome: Outcome, no
         if account not in held and amount:
             back[account] = -amount
     last = outcome.last if kind == "action" else ""
-    form = _CLOSING[kind, name, of.capped, outcome.sent, last, (*back,)]
-    if not outcome.trail and not outcome.kept:
-        return form.of(of.call, (attempt, *back.values()))
-    end = form.update(of.call, (attempt, *back.values()))
+    trail, kept = outcome.trail, outcome.kept if kind == "action" else ""
+    recent = str(int(trail.partition(" ")[0]) % RECENT) if trail else ""
+    given = (attempt, *back.values())
+    if not kept:
+        form = _CLOSING[kind, name, of.capped, outcome.sent, last, recent, (*back,)]
+        return form.of(of.call, (*given, trail) if form.parts else given)
+    end = _CLOSING[kind, name, of.capped, outcome.sent, last, "", (*back,)].update(of.call, given)
     put = dict(end.set)
-    if outcome.kept and kind == "action":
-        put[("kept", f"{name}:{turn % KEPT}")] = {
-            "facts": outcome.kept,
-            "at": now,
-            "turn": turn,
-        }
-    if (
-        outcome.trail and len(end.add) + len(put) + 1 < CHANGES
-    ):  # only an unsent call with `max_calls` has no room for it
-        put[("recent", str(int(outcome.trail.partition(" ")[0]) % RECENT))] = outcome.trail
+    put[("kept", f"{name}:{turn % KEPT}")] = {"facts": kept, "at": now, "turn": turn}
+    if trail and len(end.add) + len(put) + 1 < CHANGES:
+        put[("recent", recent)] = trail
     return Update(HEAD, end.require, end.add, put, end.remove)
 
 
-def _closing(shape: tuple[str, str, bool, bool, str, tuple[str, ...]]) -> Form:
-    """Give the form of an end: given are the attempt, and what each account gets back."""
-    kind, name, capped, sent, last, accounts = shape
+def _closing(shape: tuple[str, str, bool, bool, str, str, tuple[str, ...]]) -> Form:
+    """Give the form of an end: given are the attempt, what each account gets back, and the trail if there is room.
+
+    Only an unsent call with `max_calls` has none.
+    """
+    kind, name, capped, sent, last, recent, accounts = shape
     add: dict[Path, int] = {("available", account): Given(at) for at, account in enumerate(accounts, 1)}
     put: dict[Path, Value] = {}
     add |= {("slots",): 1, ("version",): 1, ("entries",): 1}
@@ -261,11 +260,13 @@ def _closing(shape: tuple[str, str, bool, bool, str, tuple[str, ...]]) -> Form:
         add[("count", name)] = -1
         if capped:
             add[("left", name)] = 1
+    if recent and len(add) + len(put) + 1 < CHANGES:
+        put[("recent", recent)] = Given(1 + len(accounts))
     mine = Equals(("open", VARIES, "attempt"), Given(0))
     return Form(Update(HEAD, (mine,), add, put, (("open", VARIES),)))
 
 
-_CLOSING: Final = Remembered(_closing, 512)
+_CLOSING: Final = Remembered(_closing, 2048)
 
 
 def releasing(entry: Entry) -> Update:

@@ -88,7 +88,7 @@ def sound(form: Form, may_be_compared: Callable[[Any], bool], *may_be_set: Calla
     asked = [
         *(f"({_whole(f'g{at}')})" for at in form.numbers),
         *(f"({_whole(f'g{at}')} or compared(g{at}))" for at in form.equal if at not in form.numbers),
-        *(f"part(g{at})" for at in form.parts),
+        *(f"(type(g{at}) is str and g{at}.isascii() or part(g{at}))" for at in form.parts),
         *(f"(type(g{at}) is str and g{at}.isascii() or {_whole(f'g{at}')} or leaf(g{at}))" for at in form.leaves),
     ]
     text.all_of(asked)
