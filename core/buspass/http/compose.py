@@ -39,6 +39,7 @@ from buspass.ledger import Delegations, Ledger
 from buspass.ledger.pools import Pools
 from buspass.model import Limits
 from buspass.policy.decide import Policy
+from buspass.ports import sound
 from buspass.ports.blobs import Blobs
 from buspass.ports.clock import Clock, SystemClock
 from buspass.ports.outbound import Outbound
@@ -84,6 +85,7 @@ class Application:
         self._sections.warm()
         registry.warm()
         openai.warm()
+        sound.warm()
 
     async def mint_workload(self, agent: str) -> str:
         """Vouch for a workload as the local issuer. Raises ConfigError where this host has none."""

@@ -82,6 +82,11 @@ _KINDS: Final = Remembered(_kinds)
 _LAYOUTS: Final = Remembered(_layout)
 
 
+def warm() -> None:
+    """Load what writes forms and looks out, some ten milliseconds that their sixteenth operation waits for else."""
+    from buspass.ports import straight  # noqa: F401, PLC0415 - no cold start waits for it
+
+
 def surely(operation: Ordinary) -> bool:
     """Say whether the operation keeps every rule but those of its key; False where that is not sure."""
     try:
