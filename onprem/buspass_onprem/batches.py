@@ -10,7 +10,7 @@ import threading
 from collections.abc import Callable, Sequence
 from queue import SimpleQueue
 
-from msgspec import Struct, field
+from msgspec import Struct
 
 type Answers[A] = Sequence[A | Exception]
 
@@ -19,8 +19,8 @@ class Turn[J, A](Struct, eq=False):
     """What one turn of an event loop asked."""
 
     loop: asyncio.AbstractEventLoop
-    jobs: list[J] = field(default_factory=list)
-    futures: list[asyncio.Future[A]] = field(default_factory=list)
+    jobs: list[J]
+    futures: list[asyncio.Future[A]]
 
 
 class Batches[J, A]:
@@ -37,16 +37,17 @@ class Batches[J, A]:
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
         self._thread.start()
 
-    async def ask(self, job: J) -> A:
-        """Give the job's answer, or raise it where it is an exception."""
+    def ask(self, job: J) -> asyncio.Future[A]:
+        """Promise the running loop the job's answer, or what is raised where the answer is an exception."""
         loop = asyncio.get_running_loop()
-        future: asyncio.Future[A] = loop.create_future()
-        if (turn := self._asked.get(loop)) is None:
-            turn = self._asked[loop] = Turn(loop)
+        turn = self._asked.get(loop)
+        if turn is None:
+            turn = self._asked[loop] = Turn(loop, [], [])
             loop.call_soon(self._hand_over, loop)
+        future: asyncio.Future[A] = loop.create_future()
         turn.jobs.append(job)
         turn.futures.append(future)
-        return await future
+        return future
 
     async def close(self) -> None:
         """Let the thread work off what was asked before, and end. What is asked later is never answered."""
@@ -63,12 +64,16 @@ class Batches[J, A]:
     def _run(self) -> None:
         turn = self._queue.get()
         while turn is not None:
-            turns, jobs = [turn], turn.jobs
+            turns = [turn]
+            jobs = turn.jobs
             while len(jobs) < self._most and not self._queue.empty():  # this thread alone takes from it
                 if (turn := self._queue.get()) is None:
                     break
-                turns.append(turn)
-                jobs = jobs + turn.jobs
+                jobs += turn.jobs
+                if turn.loop is turns[-1].loop:
+                    turns[-1].futures += turn.futures  # a loop is woken once for what it asked in several turns
+                else:
+                    turns.append(turn)
             self._answer(turns, jobs)
             turn = self._queue.get() if turn is not None else None
 

@@ -30,10 +30,10 @@ def made():
 
 async def test_each_gets_its_own_answer_and_turns_are_taken_together(made):
     batches, gate, seen = made(lambda jobs: [job * 10 for job in jobs])
-    asked = [asyncio.create_task(batches.ask(0))]
+    asked = [batches.ask(0)]
     await asyncio.sleep(0.05)  # the thread has it by now, and waits
     for turn in range(1, 4):
-        asked += [asyncio.create_task(batches.ask(turn * 10 + each)) for each in range(3)]
+        asked += [batches.ask(turn * 10 + each) for each in range(3)]
         await asyncio.sleep(0)
         await asyncio.sleep(0)
     gate.set()
@@ -41,12 +41,51 @@ async def test_each_gets_its_own_answer_and_turns_are_taken_together(made):
     assert seen == [[0], [10, 11, 12, 20, 21, 22, 30, 31, 32]]
 
 
+async def test_a_loop_is_woken_once_for_all_that_it_asked_before(made, monkeypatch):
+    loop, woken = asyncio.get_running_loop(), []
+    batches, gate, seen = made(lambda jobs: jobs)
+    wake = loop.call_soon_threadsafe
+    monkeypatch.setattr(loop, "call_soon_threadsafe", lambda *call: woken.append(call) or wake(*call))
+    asked = [batches.ask(0)]
+    await asyncio.sleep(0.05)
+    for turn in range(1, 4):
+        asked.append(batches.ask(turn))
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+    gate.set()
+    assert await asyncio.gather(*asked) == [0, 1, 2, 3]
+    assert (seen, len(woken)) == ([[0], [1, 2, 3]], 2)
+
+
+def test_loops_that_ask_in_turn_get_their_own_answers(made):
+    batches, gate, seen = made(lambda jobs: [job * 10 for job in jobs])
+    answers, asked = {}, threading.Barrier(4)
+
+    async def asking(first):
+        mine = []
+        for job in range(first, first + 5):
+            mine.append(batches.ask(job))
+            await asyncio.sleep(0.002)
+        await asyncio.to_thread(asked.wait)
+        answers[first] = await asyncio.gather(*mine)
+
+    threads = [threading.Thread(target=lambda n=n: asyncio.run(asking(n * 10)), daemon=True) for n in range(3)]
+    for thread in threads:
+        thread.start()
+    asked.wait(10)
+    gate.set()
+    for thread in threads:
+        thread.join(10)
+    assert answers == {n * 10: [(n * 10 + each) * 10 for each in range(5)] for n in range(3)}
+    assert len(seen) == 2
+
+
 async def test_from_so_many_on_no_other_turn_is_added(made):
     batches, gate, seen = made(lambda jobs: jobs, most=2)
-    asked = [asyncio.create_task(batches.ask(0))]
+    asked = [batches.ask(0)]
     await asyncio.sleep(0.05)
     for turn in range(1, 5):
-        asked.append(asyncio.create_task(batches.ask(turn)))
+        asked.append(batches.ask(turn))
         await asyncio.sleep(0)
         await asyncio.sleep(0)
     gate.set()
@@ -67,7 +106,7 @@ async def test_nobody_waits_for_ever(made, work):
 
 async def test_one_who_went_away_keeps_nobody_from_an_answer(made):
     batches, gate, _ = made(lambda jobs: jobs)
-    first, second = asyncio.create_task(batches.ask(1)), asyncio.create_task(batches.ask(2))
+    first, second = batches.ask(1), batches.ask(2)
     await asyncio.sleep(0.05)
     first.cancel()
     gate.set()
@@ -78,7 +117,7 @@ async def test_one_who_went_away_keeps_nobody_from_an_answer(made):
 
 async def test_what_was_asked_before_the_end_is_answered(made):
     batches, gate, _ = made(lambda jobs: jobs)
-    asked = [asyncio.create_task(batches.ask(each)) for each in range(3)]
+    asked = [batches.ask(each) for each in range(3)]
     await asyncio.sleep(0)
     gate.set()
     await batches.close()
