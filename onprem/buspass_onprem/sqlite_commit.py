@@ -25,7 +25,6 @@ from msgspec import Struct, field
 from buspass.jsontext import read
 from buspass.ports.state import (
     Applied,
-    Delete,
     Item,
     Misfit,
     Operation,
@@ -54,7 +53,12 @@ KEPT: Final = 256
 
 _VERSION: Final = "PRAGMA data_version"
 _READ: Final = "SELECT value FROM item WHERE part = ? AND key = ?"
-_INSERT: Final = "INSERT INTO item (value, part, key) VALUES (?, ?, ?)"
+_ROWS: Final = 32
+"""Items that one statement inserts: each statement gives the interpreter away several times, and has to get it back."""
+_INSERT: Final = tuple(
+    ["INSERT INTO item (value, part, key) VALUES " + ", ".join(["(?, ?, ?)"] * rows) for rows in range(_ROWS + 1)]  # noqa: S608
+)
+_WIDTH: Final = 3 * _ROWS
 _UPDATE: Final = "UPDATE item SET value = ? WHERE part = ? AND key = ?"
 _DELETE: Final = "DELETE FROM item WHERE part = ? AND key = ?"
 _ENTER: Final = "REPLACE INTO entry (part, key, name, shard, sort) VALUES (?, ?, ?, ?, ?)"
@@ -93,10 +97,41 @@ class Batch(Struct):
     touched: list[Seen] = field(default_factory=list)
     entries: list[Statement] = field(default_factory=list)
 
+    def judge(self, partition: str, operations: Sequence[Operation]) -> Answer:
+        """Take the whole apply in, or nothing of it."""
+        steps: list[tuple[Seen, Operation, Item | None]] = []
+        outcome: Item | None = None
+        for operation in operations:
+            place = (partition, operation.key)
+            seen = self.seen.get(place) or self._see(place, operation)
+            item = seen.now
+            if type(operation) is Prepared or type(operation) is Update:  # where it is neither, isinstance is slow
+                try:
+                    outcome = judged(operation, item, len(steps))
+                except Misfit as misfit:
+                    return self._met(partition, operations, misfit)
+                accepted = outcome is not None
+            else:
+                outcome = operation.value if type(operation) is Put else None
+                accepted = accepts(operation, item)
+            if not accepted:
+                return self._met(partition, operations, Refused(len(steps), item))
+            steps.append((seen, operation, outcome))
+        for seen, operation, each in steps:
+            if not seen.touched:
+                seen.touched = True
+                self.touched.append(seen)
+            if type(operation) is not Prepared:
+                self._note(seen, operation)
+            elif seen.updates is not None:
+                seen.updates.append(operation)
+            seen.now = each
+        return Applied(outcome)
+
     def _see(self, place: Place, operation: Operation) -> Seen:
         found, assumed = self.known.get(place), False
         if found is None:
-            assumed = not self.looks and isinstance(operation, Put) and not operation.require
+            assumed = not self.looks and type(operation) is Put and not operation.require
             found = None if assumed else self._there(place)
         seen = self.seen[place] = Seen(place, found, found, assumed)
         return seen
@@ -105,12 +140,9 @@ class Batch(Struct):
         row = self.execute(_READ, place).fetchone()
         return decode(row[0]) if row else None
 
-    def judge(self, partition: str, operations: Sequence[Operation]) -> Answer:
-        """Take the whole apply in, or nothing of it."""
-        answer = self._judge(partition, operations)
-        if isinstance(answer, Applied) or self.looks:
-            return answer
-        for index, operation in enumerate(operations[: answer.index]):  # nothing will be written that finds them
+    def _met(self, partition: str, operations: Sequence[Operation], answer: Refused | Misfit) -> Refused | Misfit:
+        """Give the answer, or that an earlier put met what is there: now nothing will be written that finds it."""
+        for index, operation in enumerate(operations[: answer.index]):
             seen = self.seen[partition, operation.key]
             if seen.assumed and not seen.touched and (there := self._there(seen.place)) is not None:
                 seen.was = seen.now = there
@@ -118,62 +150,42 @@ class Batch(Struct):
                 return Refused(index, there)
         return answer
 
-    def _judge(self, partition: str, operations: Sequence[Operation]) -> Answer:
-        outcomes: list[tuple[Seen, Operation, Item | None]] = []
-        for index, operation in enumerate(operations):
-            place = (partition, operation.key)
-            seen = self.seen.get(place) or self._see(place, operation)
-            item = seen.now
-            outcome: Item | None = None
-            if isinstance(operation, Put) or isinstance(operation, Delete):  # noqa: SIM101  (a third of the time)
-                if not accepts(operation, item):
-                    return Refused(index, item)
-                if isinstance(operation, Put):
-                    outcome = operation.value
-            else:
-                try:
-                    outcome = judged(operation, item, index)
-                except Misfit as misfit:
-                    return misfit
-                if outcome is None:
-                    return Refused(index, item)
-            outcomes.append((seen, operation, outcome))
-        for seen, operation, outcome in outcomes:
-            self._take(seen, operation, outcome)
-        return Applied(outcome)
-
-    def _take(self, seen: Seen, operation: Operation, outcome: Item | None) -> None:
-        if not seen.touched:
-            seen.touched = True
-            self.touched.append(seen)
-        if isinstance(operation, Put) or isinstance(operation, Delete):  # noqa: SIM101  (a third of the time)
+    def _note(self, seen: Seen, operation: Operation) -> None:
+        """Note what may change entries, before the item is as it makes it."""
+        if type(operation) is Update:
+            index = operation.index
+            if seen.updates is not None:
+                seen.updates.append(operation)
+        else:
+            index = operation.index if type(operation) is Put else {}
             if seen.now is not None:
                 self.entries.append((_WITHDRAW_ALL, seen.place))
             seen.updates = None
-        elif seen.updates is not None:
-            seen.updates.append(operation)
-        seen.now = outcome
-        if not isinstance(operation, Prepared) and not isinstance(operation, Delete) and operation.index:
-            self._enter(seen.place, operation)
-
-    def _enter(self, place: Place, operation: Put | Update) -> None:
-        for name, entry in operation.index.items():
+        for name, entry in index.items() if index else ():
             if entry is not None:
-                self.entries.append((_ENTER, (*place, name, *entry)))
+                self.entries.append((_ENTER, (*seen.place, name, *entry)))
             else:
-                self.entries.append((_WITHDRAW, (*place, name)))
+                self.entries.append((_WITHDRAW, (*seen.place, name)))
 
     def write(self) -> None:
         """Write what changed. Raises sqlite3.IntegrityError where something is there that was not looked for."""
         execute = self.execute
+        fresh: list[str] = []
         for seen in self.touched:
-            if seen.now is not None:
-                text = self.texts.of(seen.place, seen.now, seen.was, seen.updates)
-                execute(_INSERT if seen.was is None else _UPDATE, (text, *seen.place))
-            elif seen.was is not None:
-                execute(_DELETE, seen.place)
-            elif seen.assumed and self._there(seen.place) is not None:
-                raise sqlite3.IntegrityError  # put and deleted in one batch: the put was refused in truth
+            if seen.now is None:
+                if seen.was is not None:
+                    execute(_DELETE, seen.place)
+                elif seen.assumed and self._there(seen.place) is not None:
+                    raise sqlite3.IntegrityError  # put and deleted in one batch: the put was refused in truth
+                continue
+            text = self.texts.of(seen.place, seen.now, seen.was, seen.updates)
+            if seen.was is None:
+                fresh += (text, *seen.place)
+            else:
+                execute(_UPDATE, (text, *seen.place))
+        while fresh:
+            rows, fresh = fresh[:_WIDTH], fresh[_WIDTH:]
+            execute(_INSERT[len(rows) // 3], rows)
         for statement, values in self.entries:
             execute(statement, values)
 
@@ -181,6 +193,8 @@ class Batch(Struct):
         """Know what was committed: items that are updated will be so again."""
         known = self.known
         for seen in self.touched:
+            if seen.was is None:  # nor is it known, and as it was put it is remembered no sooner than it is updated
+                continue
             before = known.pop(seen.place, None)
             if seen.now is not None and (seen.updates or before is not None):
                 known[seen.place] = seen.now

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from buspass.jsontext import read
 from buspass.ports.state import (
     Absent,
     Applied,
@@ -172,6 +173,9 @@ async def test_what_waits_together_is_committed_together(tmp_path, opened):
     answers = await asyncio.gather(*waiting)
     assert all(isinstance(answer, Applied) for answer in answers)
     assert statements.count("COMMIT") <= 2  # the first may have been taken alone
+    assert sum(each.startswith("INSERT") for each in statements) <= 5
+    stored = {part: read(value) for part, value in connection.execute("SELECT part, value FROM item")}
+    assert stored == {f"t{n}": {"n": n} for n in range(100)}
     connection.close()
 
 
