@@ -25,6 +25,7 @@ from buspass.http.asgi import Asgi, Receive, Scope, Send
 from buspass.model import Limits
 from buspass_onprem.apart import document
 from buspass_onprem.intake import Intake
+from buspass_onprem.outbound import DirectOutbound
 
 LIMITS: Final = Limits(
     request_bytes=20 * 1024 * 1024,
@@ -76,7 +77,7 @@ async def serve(environ: Mapping[str, str], *, bind: str, port: int, ready: Read
     with listen(bind, port) as listener:
         where = listener.getsockname()[1]
         read = document(environ, bind=bind, port=where)
-        application = await start(environ, LIMITS, bind=bind, port=where, document=read)
+        application = await start(environ, LIMITS, bind=bind, port=where, document=read, dispatch=DirectOutbound)
         timer = asyncio.create_task(application.keep())
         application.warm()
         gc.collect()

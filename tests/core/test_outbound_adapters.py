@@ -21,6 +21,8 @@ from buspass.ports import outbound_httpx, outbound_pyreqwest
 from buspass.ports.outbound import Ambiguous, NotSent, Request, Response, TimedOut
 from buspass.ports.outbound_httpx import HttpxOutbound
 from buspass.ports.outbound_pyreqwest import PyreqwestOutbound
+from buspass_onprem import outbound as outbound_direct
+from buspass_onprem.outbound import DirectOutbound
 
 OK = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok"
 
@@ -92,7 +94,7 @@ def elsewhere(*answer):
         listening.shutdown(socket.SHUT_RDWR)
 
 
-ADAPTERS = [HttpxOutbound, PyreqwestOutbound]
+ADAPTERS = [HttpxOutbound, PyreqwestOutbound, DirectOutbound]
 
 
 @pytest.fixture(params=ADAPTERS)
@@ -218,6 +220,7 @@ async def test_a_server_whose_certificate_nobody_signed_gets_nothing(outbound, t
 async def test_an_address_that_swallows_packets_is_not_sent(outbound, monkeypatch):
     monkeypatch.setattr(outbound_httpx, "CONNECT", 0.1)
     monkeypatch.setattr(outbound_pyreqwest, "CONNECT", (0.1, 0.02))
+    monkeypatch.setattr(outbound_direct, "CONNECT", 0.1)
     with socket.socket() as full:
         full.bind(("127.0.0.1", 0))
         full.listen(0)
@@ -474,6 +477,7 @@ async def test_a_cancellation_is_heeded_though_it_comes_together_with_what_was_w
 async def test_with_every_connection_in_use_a_request_that_gets_none_in_time_is_not_sent(monkeypatch):
     monkeypatch.setattr(outbound_pyreqwest, "CONNECTIONS", 1)
     monkeypatch.setattr(outbound_httpx, "CONNECTIONS", 1)
+    monkeypatch.setattr(outbound_direct, "CONNECTIONS", 1)
     for adapter in ADAPTERS:
         outbound = adapter()
         async with server(says(b"", keep=True)) as port:

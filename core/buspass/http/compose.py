@@ -136,12 +136,14 @@ async def start(
     bind: str = "127.0.0.1",
     port: int = 8700,
     document: bytes | None = None,
+    dispatch: Callable[[], Outbound] = PyreqwestOutbound,
 ) -> Application:
     """Bring a host up from `BUSPASS_CONFIG`, `BUSPASS_HOST` and `BUSPASS_DATA`. Raises ConfigError.
 
-    `document`: what was compiled of BUSPASS_CONFIG just now, for this bind and port.
+    `document`: what was compiled of BUSPASS_CONFIG just now, for this bind and port. `dispatch` makes what governed
+    calls go out by.
     """
-    return await composed(environ, limits, bind=bind, port=port, document=document)
+    return await composed(environ, limits, bind=bind, port=port, document=document, dispatch=dispatch)
 
 
 async def composed(
@@ -156,6 +158,7 @@ async def composed(
     blobs: Blobs | None = None,
     opening: Open | None = None,
     document: bytes | None = None,
+    dispatch: Callable[[], Outbound] = PyreqwestOutbound,
 ) -> Application:
     """Do what `start` does, with parts handed in. `opening` opens the stores of other hosts of the domain."""
     settings, local = settings_of(environ, bind, port, document)
@@ -171,10 +174,9 @@ async def composed(
         if blobs is None:
             unfinished.push_async_callback((blobs := await opened("blobs", host.blobs)).close)
         if outbound is None:
-            unfinished.push_async_callback((outbound := _outbound()).close)
+            unfinished.push_async_callback((outbound := dispatch()).close)
         ringing = partial(Keyring, signer=signer, host=host.name, domain_key=domain_key, clock=clock)
-        keyring = ringing(state)
-        await keyring.publish()
+        await (keyring := ringing(state)).publish()
         stores = Stores(settings.hosts, opening or partial(opened, "state"), ringing)
         parts = Parts(
             settings=settings,
@@ -262,10 +264,6 @@ def _engine(settings: Settings, outbound: Outbound, clock: Clock) -> PolicyEngin
     if faults := lint(settings.policy):  # the engine would take an unknown name for false, and a denial would vanish
         raise ConfigError(faults)
     return engine(settings.policy, settings.opa, outbound, clock)
-
-
-def _outbound() -> Outbound:
-    return PyreqwestOutbound()
 
 
 def _builder(parts: Parts) -> Build:
