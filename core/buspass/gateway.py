@@ -134,9 +134,8 @@ class Gateway:
         view = house.tasks.known(claims.task, now) or await house.tasks.view(claims.task)
         claims_match(claims, view.task)
         flows = isinstance(call, Inference) and call.ask.stream
-        deadline = now + round((incoming.flowing if flows else incoming.seconds) * 1000)
+        deadline = now + round((incoming.flowing if flows else incoming.seconds) * 1000.0)
         for _ in range(ROUNDS):
-            now = house.clock.now()
             if house.ledger.overdue(claims.task, view.head, now):
                 view = await self._swept(view)
             try:
@@ -148,6 +147,7 @@ class Gateway:
                 if not view.fresh:
                     watch.again("guard")
                     view = await house.tasks.look(claims.task)  # nothing is refused on a copy
+                    now = house.clock.now()
                     continue
                 if call.keyed and (done := await self._finished(call, view)) is not None:
                     return done  # its twin took what this one lacks
@@ -163,7 +163,7 @@ class Gateway:
             if isinstance(result, Finished):
                 return await replay(house, call, view.task, result.record)
             watch.again("guard")
-            view = self._moved(call, view, result)
+            view, now = self._moved(call, view, result), house.clock.now()
         raise Problem("conflict", "the task's history changes faster than this call can be judged", retry_after=0.5)
 
     async def _swept(self, view: View) -> View:

@@ -283,7 +283,8 @@ class Breakers:
         """Know a service well, as of now."""
         before, local.proven = local.proven, self._clock.monotonic()
         local.run += 1
-        local.forgiven = 0
+        if local.forgiven:
+            local.forgiven = 0
         if local.proven - before >= FRESH and local.breaker.state == "closed":
             local.tell()
 

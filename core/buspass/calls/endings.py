@@ -150,7 +150,7 @@ class Endings(Struct, frozen=True):
             "estimated": not used.known,
             "overrun": self._over(use),
         }
-        if self.screening.findings or self.notes or self.ask.tools:
+        if self.screening.findings or self.notes or self.ask.tools:  # few
             facts |= self._always()
         return facts
 

@@ -45,9 +45,12 @@ CHARACTERS: Final = 240
 class Enforcing:
     """`enforce: on`: a control that has something against a call refuses it. Keeps nothing, so one serves all calls."""
 
-    on = True
-    log: Literal["redacted"] | None = None
+    on: bool
+    log: Literal["redacted"] | None
     """The most that is logged of a payload."""
+
+    def __init__(self) -> None:
+        self.on, self.log = True, None
 
     def anew(self, *, fresh: bool) -> None:
         """Stations 4 to 7 begin; `fresh`: on the task as it is, not on a copy."""
@@ -82,10 +85,8 @@ class Observing(Enforcing):
     Nothing is noted on a copy of the task: there it refuses, and the gateway judges again on the task as it is.
     """
 
-    on = False
-
     def __init__(self, log: Literal["redacted"] | None = None) -> None:
-        self.log = log
+        self.on, self.log = False, log
         self._rows: dict[tuple[str, str], dict[str, Value]] = {}
         self._before = 0
         self._judged = self._fresh = False

@@ -51,19 +51,13 @@ class Inference:
     """One request to a model. See `calls.call.Call` for its stations."""
 
     kind: Final = "inference"
-    cause = ""
     told: Mark | None = None
     _alias: Alias
     """What its model is to this host, once it is planned."""
     _lanes: tuple[Lane, ...] = ()
-    _permitted: frozenset[str] | None = None
-    _max_tokens: int | None = None
     _bound: bounds.Bound
     _cost = 0
     _draw: int | None = None
-    _hint = ""
-    _away: Mapping[Key, int] | None = None
-    _paced = ""
     _view: View
     """The task as it was inspected for."""
     _endings: Endings
@@ -85,6 +79,11 @@ class Inference:
         self._claims = claims
         self._screening = Screening(house, self.workflow.personal_data, enforcement)
         self._found = house.aliases.get(self.name)
+        # set here and not by the class: what Python reads of an instance it finds at once
+        self.cause = self._hint = self._paced = ""
+        self._permitted: frozenset[str] | None = None
+        self._max_tokens: int | None = None
+        self._away: Mapping[Key, int] | None = None
 
     async def recall(self) -> None:
         """Nothing to find: a keyed inference's id is its key's digest."""
@@ -316,7 +315,7 @@ class Inference:
     async def dispatch(self, view: View, held: Held) -> Ending:
         """Send to the best target, and to others as `calls.sending` says."""
         sent = await self._sending(view, held).run(self._whole)
-        if isinstance(sent, Ending):
+        if not isinstance(sent, tuple):
             return sent
         answer, lane, tried = sent
         screening = self._screening

@@ -34,22 +34,25 @@ GROWTH: Final = 24
 ROWS: Final = 64
 """Findings that a record lists."""
 EVERY: Final = tuple(CLASSES)
+NOTHING: Final[Mapping[str, Action]] = MappingProxyType({})
 REDACTED: Final = Plan(actions=dict.fromkeys(CLASSES, "mask"))
 
 
 class Screening:
     """One call's. `meet` before anything else; `keep` before a placeholder made here leaves the host."""
 
-    findings: tuple[Finding, ...] = ()
-    _added: Mapping[str, Action] = MappingProxyType({})
+    findings: tuple[Finding, ...]
+    _added: Mapping[str, Action]
     """What policy adds."""
-    _task: Task | None = None
-    _made: PlaceholderTable | None = None
 
     def __init__(self, house: House, rules: PersonalData | None, enforcement: Enforcing = ENFORCED) -> None:
         self._house = house
         self._enforcement = enforcement
         self._rules = rules
+        # set here and not by the class: what Python reads of an instance it finds at once
+        self.findings, self._added = (), NOTHING
+        self._task: Task | None = None
+        self._made: PlaceholderTable | None = None
         self.ruled = rules is not None
         """Whether the workflow has rules for personal data: without, only secrets are looked for."""
 
@@ -364,6 +367,8 @@ def _renamed(value: Any, plan: Plan) -> Any:
 def _shown(answer: Answer) -> list[Any]:
     """All of an answer that a plan is applied to: not its id and counts, whose digits might be anything."""
     shown: list[Any] = [answer.text]
+    if answer.rendered and not answer.offers:
+        return shown  # its one text
     if answer.offers:
         shown += [offer.arguments_text for offer in answer.offers]
     if "choices" in (document := answer.document):

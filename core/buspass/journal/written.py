@@ -70,9 +70,9 @@ class Written:
 
 
 def leaf_of(key: str, record: Item) -> Leaf:
-    """Give a record's leaf."""
+    """Give a record's leaf. It has a MAC, or was read, and so holds no number that JSON can't."""
     use = record.get("use")
     dimension = f"{record.get('kind')}:{record.get('name') or record.get('code') or '-'}:{record.get('host')}"
     if type(use) is not dict and not isinstance(use, Mapping):  # the former is nearly always, and no look at an ABC
         use = {}
-    return Leaf(hash=leaf(canonical([key, record])), dimension=dimension, use=use)
+    return Leaf(hash=leaf(canonical([key, record], finite=True)), dimension=dimension, use=use)

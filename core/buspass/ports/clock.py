@@ -23,11 +23,12 @@ class Clock(Protocol):
 class SystemClock:
     """The machine's own clock and its cryptographic randomness."""
 
-    def now(self) -> int:
-        return time.time_ns() // 1_000_000
+    def __init__(self) -> None:
+        self.monotonic = time.monotonic
+        self.random = os.urandom
 
-    monotonic = staticmethod(time.monotonic)
-    random = staticmethod(os.urandom)
+    def now(self) -> int:
+        return int(time.time() * 1000.0)  # a float holds it to a quarter of a microsecond
 
     async def sleep(self, seconds: float) -> None:
         await asyncio.sleep(seconds)

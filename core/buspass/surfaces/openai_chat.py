@@ -27,6 +27,7 @@ WARM: Final = 16
 """Requests after which it is worth the milliseconds to have what judges plain ones in one look."""
 OURS: Final = frozenset({"model", "metadata", "stream", "stream_options"})
 """Members that are for the gateway; a provider gets its own `model`, and no labels of somebody's spend."""
+LABELS: Final = OURS - {"model"}
 AGREEING: Final = frozenset({"max_completion_tokens", "top_logprobs", "stream_options", "tools", "tool_choice"})
 """Members of which at least one stands where members do not agree."""
 STRINGS: Final = frozenset({str})
@@ -202,8 +203,9 @@ def _plain(body: dict[str, Any]) -> Ask:
         _agree(body, report)
         report.close()
     payload = body.copy()
-    for name in OURS & payload.keys():
-        del payload[name]
+    del payload["model"]
+    if not LABELS.isdisjoint(payload):
+        payload = {name: value for name, value in payload.items() if name not in LABELS}
     return _ask(body, payload, ())
 
 
