@@ -94,6 +94,7 @@ def elsewhere(*answer):
         listening.shutdown(socket.SHUT_RDWR)
 
 
+PEM = serialization.Encoding.PEM
 ADAPTERS = [HttpxOutbound, PyreqwestOutbound, DirectOutbound]
 
 
@@ -511,25 +512,41 @@ async def test_an_authority_that_the_host_names_is_believed(tmp_path, monkeypatc
         await outbound.close()
 
 
+async def test_a_private_authority_that_says_no_more_than_that_it_is_one_is_believed(tmp_path, monkeypatch):
+    own, key = ec.generate_private_key(ec.SECP256R1()), ec.generate_private_key(ec.SECP256R1())
+    authority = _certificate("ours", own, "ours").add_extension(x509.BasicConstraints(True, None), critical=True)
+    (tmp_path / "authority.pem").write_bytes(authority.sign(own, hashes.SHA256()).public_bytes(PEM))
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(_paired(tmp_path, key, _certificate("127.0.0.1", key, "ours").sign(own, hashes.SHA256())))
+    monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "authority.pem"))
+    for adapter in (PyreqwestOutbound, DirectOutbound):  # what governed calls go out by
+        outbound = adapter()
+        async with server(says(OK), ssl=context) as port:
+            assert (await outbound.send(asking(port, url=f"https://127.0.0.1:{port}/"))).body == b"ok"
+        await outbound.close()
+
+
 def _self_signed(folder):
     key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "127.0.0.1")])
+    return _paired(folder, key, _certificate("127.0.0.1", key, "127.0.0.1").sign(key, hashes.SHA256()))
+
+
+def _certificate(subject, key, issuer):
     now = dt.datetime.now(dt.UTC)
-    certificate = (
+    return (
         x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
+        .subject_name(x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, subject)]))
+        .issuer_name(x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, issuer)]))
         .public_key(key.public_key())
-        .serial_number(1)
+        .serial_number(1 if subject == issuer else 2)
         .not_valid_before(now - dt.timedelta(days=1))
         .not_valid_after(now + dt.timedelta(days=1))
         .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]), critical=False)
-        .sign(key, hashes.SHA256())
     )
-    pem = serialization.Encoding.PEM
+
+
+def _paired(folder, key, certificate):
     path = folder / "pair.pem"
-    path.write_bytes(
-        key.private_bytes(pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-        + certificate.public_bytes(pem)
-    )
+    secret = key.private_bytes(PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    path.write_bytes(secret + certificate.public_bytes(PEM))
     return path
