@@ -27,7 +27,6 @@ from buspass.http.adapters import opened
 from buspass.http.compose import composed
 from buspass.ports.clock import SystemClock
 from buspass.ports.outbound import Streamed
-from buspass.ports.outbound_pyreqwest import PyreqwestOutbound
 from buspass.ports.state import Put, Update, plain
 from buspass.testing.blobs_memory import MemoryBlobs
 from buspass.testing.outbound import ScriptedOutbound
@@ -126,8 +125,8 @@ class Blobs:
 
 
 class Outbound:
-    def __init__(self):
-        self._inner = PyreqwestOutbound()
+    def __init__(self, inner):
+        self._inner = inner
 
     async def send(self, request):
         here("dispatch, before it is sent")
@@ -161,7 +160,7 @@ async def events(chunks):
                 yield event + b"\n\n"
 
 
-async def start(environ, limits, *, bind, port, document=None):
+async def start(environ, limits, *, bind, port, document=None, dispatch):
     """What `buspass.http.start` does, of parts that die."""
     return await composed(
         environ,
@@ -170,7 +169,7 @@ async def start(environ, limits, *, bind, port, document=None):
         port=port,
         document=document,
         clock=Ahead(),
-        outbound=Outbound(),
+        outbound=Outbound(dispatch()),
         state=State(await opened("state", environ["MORTAL_STATE"])),
         blobs=Blobs(await opened("blobs", environ["MORTAL_BLOBS"])),
     )
