@@ -100,7 +100,7 @@ async def _look(house: House, partition: str, failed: set[str]) -> None:
     if partition.startswith(_POOL):
         await tend(house, partition.removeprefix(_POOL), SWEPT)
         return
-    now = house.clock.now()
+    now, version = house.clock.now(), None
     try:
         view = await settle_overdue(house, await house.tasks.look(partition))
         until = min(now + LEASE, int(str(view.head["expires_at"]))) if "lease" in view.head else now + LEASE
@@ -110,9 +110,10 @@ async def _look(house: House, partition: str, failed: set[str]) -> None:
         when = next_look(view, now)
         if when is None and not await told(house, partition, view.head):
             when = now + max(LATER, (now - view.task.deadline) // 4)  # ever more seldom, however long it takes
+        version = int(str(view.head["version"]))
     except Problem:
         when = now + LATER
-    await _set(house, partition, when)
+    await _set(house, partition, when, version)
 
 
 def next_look(view: View, now: int) -> int | None:
@@ -131,13 +132,16 @@ def next_look(view: View, now: int) -> int | None:
     return max(min(times), now + 5000)
 
 
-async def _set(house: House, task: str, when: int | None) -> None:
-    """Set the task's due time, or none; not where its head has changed meanwhile: the next tick sees."""
+async def _set(house: House, task: str, when: int | None, version: int | None) -> None:
+    """Set the task's due time, or none; not where its head is no longer the `version` looked at: the next tick sees.
+
+    None: whichever it is. A correction that came meanwhile wants a look of its own.
+    """
     with suppress(OutcomeUnknown, Unavailable):
         head: Item | None = await house.state.read(task, HEAD)
         if head is None:
             return
         due = None if when is None else (due_shard(task), f"{when:016d}")
-        version = int(str(head["version"]))
-        update = Update(HEAD, (Equals(("version",), version),), {("version",): 1}, index={DUE_INDEX: due})
+        seen = int(str(head["version"])) if version is None else version
+        update = Update(HEAD, (Equals(("version",), seen),), {("version",): 1}, index={DUE_INDEX: due})
         await house.state.apply(task, [update])

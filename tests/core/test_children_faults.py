@@ -10,6 +10,7 @@ from typing import Any
 import late_call
 import pytest
 
+from buspass import timer
 from buspass.closing import give_back
 from buspass.errors import Problem
 from buspass.ledger.statement import closed
@@ -398,5 +399,36 @@ async def test_a_host_that_was_frozen_between_two_late_settles_that_cancel_tells
     assert family.spent(parent.task) == family.spent(child.task) == 2 * late_call.HELD
     await give_back(house, child.task, between)  # who read it then wakes, and goes on with that
     assert family.spent(parent.task) == 2 * late_call.HELD
+    await rest(family, parent)
+    await family.sound(parent.task)
+
+
+@HOSTS
+async def test_a_correction_that_comes_while_a_timer_looks_is_looked_at_by_the_next(
+    family: Family, host: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The one that looked was frozen until then: it must not take the child off the list for what it saw."""
+    parent = await family.domain.agent()
+    child = await family.child(parent, host=host)
+    house = await family.domain.apps["onprem"].house.beside(host)
+    late = [await late_call.hold(house, child.task)]
+    assert (await child.post("complete")).status_code == 200
+    family.advance(40)
+    await family.task(child.task, host)
+    assert family.spent(parent.task) == late_call.HELD
+
+    async def told(*_: Any) -> bool:
+        if late:
+            await late_call.settle(house, late.pop())
+        return True
+
+    monkeypatch.setattr(timer, "told", told)
+    family.advance(700)
+    await family.tick("onprem", "azure", times=1)
+    assert late == []
+    assert family.spent(child.task) == late_call.USED
+    family.advance(61)
+    await family.tick("onprem", "azure")
+    assert family.spent(parent.task) == late_call.USED
     await rest(family, parent)
     await family.sound(parent.task)
