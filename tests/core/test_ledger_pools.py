@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -203,6 +204,26 @@ async def test_a_commit_that_arrives_after_its_intent_was_dropped_takes_nothing(
     assert "t" not in bank.head["last"], "nobody would ever look after it"
     bank.balanced()
     assert isinstance(await bank.take("t"), Allocation)
+    bank.balanced()
+
+
+@pytest.mark.parametrize("writes", range(6))
+async def test_an_intent_that_is_dropped_late_takes_nothing_along_of_the_one_after_it(bank: Bank, writes: int) -> None:
+    await bank.take("before")
+    bank.state.meet(None, Down())
+    with pytest.raises(Problem, match="state_unavailable"):
+        await bank.take("t")
+    bank.clock.advance(1.001)
+    bank.state.meet(None, Late())
+    await bank.here.open_until("p", bank.clock.now(), 10)
+    assert "alloc:t" in bank.items
+    bank.state.crash_after(writes)
+    with suppress(Crash):
+        await bank.take("t")
+    bank.state.crash_after(10**6)
+    bank.state.deliver()
+    taken = "t" in bank.head["last"]
+    assert ("t" in {each.id for each in await bank.host().open_until("p", FAR, 10)}) is taken
     bank.balanced()
 
 

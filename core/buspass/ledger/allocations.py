@@ -166,9 +166,11 @@ class Records:
             if isinstance(result, Applied):
                 return
             stands = result.item if result else await self._read(account, key)
-            if stands is not None and whole(stands["turn"]) >= allocation.turn:
+            turn, due = (whole(stands["turn"]), whole(stands["due"])) if stands else (-1, 0)
+            if turn > allocation.turn or (turn == allocation.turn and (turn or due == allocation.due)):
                 return
-            require = () if stands is None else (Equals(("turn",), whole(stands["turn"])),)
+            # an intent is renewed: whoever drops the one before drops what has its due time, however late that arrives
+            require = () if stands is None else (Equals(("turn",), turn), Equals(("due",), due))
             put = Put(key, value, require, index=index)
         raise too_fast(account)
 
@@ -185,7 +187,8 @@ class Records:
             taken = key.removeprefix("alloc:") in table(head, "last")
             if taken or not isinstance(await self._apply(account, [late]), Applied):
                 return  # the next look sees
-        await self._apply(account, [Delete(key, (Equals(("turn",), 0),))])
+        due = Equals(("due",), whole(record["due"]))  # another one is of an intent that was renewed meanwhile
+        await self._apply(account, [Delete(key, (Equals(("turn",), 0), due))])
 
     async def _pause(self) -> None:
         await self._clock.sleep(PAUSE * (1 + self._clock.random(1)[0] / 256))
