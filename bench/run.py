@@ -60,12 +60,19 @@ class Bench:
         """All but the one that would take minutes for a turn here."""
         return [side for side in self.all() if side.name != "litellm, key and budget"]
 
-    def turns(self, sides: list[Side], connections: int, **what: Any) -> list[dict[str, Any]]:
-        timing: dict[str, Any] = {"seconds": self.seconds, "rounds": self.rounds, "warmth": self.warmth}
-        return turns(self.load, sides, connections=connections, **timing, **what)
+    def turns(self, sides: list[Side], connections: int, *, times: float = 1, **what: Any) -> list[dict[str, Any]]:
+        return turns(
+            self.load,
+            sides,
+            connections=connections,
+            seconds=times * self.seconds,
+            rounds=self.rounds,
+            warmth=self.warmth,
+            **what,
+        )
 
     def rate(self) -> Any:
-        return self.turns(self.all(), 32, seconds=3 * self.seconds)
+        return self.turns(self.all(), 32, times=3)
 
     def decisions(self) -> Any:
         sides = self.some("buspass", "buspass, Rego")
