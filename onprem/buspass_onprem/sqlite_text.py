@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-import orjson
 from msgspec import Struct
 
 from buspass.jsontext import written
@@ -30,7 +29,7 @@ class Part(Struct):
     """A map, and the text of each entry with its name, in the same order."""
 
     entries: Mapping[str, Any]
-    texts: dict[str, bytes]
+    texts: dict[str, str]
 
 
 class Texts:
@@ -42,40 +41,44 @@ class Texts:
     def of(self, place: Place, item: Item, before: Item | None, updates: Sequence[Update | Prepared] | None) -> str:
         """Give the text of the item, which is what these updates made of the one before, or new where they are None."""
         parts = self._kept.pop(place, None) if self._kept else None
-        text = (
-            _assembled(item, before if before and updates else {}, updates or (), parts) if parts is not None else None
-        )
-        if text is None:
-            parts, text = {}, written(item)
+        if parts is None:
+            text = written(item).decode()
+        else:
+            text = _assembled(item, before if before and updates else {}, updates or (), parts)
         if updates and len(text) >= LARGE:
             if len(self._kept) >= KEPT:
                 self._kept.clear()
             self._kept[place] = parts or {}
-        return text.decode()
+        return text
 
 
-def _assembled(item: Item, before: Item, updates: Sequence[Update | Prepared], parts: dict[str, Part]) -> bytes | None:
-    """Give the item's text of what its large maps' entries are known as; None where it can't be written so."""
-    whole: dict[str, Any] = dict(item)
+def _assembled(item: Item, before: Item, updates: Sequence[Update | Prepared], parts: dict[str, Part]) -> str:
+    """Join what is known, in one go: each copy of a text of 64 calls more costs as much as a commit's own Python."""
+    pieces: list[str] = []
+    small: dict[str, Any] = {}
     for name, entries in item.items():
-        if type(entries) is dict and len(entries) >= MANY:
-            part = parts.get(name)
-            if (
-                part is None
-                or part.entries is not before.get(name)
-                or not _followed(part.texts, name, entries, updates)
-            ):
-                part = parts[name] = Part(entries, {each: _entry(each, entry) for each, entry in entries.items()})
-            part.entries = entries
-            whole[name] = orjson.Fragment(b"{" + b",".join(part.texts.values()) + b"}")
-    try:
-        return orjson.dumps(whole)
-    except TypeError:  # as in `written`, which has another way for it
-        return None
+        if type(entries) is not dict or len(entries) < MANY:
+            small[name] = entries
+            continue
+        if small:
+            pieces.append(_inner(small))
+            small = {}
+        part = parts.get(name)
+        if part is None or part.entries is not before.get(name) or not _followed(part.texts, name, entries, updates):
+            part = parts[name] = Part(entries, {each: _inner({each: entry}) for each, entry in entries.items()})
+        part.entries = entries
+        first, *texts = part.texts.values()
+        pieces += [f"{_inner({name: {}})[:-1]}{first}", *texts]
+        pieces[-1] += "}"
+    if small:
+        pieces.append(_inner(small))
+    pieces[0] = "{" + pieces[0]
+    pieces[-1] += "}"
+    return ",".join(pieces)
 
 
 def _followed(
-    texts: dict[str, bytes], name: str, entries: Mapping[str, Any], updates: Sequence[Update | Prepared]
+    texts: dict[str, str], name: str, entries: Mapping[str, Any], updates: Sequence[Update | Prepared]
 ) -> bool:
     """Have the texts be those of these entries, which the updates left in the map of that name; say whether they are.
 
@@ -85,12 +88,12 @@ def _followed(
         made, gone = changed_in(update, name)
         for each in made:
             if each in entries:
-                texts[each] = _entry(each, entries[each])
+                texts[each] = _inner({each: entries[each]})
         for each in gone:
             texts.pop(each, None)
     return len(texts) == len(entries)
 
 
-def _entry(name: str, value: Any) -> bytes:
-    """Give the text of an entry with its name."""
-    return written({name: value})[1:-1]
+def _inner(members: Mapping[str, Any]) -> str:
+    """Give the text of a map without its braces."""
+    return written(members)[1:-1].decode()

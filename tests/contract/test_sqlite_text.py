@@ -3,9 +3,7 @@
 import contextlib
 import random
 import sqlite3
-from types import SimpleNamespace
 
-import orjson
 import pytest
 
 from buspass.jsontext import written
@@ -138,15 +136,6 @@ def test_what_is_stored_is_what_would_be_written_anew(tmp_path, monkeypatch, clo
 def test_of_a_large_item_only_what_changed_is_written(monkeypatch):
     seen = []
     monkeypatch.setattr(sqlite_text, "written", lambda value: seen.append(len(written(value))) or written(value))
-
-    def dumps(value):
-        text = orjson.dumps(value)
-        seen.append(
-            len(text) - sum(len(orjson.dumps(part)) for part in value.values() if type(part) is orjson.Fragment)
-        )
-        return text
-
-    monkeypatch.setattr(sqlite_text, "orjson", SimpleNamespace(dumps=dumps, Fragment=orjson.Fragment))
     texts = sqlite_text.Texts()
     there = {"n": 1, "open": {f"c{number}": {"state": "x" * 100} for number in range(64)}, "m": {}}
     assert texts.of(("p", "k"), there, None, None) == written(there).decode()
