@@ -41,17 +41,23 @@ async def test_each_gets_its_own_answer_and_turns_are_taken_together(made):
     assert seen == [[0], [10, 11, 12, 20, 21, 22, 30, 31, 32]]
 
 
+async def in_turns(batches, count):
+    """Ask for the numbers from 0 on, each in a turn of the loop of its own, the first before all others are seen."""
+    asked = [batches.ask(0)]
+    await asyncio.sleep(0.05)
+    for turn in range(1, count):
+        asked.append(batches.ask(turn))
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+    return asked
+
+
 async def test_a_loop_is_woken_once_for_all_that_it_asked_before(made, monkeypatch):
     loop, woken = asyncio.get_running_loop(), []
     batches, gate, seen = made(lambda jobs: jobs)
     wake = loop.call_soon_threadsafe
     monkeypatch.setattr(loop, "call_soon_threadsafe", lambda *call: woken.append(call) or wake(*call))
-    asked = [batches.ask(0)]
-    await asyncio.sleep(0.05)
-    for turn in range(1, 4):
-        asked.append(batches.ask(turn))
-        await asyncio.sleep(0)
-        await asyncio.sleep(0)
+    asked = await in_turns(batches, 4)
     gate.set()
     assert await asyncio.gather(*asked) == [0, 1, 2, 3]
     assert (seen, len(woken)) == ([[0], [1, 2, 3]], 2)
@@ -82,12 +88,7 @@ def test_loops_that_ask_in_turn_get_their_own_answers(made):
 
 async def test_from_so_many_on_no_other_turn_is_added(made):
     batches, gate, seen = made(lambda jobs: jobs, most=2)
-    asked = [batches.ask(0)]
-    await asyncio.sleep(0.05)
-    for turn in range(1, 5):
-        asked.append(batches.ask(turn))
-        await asyncio.sleep(0)
-        await asyncio.sleep(0)
+    asked = await in_turns(batches, 5)
     gate.set()
     assert await asyncio.gather(*asked) == [0, 1, 2, 3, 4]
     assert seen == [[0], [1, 2], [3, 4]]
