@@ -37,7 +37,9 @@ is its open-source gateway from npm as a plain pass-through; it has neither keys
 it is kept at an older version than npm would take, with which all its streams are answered 500). *LiteLLM* is its proxy
 from PyPI with one worker, plain, and with a key, a budget and a request log as it has them without a database (its
 `custom_auth` hook and a callback that writes a line a call). agentgateway {agentgateway}. *upstream alone* is the load
-asking its own upstream: what the measurement itself costs.
+asking its own upstream: what the measurement itself costs. Whatever is of Python, LiteLLM and *bare* too, runs on the
+interpreter that the line above names; *checkout's Python*, where there is such a row, is the gateway on the one that the
+checkout itself runs on.
 
 """
 
@@ -65,7 +67,7 @@ def machine(results: Row) -> str:
     about, versions = results["machine"], results["versions"]
     others = ", ".join(f"{name} {version}" for name, version in versions.items() if name != "agentgateway")
     text = f"**The machine**: {about['cores']} cores of {about['cpu']}, {about['memory_gib']} GiB, Linux {about['kernel']}, "
-    text += f"Python {about['python']}; load average at the start {', '.join(map(str, about['load_average']))}. "
+    text += f"Python {about['python']}, {about.get('interpreter', 'the own build of the checkout')}; load average at the start {', '.join(map(str, about['load_average']))}. "
     if about["load_average"][0] > about["cores"] / 2:
         text += (
             "**It was not idle**: others worked on the same cores, so every time is longer than it would be alone, and "
@@ -175,7 +177,20 @@ def latency(found: goals.Found) -> str:
         ["bare commit of 1 KB in SQLite, µs", "middle (least–most)"],
         [[f"`durability={mode}`", span({"c": took}, "c")] for mode, took in commits.items()],
     )
-    return text + "A governed call makes two commits, its hold and its settle.\n\n" + when(found, "latency")
+    text += "A governed call makes two commits, its hold and its settle.\n\n"
+    if found.parts["latency"].get("awake"):
+        text += (
+            "The processors were kept awake meanwhile (`/dev/cpu_dma_latency`), here and for streams: what a virtual machine's"
+            " takes to be had again once it has slept, at each wait of each side, is no gateway's work.\n\n"
+        )
+    return text + when(found, "latency")
+
+
+def asleep(found: goals.Found) -> str:
+    text = "## One at a time, on processors that may sleep\n\nThe same calls and streams, the processors left to themselves.\n\n"
+    keys = (*RATES[:3], ("first token p50 ms", "ttft_p50_ms"))
+    rows = [row | {"side": row["side"] + (", stream" if row.get("stream") else "")} for row in found.rows("asleep")]
+    return text + side_table(found, "asleep", keys, rows) + when(found, "asleep")
 
 
 def first(found: goals.Found) -> str:
@@ -271,7 +286,8 @@ def grown(found: goals.Found) -> str:
 
 
 SECTIONS = (
-    ("rate", rates), ("latency", latency), ("decisions", decisions), ("rate", stations), ("first", first), ("streams", streams), ("many", many),
+    ("rate", rates), ("latency", latency), ("decisions", decisions), ("rate", stations), ("first", first), ("streams", streams), ("asleep", asleep),
+    ("many", many),
     ("sizes", sizes), ("tools", tools), ("memory", memory), ("race", race), ("starts", starts), ("growth", grown),
 )  # fmt: skip
 

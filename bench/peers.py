@@ -86,11 +86,12 @@ def _litellm() -> str:
     folder = CACHE / "litellm"
     python = folder / "bin" / "python"
     uv = shutil.which("uv") or os.environ.get("UV") or str(CACHE.parent / "uv" / "bin" / "uv")
-    if not (folder / "ready").exists():
-        subprocess.run([uv, "venv", "-q", "--allow-existing", "--python", sys.executable, folder], check=True)
+    ready, wanted = folder / "ready", f"{LITELLM} on {sys.base_prefix}"
+    if not ready.exists() or ready.read_text() != wanted:
+        subprocess.run([uv, "venv", "-q", "--clear", "--python", sys.executable, folder], check=True)
         subprocess.run([uv, "pip", "install", "-q", "--python", python, LITELLM], check=True)
         subprocess.run([python, "-m", "compileall", "-q", folder / "lib"], check=False)
-        (folder / "ready").touch()
+        ready.write_text(wanted)
     command = [str(python), "-c", "import importlib.metadata as m; print(m.version('litellm'))"]
     return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
 

@@ -25,9 +25,11 @@ from typing import Any
 
 import page
 import peers
+from awake import awake
 from growth import growth
 from held import Held
 from hotpath import answer, stream
+from interpreter import CHECKOUT, built, enter
 from measure import WARMTH, once, resident, spread, turns
 from race import BUDGET, cost, race, size
 from sides import GATEWAY, LOAD, Side, bare, buspass, pinned
@@ -35,6 +37,8 @@ from starts import starts
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "results.json"
+OTHER = "buspass, checkout's Python"
+"""The gateway on the interpreter that the bench was started on, for comparison, at 32 connections."""
 MEMORY, STREAMS, VARIED = 10_000, 1_000, 1_100
 """Calls before memory is read; streams open at once; prompts of as many sizes, more than decisions are kept."""
 
@@ -54,7 +58,7 @@ class Bench:
         return [self.sides[name] for name in names if name in self.sides]
 
     def all(self) -> list[Side]:
-        return [side for name, side in self.sides.items() if name != "upstream alone"]
+        return [side for name, side in self.sides.items() if name not in {"upstream alone", OTHER}]
 
     def quick_ones(self) -> list[Side]:
         """All but the one that would take minutes for a turn here."""
@@ -72,7 +76,7 @@ class Bench:
         )
 
     def rate(self) -> Any:
-        return self.turns(self.all(), 32, times=3)
+        return self.turns([*self.all(), *self.some(OTHER)], 32, times=3)
 
     def decisions(self) -> Any:
         sides = self.some("buspass", "buspass, Rego")
@@ -90,6 +94,11 @@ class Bench:
         rows = self.turns(sides, 1, between=bare_commits)
         told = {mode: spread([each[mode] for each in commits]) for mode in commits[0]}
         return {"rows": rows, "bare_commit_us": told}
+
+    def asleep(self) -> Any:
+        """Give one call and one stream at a time once more, on processors that may sleep."""
+        sides = self.some("upstream alone", "bare", "buspass", "buspass, process", "portkey")
+        return self.turns(sides, 1) + self.turns([side for side in sides if side.streams], 1, stream=True)
 
     def memory(self) -> Any:
         rows = []
@@ -157,7 +166,8 @@ class Bench:
         for name in names:
             began, before = time.time(), os.getloadavg()
             try:
-                part: dict[str, Any] = {"found": getattr(self, name)()}
+                with contextlib.nullcontext(False) if name == "asleep" else awake() as kept:
+                    part: dict[str, Any] = {"found": getattr(self, name)(), "awake": kept}
             except Exception as error:  # noqa: BLE001 - one part that fails must not lose the others
                 traceback.print_exc()
                 part = {"failed": f"{type(error).__name__}: {error}"[:300]}
@@ -176,7 +186,8 @@ class Bench:
 
 
 PARTS = (
-    "rate", "latency", "first", "memory", "race", "starts", "tools", "decisions", "streams", "many", "sizes", "growth",
+    "rate", "latency", "first", "asleep", "memory", "race", "starts", "tools", "decisions", "streams", "many", "sizes",
+    "growth",
 )  # fmt: skip
 ALONE = {"starts", "growth"}
 """These start what they measure."""
@@ -188,7 +199,8 @@ def machine() -> dict[str, Any]:
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
     return {
         "cores": os.cpu_count(), "cpu": model, "memory_gib": round(memory, 1), "kernel": platform.release(),
-        "python": platform.python_version(), "load_average": [round(each, 1) for each in os.getloadavg()],
+        "python": platform.python_version(), "interpreter": built(),
+        "load_average": [round(each, 1) for each in os.getloadavg()],
         "at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
     }  # fmt: skip
 
@@ -201,6 +213,7 @@ def running(load: Held, folder: Path, wanted: set[str]) -> Iterator[dict[str, Si
         "buspass": lambda: buspass("buspass", load.upstream, folder),
         "buspass, Rego": lambda: buspass("buspass, Rego", load.upstream, folder, rego=True),
         "buspass, process": lambda: buspass("buspass, process", load.upstream, folder, durability="process"),
+        OTHER: lambda: buspass(OTHER, load.upstream, folder, python=os.environ[CHECKOUT]),
         "portkey": lambda: peers.portkey(load.upstream, folder),
         "litellm": lambda: peers.litellm("litellm", load.upstream, folder),
         "litellm, key and budget": lambda: peers.litellm(
@@ -218,7 +231,7 @@ def running(load: Held, folder: Path, wanted: set[str]) -> Iterator[dict[str, Si
                 print(f"{name} did not start: {error}", file=sys.stderr)
                 return None
 
-        names = [name for name in make if not wanted or name in wanted]
+        names = [name for name in make if (not wanted or name in wanted) and (name != OTHER or CHECKOUT in os.environ)]
         came = zip(names, list(threads.map(enter, names)), strict=True)
         yield sides | {name: side for name, side in came if side is not None}
 
@@ -237,6 +250,7 @@ def arguments_of() -> argparse.Namespace:
 
 def main() -> None:
     arguments = arguments_of()
+    enter()
     os.sched_setaffinity(0, {LOAD})
     load = Held(answer(), stream())
     versions = peers.install() | {name: version(name) for name in ("granian", "pyreqwest", "uvicorn", "regopy")}

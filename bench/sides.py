@@ -124,7 +124,14 @@ def bare(upstream: str, folder: Path) -> Iterator[Side]:
 
 @contextlib.contextmanager
 def buspass(
-    name: str, upstream: str, parent: Path, *, durability: str = "power", rego: bool = False, more: str = PERSONAL
+    name: str,
+    upstream: str,
+    parent: Path,
+    *,
+    durability: str = "power",
+    rego: bool = False,
+    more: str = PERSONAL,
+    python: str = sys.executable,
 ) -> Iterator[Side]:
     folder = parent / name.replace(" ", "-")
     folder.mkdir()
@@ -134,7 +141,7 @@ def buspass(
         text += POLICY
     (folder / "buspass.yaml").write_text(text)
     environ = {"BUSPASS_DATA": str(folder / "data"), "UP_KEY": KEY}
-    command = [sys.executable, "-m", "buspass", "up", "--port", "0"]
+    command = [python, "-m", "buspass", "up", "--port", "0"]
     with started(command, folder=folder, log="up", environ=environ) as process:
         assert process.stdout is not None
         port, said = 0, ""

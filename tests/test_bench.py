@@ -16,7 +16,9 @@ RESULTS = json.loads((ROOT / "bench" / "results.json").read_text("utf-8"))
 def bench(monkeypatch):
     monkeypatch.syspath_prepend(str(ROOT / "bench"))
     before = set(sys.modules)
-    yield {name: importlib.import_module(name) for name in ("page", "goals", "chart", "measure")}
+    yield {
+        name: importlib.import_module(name) for name in ("page", "goals", "chart", "measure", "awake", "interpreter")
+    }
     for name in set(sys.modules) - before:
         if str(getattr(sys.modules[name], "__file__", "")).startswith(str(ROOT / "bench")):
             del sys.modules[name]
@@ -80,3 +82,37 @@ def test_a_quick_run_warms_nothing_up(bench):
     load = Quickening((100, 200, 300))
     bench["measure"]._calls(load, SimpleNamespace(port=0, calls=0), [b""] * 32, 2, 0)
     assert load.turns == 1
+
+
+@pytest.mark.parametrize(
+    ("file", "text"),
+    [
+        (
+            "sources.list",
+            "# a comment\ndeb https://mirror.example/debian-security x main\ndeb https://mirror.example/debian x main\n",
+        ),
+        ("sources.list", "deb [arch=amd64 signed-by=/k] https://mirror.example/debian x main contrib\n"),
+        ("sources.list.d/debian.sources", "Types: deb\nURIs: https://mirror.example/debian\nSuites: x\n"),
+    ],
+)
+def test_a_mirror_is_found_as_apt_writes_it(bench, tmp_path, file, text):
+    (tmp_path / "sources.list.d").mkdir()
+    (tmp_path / file).write_text(text)
+    assert bench["interpreter"]._mirror(tmp_path) == "https://mirror.example/debian"
+
+
+def test_no_mirror_is_made_up(bench, tmp_path):
+    (tmp_path / "sources.list").write_text("deb https://mirror.example/ubuntu x main\n")
+    with pytest.raises(OSError, match="no mirror of Debian"):
+        bench["interpreter"]._mirror(tmp_path)
+
+
+def test_processors_are_asked_to_stay_awake_and_let_go_again(bench, tmp_path, monkeypatch):
+    device = tmp_path / "cpu_dma_latency"
+    monkeypatch.setattr(bench["awake"], "DEVICE", device)
+    with bench["awake"].awake() as kept:
+        assert kept
+        assert device.read_bytes() == bytes(4)
+    monkeypatch.setattr(bench["awake"], "DEVICE", tmp_path / "none" / "such")
+    with bench["awake"].awake() as kept:
+        assert not kept
