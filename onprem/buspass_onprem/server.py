@@ -13,15 +13,14 @@ import os
 import signal
 import socket
 import stat
-from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import uvicorn
 
 from buspass.errors import ConfigError
 from buspass.http import Application, start
-from buspass.http.asgi import Asgi, Receive, Scope, Send
 from buspass.model import Limits
 from buspass_onprem.apart import document
 from buspass_onprem.intake import Intake
@@ -133,7 +132,7 @@ async def _run(application: Application, listener: socket.socket, ready: Ready, 
 
 def _configuration(application: Application) -> uvicorn.Config:
     return uvicorn.Config(
-        joined(application),
+        application,
         interface="asgi3",
         http=Intake,
         loop="auto",
@@ -146,24 +145,6 @@ def _configuration(application: Application) -> uvicorn.Config:
         timeout_keep_alive=IDLE,
         timeout_graceful_shutdown=DRAIN,
     )
-
-
-def joined(application: Asgi) -> Asgi:
-    """Give the application each header once, as Lambda and Functions do: repeated ones comma-joined (RFC 9110 §5.3).
-
-    Otherwise two Authorization headers would mean the first here, and neither there.
-    """
-
-    def run(scope: Scope, receive: Receive, send: Send) -> Coroutine[Any, Any, None]:
-        if scope["type"] == "http" and len(dict(scope["headers"])) < len(scope["headers"]):
-            headers: dict[bytes, bytes] = {}
-            for name, value in scope["headers"]:
-                between = b"; " if name == b"cookie" else b","
-                headers[name] = headers[name] + between + value if name in headers else value
-            scope["headers"] = list(headers.items())
-        return application(scope, receive, send)
-
-    return run
 
 
 def _in_url(bind: str) -> str:

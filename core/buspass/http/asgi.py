@@ -7,7 +7,7 @@ what any route does.
 from __future__ import annotations
 
 import re
-from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, MutableMapping
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, MutableMapping, Sequence
 from operator import methodcaller
 from typing import Any, Final, Protocol
 from urllib.parse import parse_qsl
@@ -16,6 +16,7 @@ type Scope = MutableMapping[str, Any]
 type Message = MutableMapping[str, Any]
 type Receive = Callable[[], Awaitable[Message]]
 type Send = Callable[[Message], Awaitable[None]]
+type Headers = Sequence[tuple[bytes, bytes]]
 type Asgi = Callable[[Scope, Receive, Send], Coroutine[Any, Any, None]]
 
 OWN: Final = ((b"cache-control", b"no-store"),)
