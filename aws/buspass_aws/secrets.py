@@ -60,6 +60,13 @@ class AwsSecrets:
         self._kept: dict[str, tuple[float, str]] = {}
         self._asking: dict[str, asyncio.Lock] = {}
 
+    def at_once(self, name: str) -> str | None:
+        """Give what is kept, and no variable's."""
+        kept = self._kept.get(name)
+        if kept is None or name in self._environ or self._monotonic() - kept[0] > KEPT:
+            return None
+        return kept[1]
+
     async def get(self, name: str) -> str:
         """Give the secret. Raises SecretMissing where there is none, it is empty or can't be had now."""
         if not _NAME.fullmatch(name):

@@ -32,12 +32,21 @@ class HostSecrets:
         self._folder = Path(folder) if folder else None
         self._monotonic = monotonic
         self._kept: dict[str, tuple[float, str]] = {}
+        self._variables: set[str] = set()
+        """Names that were good, and a variable's."""
+
+    def at_once(self, name: str) -> str | None:
+        """Give a variable's value, once it was got."""
+        if name not in self._variables or not (value := self._environ.get(name)):
+            return None
+        return value.removesuffix("\n").removesuffix("\r") or None
 
     async def get(self, name: str) -> str:
         """Give the secret. Raises SecretMissing where there is none, it is empty or its name is unusable."""
         if not _NAME.fullmatch(name):
             raise SecretMissing(f"secret {name!r}: names are [A-Za-z0-9_.-], 128 at most, no leading dot")
         if name in self._environ:
+            self._variables.add(name)
             return _present(name, self._environ[name], "the environment variable")
         if self._folder is None:
             raise SecretMissing(

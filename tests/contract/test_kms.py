@@ -187,9 +187,15 @@ async def test_a_secret_is_asked_for_once_in_four_minutes_however_many_want_it()
         environ = {"BUSPASS_SECRETS": f"secretsmanager://a/b?region=eu-central-1&endpoint={server.url}"}
         store = secrets.open(environ)
         store._monotonic = lambda: now[0]
+        assert store.at_once("K") is None
         assert set(await asyncio.gather(*(store.get("K") for _ in range(5)))) == {"old"}
+        assert store.at_once("K") == "old"
         now[0] = secrets.KEPT + 1
-        assert await store.get("K") == "new"
+        assert store.at_once("K") is None
+        assert await store.get("K") == store.at_once("K") == "new"
+        environ["K"] = "of the variable"
+        assert store.at_once("K") is None
+        assert await store.get("K") == "of the variable"
         await store.close()
     assert [body["SecretId"] for body in server.bodies] == ["a/b/K", "a/b/K"]
 

@@ -125,6 +125,22 @@ class TestSecrets:
         assert await secrets.get("A") == "from variable"
         assert await secrets.get("B") == "from file"
 
+    async def test_a_variable_is_known_at_once_after_it_was_got_and_only_as_it_is_now(self, tmp_path):
+        (tmp_path / "B").write_text("from file")
+        environ = {"A": "one\r\n", "BUSPASS_SECRETS": str(tmp_path)}
+        secrets = HostSecrets(environ)
+        assert secrets.at_once("A") is None
+        assert await secrets.get("A") == secrets.at_once("A") == "one"
+        environ["A"] = "two"
+        assert secrets.at_once("A") == "two"
+        for nothing in ("", "\n"):
+            environ["A"] = nothing
+            assert secrets.at_once("A") is None
+        del environ["A"]
+        assert secrets.at_once("A") is None
+        assert await secrets.get("B") == "from file"
+        assert secrets.at_once("B") is None
+
     async def test_a_rotated_file_is_seen_within_a_minute(self, tmp_path):
         now = [0.0]
         secrets = HostSecrets({"BUSPASS_SECRETS": str(tmp_path)}, monotonic=lambda: now[0])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Mapping, Sequence
 from typing import Any, Final
 
 from buspass.breakers import Key
@@ -24,7 +24,7 @@ from buspass.jsontext import canonical
 from buspass.ledger import Claim, Held
 from buspass.ledger.refusals import Mark
 from buspass.mediation.inspect import Finding
-from buspass.model import Answer, Ask
+from buspass.model import Answer
 from buspass.policy import document
 from buspass.policy.decide import Decision
 from buspass.ports.outbound import Ambiguous, NotSent, Request
@@ -32,7 +32,7 @@ from buspass.providers import bounds, failures
 from buspass.providers.wires import WIRES
 from buspass.routing import targets
 from buspass.stops import Stop, refusal
-from buspass.surfaces import anthropic_messages, openai_chat
+from buspass.surfaces.registry import asked
 from buspass.surfaces.wrap_up import with_system
 from buspass.tasks import Task, View, keyed, keyless
 from buspass.tools.schema import parse_json
@@ -65,7 +65,7 @@ class Inference:
     def __init__(self, house: House, incoming: Incoming, claims: TaskClaims, enforcement: Enforcing) -> None:
         """Parse: UTF-8, JSON, allow-listed fields. Raises Problem."""
         body = parse_json(incoming.body, limit=house.limits.request_bytes)
-        self.ask = self._said = asked_of(incoming, body)
+        self.ask = self._said = asked(incoming.surface, body, incoming.headers)
         self.name = self.ask.model
         self.keyed = self.recalls = incoming.key is not None
         self.asked = hashlib.sha256(canonical(body, finite=True)).hexdigest()
@@ -349,15 +349,25 @@ class Inference:
             since=held.at,
         )
 
-    async def _request(self, lane: Lane, held: Held, since: int) -> Request:
-        """Make one attempt's request. Raises Problem: stopped, no secret, too late, not sayable there."""
-        house, ask, provider, model = self._house, self.ask, lane.provider, self._alias.model
-        if self._screening.unkept:
-            await self._screening.keep()
+    def _request(self, lane: Lane, held: Held, since: int) -> Request | Awaitable[Request]:
+        """Make one attempt's request, at once where nothing must be waited for. Raises Problem, as `_asked_for`."""
+        house, named = self._house, lane.provider.auth.secret
+        secret = house.secrets.at_once(named) if named else None
+        if self._screening.unkept or not house.stops.clear() or (named and secret is None):
+            return self._asked_for(lane, held, since)
+        return self._written(lane, held, since, secret)
+
+    async def _asked_for(self, lane: Lane, held: Held, since: int) -> Request:
+        """Raises Problem: stopped, no secret, too late, not sayable there."""
+        house, named = self._house, lane.provider.auth.secret
+        await self._screening.keep()
         if not house.stops.clear():
-            await house.stops.ask(*self._whose(self._view.task), models=(ask.model, lane.name))
-        secret = await house.secret(provider.auth.secret) if provider.auth.secret else None
-        seconds = in_time(held, house.clock.now(), since)
+            await house.stops.ask(*self._whose(self._view.task), models=(self.ask.model, lane.name))
+        return self._written(lane, held, since, await house.secret(named) if named else None)
+
+    def _written(self, lane: Lane, held: Held, since: int, secret: str | None) -> Request:
+        ask, provider, model = self.ask, lane.provider, self._alias.model
+        seconds = in_time(held, self._house.clock.now(), since)
         if ask.stream:
             seconds = min(seconds, model.first_token, self._incoming.seconds)
         return WIRES[provider.api].request(provider, lane.target, ask, self._bound, secret, seconds, idle=model.idle)
@@ -380,13 +390,6 @@ class Inference:
             await found.chunks.aclose()
             raise
         return found
-
-
-def asked_of(incoming: Incoming, body: Any) -> Ask:
-    """Parse a request, which `parse_json` read, by the surface that it came in at. Raises Problem."""
-    if incoming.surface == anthropic_messages.NAME:
-        return anthropic_messages.parse(body, headers=incoming.headers, streaming=True, read=True)
-    return openai_chat.parse(body, streaming=True, read=True)
 
 
 def _some(models: Sequence[str]) -> str:

@@ -43,7 +43,7 @@ class Sending(Struct, kw_only=True):
     alias: Alias
     held: Held
     endings: Endings
-    request: Callable[[Lane, Held, int], Awaitable[Request]]
+    request: Callable[[Lane, Held, int], Request | Awaitable[Request]]
     untried: list[Lane]
     patient: float
     paced: str
@@ -66,7 +66,8 @@ class Sending(Struct, kw_only=True):
                 continue
             self.tried += 1
             try:
-                request = await self.request(current, self.held, self.since)
+                made = self.request(current, self.held, self.since)
+                request = made if isinstance(made, Request) else await made
                 got = await attempt(current, request)
             except Problem as problem:  # it was not sent
                 return self.endings.failed(problem, "nothing", current, self.tried)

@@ -10,6 +10,11 @@ class SecretMissing(Exception):  # noqa: N818 - named for the state of the store
 
 
 class Secrets(Protocol):
-    """Looks a secret up by name. Adapters may cache for at most five minutes. Raises `SecretMissing`."""
+    """Looks a secret up by name. Adapters may cache for at most five minutes.
+
+    `get` raises `SecretMissing`. `at_once` gives what `get` would, where that waits for nothing; None says nothing.
+    """
 
     async def get(self, name: str) -> str: ...
+
+    def at_once(self, name: str) -> str | None: ...

@@ -31,6 +31,13 @@ class Surface(Protocol):
 SURFACES: Final[Mapping[str, Surface]] = {openai_chat.NAME: openai_chat, anthropic_messages.NAME: anthropic_messages}
 
 
+def asked(surface: str, body: Any, headers: Mapping[str, str]) -> Ask:
+    """Parse a request, which `parse_json` read, by the surface that it came in at. Raises Problem."""
+    if surface == anthropic_messages.NAME:
+        return anthropic_messages.parse(body, headers=headers, streaming=True, read=True)
+    return openai_chat.parse(body, streaming=True, read=True)
+
+
 def warm() -> None:
     """Have what judges plain requests in one look, whose first answer takes some ten milliseconds.
 
