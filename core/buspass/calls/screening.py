@@ -34,6 +34,7 @@ GROWTH: Final = 24
 ROWS: Final = 64
 """Findings that a record lists."""
 EVERY: Final = tuple(CLASSES)
+SECRETS: Final = ("secret",)
 NOTHING: Final[Mapping[str, Action]] = MappingProxyType({})
 REDACTED: Final = Plan(actions=dict.fromkeys(CLASSES, "mask"))
 
@@ -91,7 +92,7 @@ class Screening:
 
     def plain(self, value: Any) -> bool:
         """Whether nothing of any class stands in a JSON value, and no placeholder: it may pass as it is, anywhere."""
-        return untouched(value, EVERY if self.ruled else self._classes())
+        return untouched(value, self._classes())
 
     async def read(self) -> None:
         """Read the task's placeholders, where the workflow has rules. Raises Problem state_unavailable, internal."""
@@ -303,7 +304,9 @@ class Screening:
 
     def _classes(self) -> tuple[str, ...]:
         """Every class that a plan of this call looks for."""
-        return EVERY if self._rules is not None else ordered(("secret", *self._added))
+        if self._rules is not None:
+            return EVERY
+        return ordered(("secret", *self._added)) if self._added else SECRETS
 
     def _strict(self, actions: Mapping[str, Action]) -> dict[str, Action]:
         """The workflow's actions under policy's, which only make them stricter."""

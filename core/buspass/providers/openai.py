@@ -50,11 +50,13 @@ def request(
     body = {"model": target.model, **payload, limit: most.max_output}
     if ask.stream:
         body |= {"stream": True, "stream_options": {"include_usage": True}}
-    accept = "text/event-stream" if ask.stream else "application/json"
+    headers = credential_headers(provider, credential)
+    headers["content-type"] = "application/json"
+    headers["accept"] = "text/event-stream" if ask.stream else "application/json"
     return Request(
         method="POST",
         url=provider.base_url + PATH,
-        headers={"content-type": "application/json", "accept": accept, **credential_headers(provider, credential)},
+        headers=headers,
         body=dumps(body),
         timeout=timeout,
         idle=idle,

@@ -23,6 +23,7 @@ def octets(strings: Sequence[str]) -> int:
     """Bytes that bound the tokens of these texts.
 
     Some tokenizers write text in Unicode's NFC before they cut it, which can be longer: the larger of both counts.
+    Raises TypeError where one of them is no string.
     """
     whole = "".join(strings)
     if whole.isascii():

@@ -30,7 +30,6 @@ OURS: Final = frozenset({"model", "metadata", "stream", "stream_options"})
 LABELS: Final = OURS - {"model"}
 AGREEING: Final = frozenset({"max_completion_tokens", "top_logprobs", "stream_options", "tools", "tool_choice"})
 """Members of which at least one stands where members do not agree."""
-STRINGS: Final = frozenset({str})
 SCHEMAS: Final = frozenset({"tools", "tool_choice", "response_format"})
 """Members that count as JSON."""
 
@@ -210,7 +209,7 @@ def _plain(body: dict[str, Any]) -> Ask:
 
 
 def _ask(clean: Mapping[str, Any], payload: Mapping[str, Any], images: tuple[Image, ...]) -> Ask:
-    given, said = clean.get, _flat(clean)
+    given, flat = clean.get, _flat(clean)
     return Ask(
         surface=NAME,
         model=clean["model"],
@@ -218,25 +217,28 @@ def _ask(clean: Mapping[str, Any], payload: Mapping[str, Any], images: tuple[Ima
         tools=_functions(clean) if "tools" in clean else (),
         n=given("n", 1),
         max_output=given("max_completion_tokens", given("max_tokens")),
-        input_bytes=_size(payload, images) if said is None else measure.octets(said),
+        input_bytes=_size(payload, images) if flat is None else flat,
         messages=len(clean["messages"]),
         metadata=given("metadata", fields.NOTHING),
         stream=given("stream", False),
         include_usage=given("stream_options", fields.NOTHING).get("include_usage", False),
         images=images,
-        flat=said is not None,
+        flat=flat is not None,
     )
 
 
-def _flat(clean: Mapping[str, Any]) -> list[str] | None:
-    """What `_size` counts, where messages hold nothing but strings and nothing else counts: nearly always."""
+def _flat(clean: Mapping[str, Any]) -> int | None:
+    """Give `_size` where messages hold nothing but strings and nothing else counts: nearly always."""
     if not SCHEMAS.isdisjoint(clean):
         return None
-    said: list[str] = []
+    said: list[Any] = []
     for message in clean["messages"]:
         said += message
         said += message.values()
-    return said if {*map(type, said)} == STRINGS else None
+    try:
+        return measure.octets(said)
+    except TypeError:  # one of them is no string
+        return None
 
 
 _PARSED: Final = count()
