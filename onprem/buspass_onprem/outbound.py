@@ -17,9 +17,11 @@ from __future__ import annotations
 import asyncio
 import re
 import ssl
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from functools import partial
 from typing import Any, Final
+
+from msgspec import Struct
 
 from buspass.ports.outbound import NotSent, Request, Response, Streamed, TimedOut
 from buspass.ports.outbound_bodies import SENT, fits, named, readable, whole
@@ -28,6 +30,7 @@ from buspass.ports.outbound_idle import Idle
 from buspass.ports.outbound_pyreqwest import PyreqwestOutbound
 from buspass_onprem.outbound_connection import Connection
 from buspass_onprem.outbound_reach import Origin, authorities, origin, plain, reached
+from buspass_onprem.outbound_turns import Turns
 
 CONNECTIONS: Final = 256
 CONNECT: Final = 5.0
@@ -37,6 +40,8 @@ IDLE: Final = 30.0
 """Seconds that an unused connection is kept: less than most servers do, so that reuse seldom meets a close."""
 KNOWN: Final = 1024
 """Origins and names of headers that are remembered."""
+HEADS: Final = 64
+"""What requests to so many URLs began with: kept, credential and all, until another begins otherwise."""
 _METHODS: Final = frozenset({"GET", "POST", "PUT", "PATCH", "DELETE"})
 _PAYLOAD: Final = frozenset({"POST", "PUT", "PATCH"})
 _FRAMING: Final = frozenset(
@@ -44,6 +49,15 @@ _FRAMING: Final = frozenset(
 )
 _NAME: Final = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 _VALUES: Final = re.compile(r"[\t -~]*")
+
+
+class _Head(Struct, frozen=True, kw_only=True):
+    """What the last request to a URL began with: the next one's, where method and headers are the same."""
+
+    where: Origin
+    method: str
+    headers: Mapping[str, str]
+    text: bytes
 
 
 class DirectOutbound:
@@ -54,10 +68,11 @@ class DirectOutbound:
 
     def __init__(self) -> None:
         self._other = PyreqwestOutbound()
-        self._free = asyncio.Semaphore(CONNECTIONS)
+        self._turns = Turns(CONNECTIONS)
         self._deadlines = Deadlines()
         self._origins: dict[str, Origin | None] = {}
         self._names: dict[str, str | None] = {}
+        self._heads: dict[str, _Head] = {}
         self._open: set[Connection] = set()
         self._idle: dict[Origin, list[Connection]] = {}
         self._sweeping: asyncio.TimerHandle | None = None
@@ -97,7 +112,8 @@ class DirectOutbound:
         connection: Connection | None = None
         try:
             with self._deadlines.within(request.timeout):
-                await self._free.acquire()
+                if not self._turns.at_once():
+                    await self._turns.wait()
                 try:
                     connection = self._kept(where) or await self._reach(where, min(CONNECT, request.timeout * 0.9))
                     await connection.ask(text, limit=request.limit, streamed=not whole)
@@ -105,7 +121,7 @@ class DirectOutbound:
                         raise connection.failure
                     return connection
                 finally:
-                    self._free.release()
+                    self._turns.done()
         except TimeoutError:
             if connection is None:
                 raise NotSent(f"no connection within {request.timeout:g} s") from None
@@ -133,6 +149,21 @@ class DirectOutbound:
             raise NotSent("this host is shutting down")
         if request.timeout <= 0:
             raise NotSent("no time was left to begin")
+        kept = self._heads.get(request.url)
+        if kept is None or kept.method != request.method or kept.headers != request.headers:
+            if (kept := self._headed(request)) is None:
+                return None
+            if kept.method in _PAYLOAD and "?" not in request.url:  # models'; what is asked for is not kept
+                if len(self._heads) >= HEADS:
+                    self._heads.clear()
+                self._heads[request.url] = kept
+        body = request.body
+        if body or kept.method in _PAYLOAD:
+            return kept.where, b"%bcontent-length: %d\r\n\r\n%b" % (kept.text, len(body), body)
+        return kept.where, kept.text + b"\r\n"
+
+    def _headed(self, request: Request) -> _Head | None:
+        """Write what goes before a body's length; None where that is not plain. Raises NotSent."""
         at = request.url.find("/", 8)
         base, target = (request.url, "/") if at < 0 else (request.url[:at], request.url[at:])
         where = self._origins[base] if base in self._origins else self._learn_origin(base)
@@ -151,10 +182,8 @@ class DirectOutbound:
         if _VALUES.fullmatch(values) is None:
             raise NotSent("this can't be written as an HTTP request")
         lines = "".join([f"{name}: {value}\r\n" for name, value in headers.items()])
-        head = f"{request.method} {target} HTTP/1.1\r\nhost: {where.named}\r\n{lines}"
-        if request.body or request.method in _PAYLOAD:
-            head = f"{head}content-length: {len(request.body)}\r\n"
-        return where, f"{head}\r\n".encode("ascii") + request.body
+        text = f"{request.method} {target} HTTP/1.1\r\nhost: {where.named}\r\n{lines}".encode("ascii")
+        return _Head(where=where, method=request.method, headers={**request.headers}, text=text)
 
     def _learn_origin(self, base: str) -> Origin | None:
         if len(self._origins) >= KNOWN:

@@ -18,11 +18,18 @@ NAMES = ("Authorization", "content-type", "X-Odd_Name.1", "idempotency-key", "ac
 VALUES = ("Bearer x", "application/json", "a, b;q=0.5", 'say "x" ~ {y} \\ |', "")
 
 
-def drawn_request(draw, port):
+def drawn_request(draw, port, before):
+    """Draw a request: half of them like the one before but for one thing, which may be the body."""
     headers = {name: draw.choice(VALUES) for name in draw.sample(NAMES, draw.randrange(len(NAMES)))}
     method = draw.choice(("GET", "POST", "PUT", "PATCH", "DELETE"))
     body = draw.randbytes(draw.choice((0, 1, 800, 70_000))) if method != "GET" else b""
     url = f"http://127.0.0.1:{port}{draw.choice(PATHS)}"
+    if before is not None and draw.random() < 0.5:
+        given = {"method": before.method, "url": before.url, "headers": before.headers}
+        own = {"method": method, "url": url, "headers": headers}
+        changed = draw.choice((*given, "body"))
+        method, url, headers = ({**given, changed: own[changed]} if changed in given else given).values()
+        body = b"" if method == "GET" else body
     return Request(method=method, url=url, headers=headers, body=body, timeout=20.0, limit=100_000)
 
 
@@ -91,12 +98,15 @@ async def told(outbound, requests, answers):
 
 async def test_drawn_requests_and_answers_are_the_same_by_both_ways():
     draw = random.Random(6)
-    answers = [drawn_answer(draw) for _ in range(150)]
+    answers = [drawn_answer(draw) for _ in range(200)]
     state = draw.getstate()
 
     def requests(port):
         draw.setstate(state)
-        return [drawn_request(draw, port) for _ in answers]
+        drawn = [None]
+        for _ in answers:
+            drawn.append(drawn_request(draw, port, drawn[-1]))
+        return drawn[1:]
 
     one, other = [await told(outbound, requests, answers) for outbound in (DirectOutbound(), PyreqwestOutbound())]
     assert [each[0] for each in one] == [each[0] for each in other]

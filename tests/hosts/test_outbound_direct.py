@@ -20,6 +20,7 @@ from buspass_onprem import outbound as direct
 from buspass_onprem import outbound_reach as reach
 from buspass_onprem.outbound import DirectOutbound
 from buspass_onprem.outbound_connection import HEAD
+from buspass_onprem.outbound_turns import Turns
 
 OK = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok"
 CHUNKED = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n"
@@ -371,6 +372,54 @@ async def test_what_is_not_plain_goes_the_other_way(outbound, change):
     request.port = 1
     asked = request.asking(**change)
     assert await outbound.send(asked) is asked
+
+
+@on_both
+async def test_what_a_model_is_asked_with_is_written_once_and_what_else_is_asked_is_not_kept(outbound):
+    async with Upstream(OK) as upstream:
+        url = f"http://127.0.0.1:{upstream.port}/v1/chat"
+        headers = {"authorization": "Bearer one"}
+        for _ in range(2):
+            await outbound.send(Request(method="POST", url=url, headers=headers, body=b"{}", timeout=5.0))
+        (kept,) = outbound._heads.values()
+        assert b"Bearer one" in kept.text
+        headers["authorization"] = "Bearer two"
+        await outbound.send(Request(method="POST", url=url, headers=headers, body=b"{}", timeout=5.0))
+        (kept,) = outbound._heads.values()
+        assert b"Bearer one" not in kept.text
+        for method, asked in (("GET", url), ("DELETE", url), ("POST", f"{url}?q=private")):
+            await outbound.send(Request(method=method, url=asked, timeout=5.0))
+        assert [*outbound._heads] == [url]
+        for number in range(direct.HEADS + 5):
+            await outbound.send(Request(method="POST", url=f"{url}/{number}", timeout=5.0))
+        assert len(outbound._heads) <= direct.HEADS
+
+
+async def test_turns_are_taken_in_order_and_none_is_lost_with_whoever_is_cancelled():
+    turns, taken = Turns(2), []
+    assert turns.at_once()
+    assert turns.at_once()
+    assert not turns.at_once()
+
+    async def one(number):
+        await turns.wait()
+        taken.append(number)
+
+    waiting = [asyncio.create_task(one(number)) for number in range(5)]
+    await asyncio.sleep(0)
+    waiting[0].cancel()
+    await asyncio.sleep(0)
+    turns.done()  # to the second, for the first is gone
+    waiting[1].cancel()  # who has it by now, but has not run
+    await asyncio.gather(*waiting[:3], return_exceptions=True)
+    assert taken == [2]
+    turns.done()
+    turns.done()
+    await asyncio.gather(*waiting[3:])
+    assert taken == [2, 3, 4]
+    turns.done()
+    turns.done()
+    assert [turns.at_once(), turns.at_once(), turns.at_once()] == [True, True, False]
 
 
 @pytest.mark.parametrize(
