@@ -38,7 +38,7 @@ from buspass.ports.state import (
     judged,
 )
 from buspass_onprem.sqlite_file import File
-from buspass_onprem.sqlite_text import Place, Texts
+from buspass_onprem.sqlite_text import Place, Texts, Updates
 
 type Apply = tuple[str, Sequence[Operation]]
 type Answer = Applied | Refused | Misfit
@@ -59,6 +59,7 @@ _INSERT: Final = tuple(
     ["INSERT INTO item (value, part, key) VALUES " + ", ".join(["(?, ?, ?)"] * rows) for rows in range(_ROWS + 1)]  # noqa: S608
 )
 _WIDTH: Final = 3 * _ROWS
+_ROW: Final = "SELECT rowid FROM item WHERE part = ? AND key = ?"
 _UPDATE: Final = "UPDATE item SET value = ? WHERE part = ? AND key = ?"
 _DELETE: Final = "DELETE FROM item WHERE part = ? AND key = ?"
 _ENTER: Final = "REPLACE INTO entry (part, key, name, shard, sort) VALUES (?, ?, ?, ?, ?)"
@@ -90,6 +91,7 @@ class Batch(Struct):
     """The items of one transaction. `known`: those that the file surely has so. `looks`: a first put looks, too."""
 
     execute: Callable[..., sqlite3.Cursor]
+    opened: Callable[..., sqlite3.Blob]
     known: Known
     texts: Texts
     looks: bool
@@ -178,16 +180,33 @@ class Batch(Struct):
                 elif seen.assumed and self._there(seen.place) is not None:
                     raise sqlite3.IntegrityError  # put and deleted in one batch: the put was refused in truth
                 continue
-            text = self.texts.of(seen.place, seen.now, seen.was, seen.updates)
             if seen.was is None:
-                fresh += (text, *seen.place)
-            else:
-                execute(_UPDATE, (text, *seen.place))
+                fresh += (self.texts.whole(seen.place, seen.now, None, seen.updates), *seen.place)
+            elif not self._changed(seen.place, seen.now, seen.was, seen.updates):
+                execute(_UPDATE, (self.texts.whole(seen.place, seen.now, seen.was, seen.updates), *seen.place))
         while fresh:
             rows, fresh = fresh[:_WIDTH], fresh[_WIDTH:]
             execute(_INSERT[len(rows) // 3], rows)
         for statement, values in self.entries:
             execute(statement, values)
+
+    def _changed(self, place: Place, now: Item, was: Item, updates: Updates) -> bool:
+        """Write what changed in a large item's text, in its place; say whether that could be done."""
+        found = self.texts.changed(place, now, was, updates)
+        if found is None:
+            return False
+        sheet, ranges = found
+        text = sheet.text
+        if not sheet.row:
+            sheet.row = self.execute(_ROW, place).fetchone()[0]
+        with self.opened("item", "value", sheet.row) as there:
+            if len(there) != len(text):  # nobody writes otherwise, but this has to be sure
+                self.texts.forget(place)
+                return False
+            for start, end in ranges:
+                there.seek(start)
+                there.write(text[start:end])
+        return True
 
     def remember(self) -> None:
         """Know what was committed: items that are updated will be so again."""
@@ -224,7 +243,7 @@ class Committer:
             return [Unavailable(0, why) for _ in applies]
         try:
             self._forget_if_others_wrote()
-            batch = Batch(self._cursor.execute, self._known, self._texts, looks)
+            batch = Batch(self._cursor.execute, self._connection.blobopen, self._known, self._texts, looks)
             answers = [batch.judge(partition, operations) for partition, operations in applies]
             batch.write()
         except sqlite3.Error as error:

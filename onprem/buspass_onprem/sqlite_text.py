@@ -1,99 +1,229 @@
 """The text of an item, of which what did not change is not written anew: a head with many calls in flight.
 
-Owns what the entries of an item's large maps were last written as. Refuses to know which maps those are. What it has
-stands for one very map and no other: items are values, so nothing in one ever changes.
+Owns the sheet, a large item's text with room in it, and which bytes of it changed. Refuses to know what the maps are
+for, and how bytes reach the file. A sheet stands for one very item and no other: items are values, so nothing in one
+ever changes, and whoever reads the file sees JSON with blanks in it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, Final
 
-from msgspec import Struct
+from msgspec import Struct, field
 
 from buspass.jsontext import written
 from buspass.ports.forms import changed_in
 from buspass.ports.state import Item, Prepared, Update
 
 type Place = tuple[str, str]
+type Updates = Sequence[Update | Prepared] | None
+type Range = tuple[int, int]
 
-LARGE: Final = 4096
-"""Characters of an item's text from which on its parts are kept: of smaller ones nothing is worth it."""
+LARGE: Final = 2048
+"""Bytes of an item's text from which on it is worth a sheet."""
 MANY: Final = 8
-"""Entries of a map from which on each is kept by itself."""
+"""Entries of a map from which on each has a place of its own."""
 KEPT: Final = 64
-"""Items whose parts are kept."""
+"""Items whose sheets are kept, those written last."""
+STEP: Final = 32
+"""Places are multiples of it wide, so that what one entry leaves another finds large enough."""
+SPARE: Final = 96
+"""Bytes left for the rest of the item to grow by: counters gain digits."""
+PAGE: Final = 4092
+"""Bytes of a row that each of its overflow pages takes, of pages as SQLite makes them."""
+OWN: Final = 4032
+"""Bytes that its own page takes where those over fill whole ones: part, key and the text's beginning."""
 
 
-class Part(Struct):
-    """A map, and the text of each entry with its name, in the same order."""
+class Area(Struct):
+    """A large map's part of a text. Each entry has a place (position, width), with its comma; what is free is blank."""
 
-    entries: Mapping[str, Any]
-    texts: dict[str, str]
+    name: str
+    fresh: int
+    """From here on nothing was ever written."""
+    end: int
+    first: int = 0
+    """The place of the entry that has no comma."""
+    used: int = 0
+    places: dict[str, Range] = field(default_factory=dict)
+    free: dict[int, list[int]] = field(default_factory=dict)
+
+    def found(self, width: int) -> Range | None:
+        """Take a place of this width, or one a step wider."""
+        for each in (width, width + STEP):
+            if self.free.get(each):
+                return self.free[each].pop(), each
+        at = self.fresh
+        if at + width > self.end:
+            return None
+        self.fresh = at + width
+        return at, width
+
+
+class Sheet(Struct):
+    """An item's text as the file has it, in UTF-8: what lies outside of large maps, with blanks; then the areas."""
+
+    item: Item
+    text: bytearray
+    rest: int
+    """So many bytes are for what lies outside of the areas."""
+    areas: list[Area]
+    row: int = 0
+    """The number of its row in the file, once it was asked for."""
+
+    def follow(self, item: Item, updates: Sequence[Update | Prepared]) -> list[Range] | None:
+        """Become the text of what these updates made of the item; give the ranges that changed.
+
+        None where it has no room, or far too much: nothing of the sheet is worth anything then.
+        """
+        rest = dict(item)
+        changed: list[Range] = []
+        for area in self.areas:
+            entries = rest.pop(area.name, None)
+            if type(entries) is not dict:
+                return None
+            if entries is self.item[area.name]:
+                continue
+            for name in {each: None for update in updates for each in changed_in(update, area.name)}:
+                if name in area.places and not self._fits(area, name, entries, changed):
+                    self._leave(area, name, changed)
+                if name in entries and name not in area.places and not self._enter(area, name, entries[name], changed):
+                    return None
+            if len(area.places) != len(entries):
+                return None
+        head = _opened(rest)
+        if len(head) > self.rest or sum([area.used for area in self.areas]) * 8 < len(self.text):
+            return None
+        self.text[: self.rest] = head.ljust(self.rest)
+        self.item = item
+        return _joined([(0, self.rest), *changed])
+
+    def _fits(self, area: Area, name: str, entries: dict[str, Any], changed: list[Range]) -> bool:
+        """Write the entry where it was, if it is still there and its place is wide enough."""
+        at, width = area.places[name]
+        if name not in entries or len(text := _entry(name, entries[name])) >= width:
+            return False
+        self.text[at + 1 : at + width] = text.ljust(width - 1)
+        changed.append((at, at + width))
+        return True
+
+    def _enter(self, area: Area, name: str, entry: Any, changed: list[Range]) -> bool:
+        text = _entry(name, entry)
+        place = area.found(_width(text))
+        if place is None:
+            return False
+        at, width = place
+        comma = b","
+        if not area.places or at < area.first:
+            if area.places:
+                self.text[area.first] = 44  # a comma
+                changed.append((area.first, area.first + 1))
+            area.first, comma = at, b" "
+        self.text[at : at + width] = (comma + text).ljust(width)
+        changed.append((at, at + width))
+        area.places[name] = place
+        area.used += width
+        return True
+
+    def _leave(self, area: Area, name: str, changed: list[Range]) -> None:
+        at, width = area.places.pop(name)
+        self.text[at : at + width] = b" " * width
+        changed.append((at, at + width))
+        area.free.setdefault(width, []).append(at)
+        area.used -= width
+        if at == area.first and area.places:
+            area.first, _ = min(area.places.values())
+            self.text[area.first] = 32  # a blank
+            changed.append((area.first, area.first + 1))
 
 
 class Texts:
-    """Writes items, character for character as `written` does."""
+    """Writes items, so that they are read as they are."""
 
     def __init__(self) -> None:
-        self._kept: dict[Place, dict[str, Part]] = {}
+        self._kept: dict[Place, Sheet | Item] = {}
+        """The sheets of items; of those that were large once, the item itself."""
 
-    def of(self, place: Place, item: Item, before: Item | None, updates: Sequence[Update | Prepared] | None) -> str:
-        """Give the text of the item, which is what these updates made of the one before, or new where they are None."""
-        parts = self._kept.pop(place, None) if self._kept else None
-        if parts is None:
-            text = written(item).decode()
-        else:
-            text = _assembled(item, before if before and updates else {}, updates or (), parts)
+    def changed(self, place: Place, item: Item, before: Item, updates: Updates) -> tuple[Sheet, list[Range]] | None:
+        """Give the item's sheet and what of it has to be written, or None where it has to be written as a whole."""
+        sheet = self._kept.get(place) if self._kept else None
+        if type(sheet) is not Sheet or sheet.item is not before or not updates:
+            return None
+        ranges = sheet.follow(item, updates)
+        if ranges is None:
+            self._kept[place] = before  # so that it is laid out anew
+            return None
+        self._kept[place] = self._kept.pop(place)
+        return sheet, ranges
+
+    def whole(self, place: Place, item: Item, before: Item | None, updates: Updates) -> str:
+        """Give the whole text. An item that is large twice, and nobody else wrote meanwhile, gets a sheet."""
+        text = written(item)
+        kept = self._kept.pop(place, None) if self._kept else None
         if updates and len(text) >= LARGE:
             if len(self._kept) >= KEPT:
-                self._kept.clear()
-            self._kept[place] = parts or {}
-        return text
+                del self._kept[next(iter(self._kept))]
+            sheet = laid_out(item, OWN - len("".join(place))) if kept is before and before is not None else None
+            self._kept[place] = sheet or item
+            if sheet is not None:
+                return sheet.text.decode()
+        return text.decode()
+
+    def forget(self, place: Place) -> None:
+        """The file has not what was written."""
+        self._kept.pop(place, None)
 
 
-def _assembled(item: Item, before: Item, updates: Sequence[Update | Prepared], parts: dict[str, Part]) -> str:
-    """Join what is known, in one go: each copy of a text of 64 calls more costs as much as a commit's own Python."""
-    pieces: list[str] = []
-    small: dict[str, Any] = {}
-    for name, entries in item.items():
-        if type(entries) is not dict or len(entries) < MANY:
-            small[name] = entries
-            continue
-        if small:
-            pieces.append(_inner(small))
-            small = {}
-        part = parts.get(name)
-        if part is None or part.entries is not before.get(name) or not _followed(part.texts, name, entries, updates):
-            part = parts[name] = Part(entries, {each: _inner({each: entry}) for each, entry in entries.items()})
-        part.entries = entries
-        first, *texts = part.texts.values()
-        pieces += [f"{_inner({name: {}})[:-1]}{first}", *texts]
-        pieces[-1] += "}"
-    if small:
-        pieces.append(_inner(small))
-    pieces[0] = "{" + pieces[0]
-    pieces[-1] += "}"
-    return ",".join(pieces)
+def laid_out(item: Item, own: int) -> Sheet | None:
+    """Make a sheet of whole pages (`own` bytes, and PAGE each) with room for a quarter more entries.
 
-
-def _followed(
-    texts: dict[str, str], name: str, entries: Mapping[str, Any], updates: Sequence[Update | Prepared]
-) -> bool:
-    """Have the texts be those of these entries, which the updates left in the map of that name; say whether they are.
-
-    The same changes in the same order leave the same order; what is changed at depth one is no map after it.
+    None where no map is large.
     """
-    for update in updates:
-        made, gone = changed_in(update, name)
-        for each in made:
-            if each in entries:
-                texts[each] = _inner({each: entries[each]})
-        for each in gone:
-            texts.pop(each, None)
-    return len(texts) == len(entries)
+    large = {name: each for name, each in item.items() if type(each) is dict and len(each) >= MANY}
+    if not large:
+        return None
+    head = _opened({name: each for name, each in item.items() if name not in large})
+    sheet = Sheet(item, bytearray(), len(head) + SPARE, [])
+    sheet.text += head.ljust(sheet.rest)
+    for name, entries in large.items():
+        sheet.text += b"%b:{" % written(name)
+        texts = [_entry(each, entry) for each, entry in entries.items()]
+        room = sum([_width(text) for text in texts]) * 5 // 4
+        if len(sheet.areas) == len(large) - 1:
+            room += (own - len(sheet.text) - room) % PAGE
+        at = len(sheet.text)
+        area = Area(name, at, at + room)
+        sheet.areas.append(area)
+        sheet.text += b" " * room + b"},"
+        for each, entry in entries.items():
+            sheet._enter(area, each, entry, [])  # noqa: SLF001
+    sheet.text[-1:] = b"}"
+    return sheet
 
 
-def _inner(members: Mapping[str, Any]) -> str:
-    """Give the text of a map without its braces."""
-    return written(members)[1:-1].decode()
+def _opened(rest: dict[str, Any]) -> bytes:
+    """Give the text of what is outside of areas, as far as the first of them."""
+    return written(rest)[:-1] + b"," if rest else b"{"
+
+
+def _entry(name: str, entry: Any) -> bytes:
+    return written({name: entry})[1:-1]
+
+
+def _width(text: bytes) -> int:
+    """Give the width of the place that an entry's text needs, with its comma."""
+    return -(-(len(text) + 1) // STEP) * STEP
+
+
+def _joined(ranges: list[Range]) -> list[Range]:
+    """Sort them, and join what has less than a page between: no page is written for that which is not anyway."""
+    ranges.sort()
+    joined = [ranges[0]]
+    for start, end in ranges:
+        before, until = joined[-1]
+        if start - until < PAGE:
+            joined[-1] = before, max(until, end)
+        else:
+            joined.append((start, end))
+    return joined

@@ -1,4 +1,4 @@
-"""SQLite's writer keeps the text of what did not change in a large item: what it stores is as if it had kept nothing."""
+"""SQLite's writer changes in a large item's text what changed: what is stored is read as if it were written anew."""
 
 import contextlib
 import random
@@ -6,7 +6,7 @@ import sqlite3
 
 import pytest
 
-from buspass.jsontext import written
+from buspass.jsontext import canonical, written
 from buspass.ports.forms import VARIES, Form, Given
 from buspass.ports.state import (
     Absent,
@@ -24,6 +24,7 @@ from buspass.ports.state import (
     changed,
     check,
 )
+from buspass.tools.schema import parse_json
 from buspass_onprem import sqlite_text
 from buspass_onprem.sqlite_commit import Committer
 from buspass_onprem.sqlite_file import File, parse
@@ -105,49 +106,122 @@ def closing_later():
         yield lambda thing: stack.enter_context(contextlib.closing(thing))
 
 
-@pytest.mark.parametrize("large", [0, 200, sqlite_text.LARGE])
-def test_what_is_stored_is_what_would_be_written_anew(tmp_path, monkeypatch, closing_later, large):
-    monkeypatch.setattr(sqlite_text, "LARGE", large)
+def stored(connection):
+    """Give the items by task, each as its one text; no name may stand twice."""
+    rows = connection.execute("SELECT part, value FROM item WHERE key IN ('k', 'head')")
+    return {part: canonical(parse_json(value.encode())) for part, value in rows}
+
+
+@pytest.mark.parametrize(("large", "many", "own"), [(0, 1, 50), (0, 8, 900), (200, 8, 4032), (2048, 8, 4032)])
+def test_what_is_stored_is_read_as_what_would_be_written_anew(tmp_path, monkeypatch, closing_later, large, many, own):
+    for name, value in (("LARGE", large), ("MANY", many), ("OWN", own), ("PAGE", own), ("SPARE", many), ("STEP", 16)):
+        monkeypatch.setattr(sqlite_text, name, value)
     monkeypatch.setattr(sqlite_text, "KEPT", 1 if large else 2)
-    committer = closing_later(Committer(File(parse(f"sqlite:///{tmp_path}/state.db?durability=process"))))
-    chance = random.Random(7 + large)
-    committer._cursor = Failing(committer._cursor, chance)
+    file = File(parse(f"sqlite:///{tmp_path}/state.db?durability=process"))
+    committers = [closing_later(Committer(file)) for _ in range(2)]
+    chance = random.Random(7 + large + many)
+    for each in committers:
+        each._cursor = Failing(each._cursor, chance)
     reader = closing_later(sqlite3.connect(tmp_path / "state.db"))
-    there, applied, failed = dict.fromkeys("pq"), 0, 0
-    for _ in range(600):
+    there, applied, failed, turn = dict.fromkeys("pq"), 0, 0, 0
+    for _ in range(300):
         after, applies = dict(there), []
         for _ in range(chance.randint(1, 6)):
             task = chance.choice("pq")
             one = sound(after[task], chance)
             applies.append((task, [one]))
             after[task] = outcome(one, after[task])
-        answers = committer.commit(applies)
+        turn ^= chance.random() < 0.1
+        answers = committers[turn].commit(applies)
         if isinstance(answers[0], OutcomeUnknown | Unavailable):
             failed += 1
         else:
             there = after
             applied += sum(isinstance(answer, Applied) for answer in answers)
-        stored = dict(reader.execute("SELECT part, value FROM item"))
-        assert stored == {task: written(one).decode() for task, one in there.items() if one is not None}
-    assert applied > 500
-    assert failed > 20
+        assert stored(reader) == {task: canonical(one) for task, one in there.items() if one is not None}
+    assert applied > 300
+    assert failed > 10
+    assert reader.execute("PRAGMA integrity_check").fetchone() == ("ok",)
 
 
-def test_of_a_large_item_only_what_changed_is_written(monkeypatch):
-    seen = []
-    monkeypatch.setattr(sqlite_text, "written", lambda value: seen.append(len(written(value))) or written(value))
-    texts = sqlite_text.Texts()
-    there = {"n": 1, "open": {f"c{number}": {"state": "x" * 100} for number in range(64)}, "m": {}}
-    assert texts.of(("p", "k"), there, None, None) == written(there).decode()
-    for number in range(100, 112):
-        path = at("open", f"c{number}")
-        step = Update("k", (Absent(path),), {at("n"): 1}, {path: {"state": "y"}})
-        if number % 2:
-            form = Form(Update("k", (Absent(("open", VARIES)),), {at("n"): 1}, {("open", VARIES): Given(0)}))
-            step = form.of(f"c{number}", ({"state": "y"},))
-        after = changed(step, there)
-        assert texts.of(("p", "k"), after, there, [step]) == written(after).decode()
-        there = after
-        if number == 101:  # one until its text is kept, one until its entries' are
-            seen.clear()
-    assert sum(seen) < 9 * 100
+def calls(number):
+    return {f"c{each}": {"state": "x" * 100, "n": each} for each in range(number)}
+
+
+def step(name, value=None):
+    """Let a call go, or enter it."""
+    path = at("open", name)
+    if value is None:
+        return Update("head", (Present(path),), {at("n"): 1}, {}, (path,))
+    return Update("head", (Absent(path),), {at("n"): 1}, {path: value})
+
+
+@pytest.fixture
+def committer(tmp_path, closing_later):
+    return closing_later(Committer(File(parse(f"sqlite:///{tmp_path}/state.db"))))
+
+
+def pages(folder):
+    """Count the pages that the log has, each with its header of 24 bytes."""
+    return (folder / "state.db-wal").stat().st_size // (4096 + 24)
+
+
+def test_of_a_large_item_only_what_changed_is_written(tmp_path, committer):
+    statements = []
+    head = {"n": 1, "open": calls(300), "m": {"last": 1}}
+    committer.commit([("t", [Put("head", head)])])
+    committer.commit([("t", [step("c1")])])
+    committer.commit([("t", [step("c2")])])  # now it is large twice, and has its sheet
+    committer._connection.set_trace_callback(statements.append)
+    before = pages(tmp_path)
+    for number in range(100, 110):
+        committer.commit([("t", [step(f"d{number}", {"state": "y" * 100, "n": 0})])])
+        committer.commit([("t", [step(f"d{number}")])])
+    assert not [each for each in statements if each.startswith("UPDATE")]
+    assert pages(tmp_path) - before <= 20 * 3  # the row's own, and where a place lies, of a dozen
+    reader = sqlite3.connect(tmp_path / "state.db")
+    del head["open"]["c1"], head["open"]["c2"]
+    assert stored(reader) == {"t": canonical(head | {"n": 23})}
+    reader.close()
+
+
+def test_a_large_item_that_became_small_is_written_without_blanks(tmp_path, committer):
+    head = {"n": 1, "open": calls(64), "m": {"last": 1}}
+    committer.commit([("t", [Put("head", head)])])
+    for number in range(63):
+        committer.commit([("t", [step(f"c{number}")])])
+    reader = sqlite3.connect(tmp_path / "state.db")
+    last = head | {"n": 64, "open": {"c63": head["open"]["c63"]}}
+    assert reader.execute("SELECT value FROM item").fetchone() == (written(last).decode(),)
+    reader.close()
+
+
+def test_another_opening_that_changes_the_item_is_not_written_over(tmp_path, committer, closing_later):
+    other = closing_later(Committer(File(parse(f"sqlite:///{tmp_path}/state.db"))))
+    head = {"n": 1, "open": calls(20), "m": {"last": 1}}
+    committer.commit([("t", [Put("head", head)])])
+    for number in range(10):
+        committer.commit([("t", [step(f"a{number}", {"n": number})])])
+        if number % 3 == 2:
+            other.commit([("t", [step(f"b{number}", {"n": number}), Put(f"else{number}", {"n": 1})])])
+    reader = closing_later(sqlite3.connect(tmp_path / "state.db"))
+    added = {f"a{number}": {"n": number} for number in range(10)} | {
+        f"b{number}": {"n": number} for number in (2, 5, 8)
+    }
+    assert stored(reader) == {"t": canonical(head | {"n": 14, "open": head["open"] | added})}
+
+
+def test_a_row_that_is_not_as_long_as_it_was_written_is_written_as_a_whole(tmp_path, committer, monkeypatch):
+    """Nothing of ours makes it so; what is written over it has to be an item all the same."""
+    head = {"n": 1, "open": calls(20), "m": {"last": 1}}
+    committer.commit([("t", [Put("head", head)])])
+    for number in range(3):
+        committer.commit([("t", [step(f"a{number}", {"n": number})])])
+    reader = sqlite3.connect(tmp_path / "state.db", isolation_level=None)
+    reader.execute("UPDATE item SET value = '         ' || value")
+    monkeypatch.setattr(Committer, "_forget_if_others_wrote", lambda _: None)
+    committer.commit([("t", [step("c3")])])
+    added = {f"a{number}": {"n": number} for number in range(3)}
+    del head["open"]["c3"]
+    assert stored(reader) == {"t": canonical(head | {"n": 5, "open": head["open"] | added})}
+    reader.close()

@@ -101,7 +101,20 @@ class Form:
         self.constants = tuple(constants)
         self.absent = tuple([_names(path) for _, kind, path, _ in require if kind is Absent])
         self.compared = _by_map(require)
-        self.changes = tuple(
+        self.changes = self._by_holder(specimen)
+        self.within = {
+            first: (*(name for name, _ in sets), *(name for name, _, _ in adds), *gone)
+            for first, sets, adds, gone in self.changes
+        }
+        self.sound: Sound = self._counted
+        self.judge: Judge = _closer
+        self._left = WRITTEN
+        if not _by_its_paths(specimen) or not surely(self.update("a", tuple(range(1, self.size + 1)))):
+            raise ValueError(f"no form: {specimen!r} is not sound whatever is given")
+
+    def _by_holder(self, specimen: Update) -> tuple[Any, ...]:
+        """Give by map what is set, added to and removed in it; None is the item itself."""
+        return tuple(
             [
                 (
                     holder[0] if holder else None,
@@ -112,11 +125,6 @@ class Form:
                 for holder in dict.fromkeys([path[:-1] for path in _changed(specimen)])
             ]
         )
-        self.sound: Sound = self._counted
-        self.judge: Judge = _closer
-        self._left = WRITTEN
-        if not _by_its_paths(specimen) or not surely(self.update("a", tuple(range(1, self.size + 1)))):
-            raise ValueError(f"no form: {specimen!r} is not sound whatever is given")
 
     def of(self, segment: str, given: tuple[Any, ...]) -> Prepared | Update:
         """Make an operation; an ordinary update where what is given is not surely sound, for `check` to look closer.
@@ -283,19 +291,12 @@ def filled(part: Any, given: tuple[Any, ...]) -> Any:
     return {name: filled(each, given) for name, each in part.items()} if type(part) is dict else part
 
 
-def changed_in(update: Update | Prepared, name: str) -> tuple[list[str], list[str]]:
-    """Name what the update sets or adds to in the map of that name, in order, and what it removes there."""
+def changed_in(update: Update | Prepared, name: str) -> list[str]:
+    """Name what the update sets, adds to or removes in the map of that name."""
     if not isinstance(update, Prepared):
-        made = [path[1] for path in (*update.set, *update.add) if len(path) == 2 and path[0] == name]
-        return made, [path[1] for path in update.remove if len(path) == 2 and path[0] == name]
-    for first, sets, adds, gone in update.form.changes:
-        if first == name:
-            made = [*(each for each, _ in sets), *(each for each, _, _ in adds)]
-            segment = update.segment
-            return [segment if each is VARIES else each for each in made], [
-                segment if each is VARIES else each for each in gone
-            ]
-    return [], []
+        return [path[1] for path in _changed(update) if len(path) == 2 and path[0] == name]
+    segment = update.segment
+    return [segment if each is VARIES else each for each in update.form.within.get(name, ())]
 
 
 # ── making a form ───────────────────────────────────────────────────────────────────────────────────────────────────
