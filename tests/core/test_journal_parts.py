@@ -7,7 +7,7 @@ import pytest
 
 from buspass.errors import Problem
 from buspass.journal import Erased, Journal, Vault, timeline
-from buspass.journal.merkle import root
+from buspass.journal.merkle import leaf, root, root_over
 from buspass.journal.records import Mac, canonical, commitment, once, recurring
 from buspass.journal.timeline import moment
 from buspass.testing.blobs_memory import MemoryBlobs
@@ -35,6 +35,20 @@ ROOTS = [
 @pytest.mark.parametrize("size", range(9))
 def test_roots_are_those_of_rfc_9162(size):
     assert root(LEAVES[:size]) == ROOTS[size]
+
+
+def split_from_above(leaves):
+    """RFC 9162 §2.1.1 as it stands there."""
+    if len(leaves) == 1:
+        return leaves[0]
+    half = 2 ** ((len(leaves) - 1).bit_length() - 1)
+    return hashlib.sha256(b"\x01" + split_from_above(leaves[:half]) + split_from_above(leaves[half:])).digest()
+
+
+def test_a_tree_that_grows_from_below_is_the_one_that_is_split_from_above():
+    hashes = [leaf(bytes([n % 256, n // 256])) for n in range(300)]
+    for size in [*range(1, 70), 127, 128, 129, 255, 256, 257, 300]:
+        assert root_over(hashes[:size]) == split_from_above(hashes[:size]).hex()
 
 
 def test_a_node_does_not_pass_for_a_leaf():

@@ -1,6 +1,9 @@
 """Seals cover every record once, survive crashes and other sealers, and an audit finds whatever was altered."""
 
 import copy
+import random
+import re
+from collections import Counter
 
 import pytest
 
@@ -286,6 +289,36 @@ async def test_totals_are_kept_by_kind_name_and_host(kept):
     assert seal["totals"]["inference:m:h"] == {"records": 2, "tokens": 14}
     alike = [{"kind": "inference", "name": name, "host": "h", "use": {"tokens": 1}} for name in ("a b", "a@b")]
     assert totals(alike) == {"inference:a_b:h": {"records": 2, "tokens": 2}}
+
+
+def drawn(chance):
+    record = {"kind": chance.choice(["inference", "action", None]), "host": chance.choice("hx")}
+    if chance.random() < 0.8:
+        record["name"] = chance.choice(["a b", "a@b", "n" * 200, "n" * 300, ""])
+    if chance.random() < 0.3:
+        record["code"] = "c"
+    accounts = chance.sample(["tokens", "cost", "records"], chance.randrange(4))
+    record["use"] = {name: chance.choice([1, -7, True, "3", None, [1]]) for name in accounts}
+    return record if chance.random() < 0.9 else {**record, "use": "5"}
+
+
+def test_totals_of_records_alike_are_those_of_each_by_itself():
+    chance = random.Random(7)
+    for _ in range(200):
+        records = [drawn(chance) for _ in range(chance.randrange(40))]
+        assert totals(records) == one_by_one(records)
+
+
+def one_by_one(records):
+    sums = {}
+    for record in records:
+        use = record.get("use")
+        name = f"{record.get('kind')}:{record.get('name') or record.get('code') or '-'}:{record.get('host')}"
+        total = sums.setdefault(re.sub("[^A-Za-z0-9_.:-]", "_", name)[:128], Counter())
+        total["records"] += 1
+        for account, amount in use.items() if isinstance(use, dict) else ():
+            total[account] += amount if type(amount) is int else 0
+    return sums
 
 
 # ── credits and their markers ──

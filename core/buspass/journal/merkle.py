@@ -17,16 +17,15 @@ def leaf(data: bytes) -> bytes:
 
 
 def root_over(leaves: Sequence[bytes]) -> str:
-    """Give the root as hex over leaves that are hashed already."""
-    return _hash(leaves).hex()
+    """Give the root as hex over leaves that are hashed already.
 
-
-def _hash(leaves: Sequence[bytes]) -> bytes:
-    if not leaves:
-        return hashlib.sha256().digest()
-    if len(leaves) == 1:
-        return leaves[0]
-    split = 1
-    while split * 2 < len(leaves):
-        split *= 2
-    return hashlib.sha256(b"\x01" + _hash(leaves[:split]) + _hash(leaves[split:])).digest()
+    Level by level from below, a node left over waiting for its turn: so the left half of each tree is the largest full
+    one, as where it is split from above.
+    """
+    sha256 = hashlib.sha256
+    level = [*leaves] or [sha256().digest()]
+    while len(level) > 1:
+        pairs = zip(level[::2], level[1::2], strict=False)
+        above = [sha256(b"\x01" + left + right).digest() for left, right in pairs]
+        level = above if len(level) % 2 == 0 else [*above, level[-1]]
+    return level[0].hex()

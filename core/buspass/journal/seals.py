@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import base64
 import re
-from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from typing import Final
@@ -279,11 +278,14 @@ def totals(records: Sequence[Item]) -> dict[str, Value]:
 
 
 def summed(leaves: Iterable[Leaf]) -> dict[str, Value]:
-    """Do the same for what is kept of records."""
-    sums: dict[str, Counter[str]] = {}
+    """Do the same for what is kept of records. Those alike are summed together: a seal has some 256."""
+    alike: dict[tuple[str, tuple[str, ...]], list[Iterable[Value]]] = {}
     for each in leaves:
-        counter = sums.setdefault(_UNSAFE.sub("_", each.dimension)[:128], Counter())
-        counter["records"] += 1
-        for account, amount in each.use.items():
-            counter[account] += whole(amount)
-    return {name: dict(counter) for name, counter in sums.items()}
+        alike.setdefault((each.dimension, (*each.use,)), []).append(each.use.values())
+    sums: dict[str, dict[str, Value]] = {}
+    for (dimension, accounts), rows in alike.items():
+        sums_of = sums.setdefault(_UNSAFE.sub("_", dimension)[:128], {"records": 0})
+        columns = [len(rows), *(sum(map(whole, column)) for column in zip(*rows, strict=True))]
+        for account, amount in zip(("records", *accounts), columns, strict=True):
+            sums_of[account] = whole(sums_of.get(account, 0)) + amount
+    return {**sums}
