@@ -50,7 +50,7 @@ async def settle(house: House, call: Call, admitted: Admitted, ending: Ending) -
         "at": held.at,
         "ended": ended,
         "cause": call.cause,
-        "asked": "" if key is None else house.vault.mark(key, call.asked),
+        "asked": house.vault.mark(key, call.asked) if call.keyed and key is not None else "",
         "fence": held.claim.fence,
         "revision": house.settings.revision,
         **ending.facts,

@@ -92,7 +92,8 @@ class Call(Protocol):
     keyed: bool
     enforcement: Enforcing
     asked: str
-    """Digest of the request: a key used with another request is a mismatch. Only its `mark` is stored."""
+    """Digest of the request: a key used with another request is a mismatch. With a key its `mark` is stored, no more.
+    "" where neither a key nor loops are to know the request again."""
     heard: bytes
     """The tool results that a request to a model brings."""
     told: Mark | None

@@ -68,11 +68,12 @@ class Inference:
         self.ask = self._said = asked(incoming.surface, body, incoming.headers)
         self.name = self.ask.model
         self.keyed = self.recalls = incoming.key is not None
-        self.asked = hashlib.sha256(canonical(body, finite=True)).hexdigest()
         self.id = keyed(claims.task, incoming.key, self.kind) if incoming.key else keyless(house.clock, "i")
         self.enforcement = enforcement
         self.workflow = house.workflow(claims.workflow)
         self.watched = self.workflow.loops is not None
+        known_by = self.keyed or self.watched
+        self.asked = hashlib.sha256(canonical(body, finite=True)).hexdigest() if known_by else ""
         self.heard = repetition.results(self._said.payload.get("messages", ())) if self.watched else b""
         self._house = house
         self._incoming = incoming
