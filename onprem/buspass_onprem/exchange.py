@@ -14,7 +14,7 @@ import logging
 from collections.abc import Awaitable
 from typing import Any, Final, Protocol
 
-from buspass.http.asgi import Asgi, Headers, Message, Scope
+from buspass.http.asgi import AT_HAND, Asgi, Headers, Message, Scope
 from buspass_onprem.heads import STATUS, lines
 
 LARGE: Final = 64 * 1024
@@ -45,20 +45,21 @@ class Line(Protocol):
 
 
 class Exchange:
-    """Made when a request's head is there; `took` and `ended` tell it of the body."""
+    """Made when a request's head is there. Its body is added to `parts` until it is `whole`; whoever adds wakes it."""
 
     __slots__ = (
         "_chunked",
-        "_event",
         "_expects",
         "_headed",
         "_held",
         "_left",
         "_line",
-        "_parts",
         "_said_end",
+        "_taken",
         "complete",
+        "event",
         "keep",
+        "parts",
         "scope",
         "size",
         "task",
@@ -68,37 +69,30 @@ class Exchange:
     def __init__(self, line: Line, scope: Scope, *, keep: bool, expects: bool) -> None:
         """`keep`: another request may follow on the connection. `expects`: the client waits to be told to go on."""
         self._line, self.scope, self.keep, self._expects = line, scope, keep, expects
-        self._parts: list[bytes] = []
+        self.parts: list[bytes] = []
         self.size = 0
         """Bytes of the body that nobody has fetched."""
-        self.whole = self.complete = self._said_end = self._headed = self._chunked = False
+        self.whole = self.complete = self._taken = self._said_end = self._headed = self._chunked = False
         self._held, self._left = b"", 0
-        self._event: asyncio.Event | None = None
+        self.event: asyncio.Event | None = None
         self.task: asyncio.Task[None] | None = None
 
     # the request
 
-    def took(self, piece: bytes) -> None:
-        """Take a piece of the body."""
-        self._parts.append(piece)
-        self.size += len(piece)
-        self.wake()
-
-    def ended(self) -> None:
-        """Take it that the body is whole."""
-        self.whole = True
-        self.wake()
-
     def wake(self) -> None:
         """Let whoever receives look again."""
-        if self._event is not None:
-            self._event.set()
+        if self.event is not None:
+            self.event.set()
+
+    def fetch(self) -> bytes | None:
+        """Give the body if it is whole and nobody had any of it; else None, and `receive` is to be asked."""
+        return self._fetched() if self.whole and not self._taken else None
 
     def receive(self) -> Awaitable[Message]:
         """Give what is there of the body, or wait for more of it; after it, wait for the end of the exchange."""
         if self.whole and not (self._said_end or self.complete):
             told = self._line.loop.create_future()
-            told.set_result(self._fetched())
+            told.set_result({"type": "http.request", "body": self._fetched(), "more_body": False})
             return told
         return self._wait()
 
@@ -106,28 +100,29 @@ class Exchange:
         line = self._line
         if self._expects:
             self._expects = False
-            if not (self._parts or self._headed or line.gone):
+            if not (self.parts or self._headed or line.gone):
                 line.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         while not (line.gone or self.complete):
-            if self._parts or (self.whole and not self._said_end):
-                return self._fetched()
+            if self.parts or (self.whole and not self._said_end):
+                return {"type": "http.request", "body": self._fetched(), "more_body": not self.whole}
             line.read_on()
-            if self._event is None:
-                self._event = asyncio.Event()
-            self._event.clear()
-            await self._event.wait()
+            if self.event is None:
+                self.event = asyncio.Event()
+            self.event.clear()
+            await self.event.wait()
         return DISCONNECT
 
-    def _fetched(self) -> Message:
-        body = self._parts[0] if len(self._parts) == 1 else b"".join(self._parts)
-        self._parts, self.size, self._said_end = [], 0, self.whole
-        return {"type": "http.request", "body": body, "more_body": not self.whole}
+    def _fetched(self) -> bytes:
+        body = self.parts[0] if len(self.parts) == 1 else b"".join(self.parts)
+        self.parts, self.size, self._taken, self._said_end = [], 0, True, self.whole
+        return body
 
     # the answer
 
     async def run(self, application: Asgi, tasks: set[asyncio.Task[None]]) -> None:
         """Let the application answer. What it raises, or leaves undone, is a 500 or an answer that breaks off."""
         try:
+            self.scope[AT_HAND] = self
             await application(self.scope, self.receive, self.send)
         except BaseException:  # a cancelled one has a client, too
             log.exception("the application failed")
@@ -137,6 +132,7 @@ class Exchange:
                 log.error("the application left its answer undone")
                 self._break_off()
         finally:
+            del self.scope[AT_HAND]  # or each would hold the other
             if self.task is not None:
                 tasks.discard(self.task)
 
@@ -158,13 +154,26 @@ class Exchange:
         """Whether nothing of the answer has left."""
         return not self._headed or self._held != b""
 
+    def answer(self, status: int, lines: bytes, body: bytes) -> None:
+        """Take a whole answer at once, its headers as lines. Raises RuntimeError."""
+        line = self._line
+        if line.gone:
+            return
+        if self._headed:
+            raise RuntimeError("an answer has no place here")
+        self._headed = True
+        end = b"\r\n\r\n" if self.keep else b"\r\nconnection: close\r\n\r\n"
+        self._held = b"".join((STATUS[status], line.opening(), lines, end))
+        self._write(b"" if self.scope["method"] == "HEAD" else body)
+        self._over()
+
     def _head(self, status: int, headers: Headers) -> None:
         line, scope = self._line, self.scope
-        text, framing = lines(headers)
-        if b"transfer-encoding" in framing:
+        text, named = lines(headers)
+        if b"transfer-encoding" in named:
             raise ValueError("how a body is framed is the host's")
-        more, length = b"", framing.get(b"content-length")
-        if b"close" in map(bytes.strip, framing.get(b"connection", b"").lower().split(b",")):
+        more, length = b"", named.get(b"content-length")
+        if b"connection" in named and b"close" in map(bytes.strip, named[b"connection"].lower().split(b",")):
             self.keep = False
         elif not self.keep:
             more = b"\r\nconnection: close"

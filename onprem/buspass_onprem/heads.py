@@ -22,8 +22,8 @@ LONG: Final = 256
 _NAME: Final = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 _PHRASES: Final = {status.value: status.phrase for status in HTTPStatus}
 STATUS: Final = {code: f"HTTP/1.1 {code} {_PHRASES.get(code, '')}".encode() for code in range(100, 600)}
-_FRAMES: Final = {b"\r\n%b: " % name: name for name in (b"content-length", b"transfer-encoding", b"connection")}
-"""Headers that say where an answer ends, by what each begins with: they are looked at each time."""
+FRAMING: Final = (b"content-length", b"transfer-encoding", b"connection")
+"""Headers that say where an answer ends."""
 
 _targets: dict[bytes, tuple[str, bytes, bytes]] = {}
 _names: dict[bytes, bytes] = {}
@@ -47,31 +47,31 @@ def target(url: bytes) -> tuple[str, bytes, bytes]:
 
 
 def lines(headers: Headers) -> tuple[bytes, dict[bytes, bytes]]:
-    """Write headers, each after a line's end, and give those that frame by name. Raises ValueError for what is none."""
-    text: list[bytes] = []
-    framing: dict[bytes, bytes] = {}
-    for name, value in headers:
-        if (begun := _names.get(name)) is None:
-            begun = _learn(name)
-            if begun in _FRAMES and framing.setdefault(_FRAMES[begun], value) is not value:
+    """Write headers, each after a line's end, and give them by name. Raises ValueError for what is none."""
+    try:
+        written = b"".join([_names[name] + value for name, value in headers])
+    except KeyError:
+        return lines([(_learn(name), value) for name, value in headers])
+    named = dict(headers)
+    if len(named) != len(headers):  # what frames the body must not be said twice
+        for name in FRAMING:
+            if sum(each == name for each, _ in headers) > 1:
                 raise ValueError(f"{name!r} stands there twice")
-        text += (begun, value)
-    written = b"".join(text)
     if written.count(b"\r") != len(headers) or written.count(b"\n") != len(headers) or b"\0" in written:
         raise ValueError("a header's value may not end its line")
-    return written, framing
+    return written, named
 
 
 def _learn(name: bytes) -> bytes:
-    """Give what a header begins with: its name in lower case. Remembers all but those that have to be looked at."""
+    """Give a header's name in lower case, which is known from now on."""
     if _NAME.fullmatch(name) is None:
         raise ValueError(f"{name!r} is no name of a header")
-    begun = b"\r\n%b: " % name.lower()
-    if begun not in _FRAMES:
+    lower = name.lower()
+    if lower not in _names:
         if len(_names) >= KNOWN:
             _names.clear()
-        _names[name] = begun
-    return begun
+        _names[lower] = b"\r\n%b: " % lower
+    return lower
 
 
 def joined(headers: Headers) -> Headers:

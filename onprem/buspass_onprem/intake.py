@@ -180,15 +180,20 @@ class Intake(asyncio.Protocol):
         exchange = self._asked
         if exchange is not None and not exchange.complete:
             self._brought = True
-            exchange.took(piece)
+            exchange.parts.append(piece)
+            exchange.size += len(piece)
             if exchange.size > UNREAD:
                 self._hold_back()
+            if exchange.event is not None:
+                exchange.wake()
 
     def on_message_complete(self) -> None:
         exchange, self._asked = self._asked, None
         self._brought, self._headers = True, []  # trailers go no further
         if exchange is not None:
-            exchange.ended()
+            exchange.whole = True
+            if exchange.event is not None:
+                exchange.wake()
 
     # what an exchange calls
 

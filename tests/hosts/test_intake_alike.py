@@ -56,6 +56,7 @@ def answers(draw, *, length):
     if length or draw(st.booleans()):
         headers.insert(draw(st.integers(0, len(headers))), (b"Content-Length", b"%d" % sum(map(len, pieces))))
     said = {"status": status, "headers": headers, "pieces": pieces, "slow": draw(st.booleans())}
+    said["at_hand"] = draw(st.booleans())
     if draw(st.integers(0, 9)) == 0:
         said["fails"] = draw(st.integers(1, len(pieces)))
     return said

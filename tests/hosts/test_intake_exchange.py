@@ -7,44 +7,10 @@ import logging
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from wire import DATE, Side
+from wire import BAD, DATE, FAILED, GET, LENGTH, OK, Side, piece, post, said, serving, start, turns, written
 
 from buspass_onprem.heads import lines
 from buspass_onprem.intake import UNREAD, Intake
-
-GET = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
-DATED = b"HTTP/1.1 %b\r\ndate: Fri, 27 Nov 2026 14:40:02 GMT\r\n"
-OK, BAD, FAILED = (DATED % status for status in (b"200 OK", b"400 Bad Request", b"500 Internal Server Error"))
-LENGTH = [(b"content-length", b"2")]
-
-
-def said(headers=LENGTH, pieces=(b"ok",), **more):
-    return {"status": 200, "headers": headers, "pieces": pieces, **more}
-
-
-def post(*lines, body=b""):
-    return b"".join(line + b"\r\n" for line in (b"POST / HTTP/1.1", b"Host: x", *lines, b"")) + body
-
-
-def written(side):
-    return b"".join(side.wire.writes)
-
-
-async def turns():
-    for _ in range(20):
-        await asyncio.sleep(0)
-
-
-def serving(application):
-    return Side(Intake, application=application)
-
-
-async def start(send, headers=LENGTH, status=200):
-    await send({"type": "http.response.start", "status": status, "headers": headers})
-
-
-async def piece(send, body=b"ok", *, more=False):
-    await send({"type": "http.response.body", "body": body, "more_body": more})
 
 
 @pytest.fixture(autouse=True)
@@ -246,6 +212,18 @@ async def counting(scope, receive, send):
 
 def answered(side):
     return [int(write.rpartition(b"\r\n")[2]) for write in side.wire.writes]
+
+
+async def test_nothing_is_read_while_others_wait_though_somebody_listens():
+    async def application(scope, receive, send):
+        await receive()
+        await receive()
+
+    for more in (GET, b"nonsense\r\n\r\n"):
+        side = serving(application)
+        await side.say(GET + more)
+        assert not side.wire.reading
+        await side.over()
 
 
 async def test_thousands_of_requests_in_one_read_are_answered_in_order():

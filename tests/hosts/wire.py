@@ -5,7 +5,9 @@ import asyncio
 import uvicorn
 from uvicorn.server import ServerState
 
-from buspass_onprem.heads import joined
+from buspass.http.asgi import AT_HAND
+from buspass_onprem.heads import joined, lines
+from buspass_onprem.intake import Intake
 
 DATE = (b"date", b"Fri, 27 Nov 2026 14:40:02 GMT")
 
@@ -50,7 +52,10 @@ class Side:
 
     async def scripted(self, scope, receive, send):
         said = self.script.pop(0)
+        at_hand = scope.get(AT_HAND) if said.get("at_hand") else None
         body, more = b"", not said.get("early")
+        if at_hand is not None and (there := at_hand.fetch()) is not None:
+            body, more = there, False
         while more:
             message = await receive()
             if message["type"] == "http.disconnect":
@@ -60,6 +65,10 @@ class Side:
         told = {name: scope[name] for name in ("method", "path", "raw_path", "query_string", "http_version", "scheme")}
         headers = [pair for pair in joined(scope["headers"]) if pair[0] != b"x-trailer"]  # uvicorn takes it for one
         self.seen.append((told, headers, body))
+        own = {name.lower() for name, _ in said["headers"]} & {b"content-length", b"connection"}
+        if at_hand is not None and len(said["pieces"]) == 1 and own == {b"content-length"}:
+            at_hand.answer(said["status"], lines(said["headers"])[0], said["pieces"][0])
+            return
         await send({"type": "http.response.start", "status": said["status"], "headers": said["headers"]})
         for number, piece in enumerate(said["pieces"]):
             if said.get("slow"):
@@ -83,3 +92,38 @@ class Side:
         assert not self.state.tasks
         assert not self.state.connections
         return written, closed, self.seen
+
+
+GET = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
+DATED = b"HTTP/1.1 %b\r\ndate: Fri, 27 Nov 2026 14:40:02 GMT\r\n"
+OK, BAD, FAILED = (DATED % status for status in (b"200 OK", b"400 Bad Request", b"500 Internal Server Error"))
+LENGTH = [(b"content-length", b"2")]
+
+
+def said(headers=LENGTH, pieces=(b"ok",), **more):
+    return {"status": 200, "headers": headers, "pieces": pieces, **more}
+
+
+def post(*heads, body=b""):
+    return b"".join(line + b"\r\n" for line in (b"POST / HTTP/1.1", b"Host: x", *heads, b"")) + body
+
+
+def written(side):
+    return b"".join(side.wire.writes)
+
+
+async def turns():
+    for _ in range(20):
+        await asyncio.sleep(0)
+
+
+def serving(application):
+    return Side(Intake, application=application)
+
+
+async def start(send, headers=LENGTH, status=200):
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+
+
+async def piece(send, body=b"ok", *, more=False):
+    await send({"type": "http.response.body", "body": body, "more_body": more})

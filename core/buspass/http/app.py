@@ -11,7 +11,7 @@ from msgspec import Struct
 from buspass.calls.house import House
 from buspass.errors import Problem
 from buspass.gateway import Gateway
-from buspass.http.asgi import Asgi, Paths, Receive, Request, Response, Scope, Send, Told, within
+from buspass.http.asgi import AT_HAND, Asgi, Paths, Receive, Request, Response, Scope, Send, Told, within
 from buspass.http.calls import CallRoutes
 from buspass.http.exchange import Envelope, Handler, answer, failed
 from buspass.http.sections import Sections
@@ -333,7 +333,10 @@ class _Place:
             answer = await self._handlers.get(scope["method"], self._other)(request)
         except Exception as error:  # noqa: BLE001 - whatever it is, it becomes a response
             answer = failed(request, error, self._envelope)
-        await answer(receive, send)
+        if AT_HAND in scope and type(answer) is Response:
+            scope[AT_HAND].answer(answer.status, answer.lines(), answer.body)
+        else:
+            await answer(receive, send)
 
     async def _unknown(self, request: Request) -> Response:
         allowed = self._allowed

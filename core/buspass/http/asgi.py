@@ -19,9 +19,17 @@ type Send = Callable[[Message], Awaitable[None]]
 type Headers = Sequence[tuple[bytes, bytes]]
 type Asgi = Callable[[Scope, Receive, Send], Coroutine[Any, Any, None]]
 
+AT_HAND: Final = "buspass.exchange"
+"""Where a scope has an AtHand."""
 OWN: Final = ((b"cache-control", b"no-store"),)
 """What no answer may lack: nothing of it may be kept on the way."""
 BYTES: Final = methodcaller("encode", "latin-1")
+FRAMING: Final = frozenset({"content-length", "transfer-encoding", "connection"})
+"""What says where an answer ends, and is not an answer's own to say."""
+_OWN_LINES: Final = b"".join(b"\r\n%b: %b" % pair for pair in OWN)
+_BEGUN: Final[dict[str, str]] = {}
+"""What the lines of headers begin with, by their names, which stand in the code: so it does not grow for ever."""
+_TOKEN: Final = re.compile(r"[!#$%&'*+\-.^_`|~0-9a-z]+")
 _NAMED: Final = re.compile(r"\{([a-z]+)(:path)?\}")
 
 
@@ -69,18 +77,50 @@ class Told(Protocol):
     async def __call__(self, receive: Receive, send: Send, /) -> None: ...
 
 
+class AtHand(Protocol):
+    """What a server of ours has beyond ASGI, for what is nearly always so: a request and an answer that are whole."""
+
+    def fetch(self) -> bytes | None:
+        """Give the body if it is whole and nobody had any of it; else None, and `receive` is to be asked."""
+
+    def answer(self, status: int, lines: bytes, body: bytes, /) -> None:
+        """Send a whole answer, as two messages would. `lines`: its headers, content-length too, each behind CR LF."""
+
+
 class Response:
     """A whole answer. Its own headers stand before `more`, by name."""
 
-    __slots__ = ("body", "head", "status")
+    __slots__ = ("body", "kind", "more", "status")
 
     def __init__(self, body: bytes, status: int, kind: bytes, more: Mapping[str, str]) -> None:
-        self.body, self.status = body, status
-        self.head = [(b"content-length", b"%d" % len(body)), (b"content-type", kind), *OWN, *encoded(more)]
+        self.body, self.status, self.kind, self.more = body, status, kind, more
+
+    def lines(self) -> bytes:
+        """Give the head as an AtHand takes it. Raises ValueError for what no header may be."""
+        more = self.more
+        try:
+            written = "".join([_BEGUN[name] + value for name, value in more.items()]).encode("latin-1")
+        except KeyError:
+            _BEGUN.update((name, _begun(name)) for name in more)
+            return self.lines()
+        text = b"\r\ncontent-length: %d\r\ncontent-type: %b%b%b" % (len(self.body), self.kind, _OWN_LINES, written)
+        lines = 2 + len(OWN) + len(more)
+        if text.count(b"\r") != lines or text.count(b"\n") != lines or b"\0" in text:
+            raise ValueError("a header's value may not end its line")
+        return text
 
     async def __call__(self, _receive: Receive, send: Send, /) -> None:
-        await send({"type": "http.response.start", "status": self.status, "headers": self.head})
+        own = [(b"content-length", b"%d" % len(self.body)), (b"content-type", self.kind), *OWN]
+        await send({"type": "http.response.start", "status": self.status, "headers": [*own, *encoded(self.more)]})
         await send({"type": "http.response.body", "body": self.body})
+
+
+def _begun(name: str) -> str:
+    """Give what a line with this header begins with. Raises ValueError for what is no name of one, or frames."""
+    lower = name.lower()
+    if _TOKEN.fullmatch(lower) is None or lower in FRAMING:
+        raise ValueError(f"{name!r} is no header of an answer's own")
+    return f"\r\n{lower}: "
 
 
 def encoded(headers: Mapping[str, str]) -> Iterable[tuple[bytes, bytes]]:

@@ -14,7 +14,18 @@ from buspass.errors import Problem
 from buspass.gateway import Gateway
 from buspass.guard import check_standing
 from buspass.http.asgi import Request, Response, Told
-from buspass.http.exchange import BODY_BYTES, Flowing, answer, bearer, body, idempotency_key, labels, log_level, session
+from buspass.http.exchange import (
+    BODY_BYTES,
+    Flowing,
+    answer,
+    at_hand,
+    bearer,
+    body,
+    idempotency_key,
+    labels,
+    log_level,
+    session,
+)
 from buspass.http.sections import Sections
 from buspass.model import Limits
 from buspass.standing import claims_of
@@ -120,7 +131,9 @@ class CallRoutes:
             flowing, seconds = _left(self._house.limits, request.scope["extensions"].get("buspass.deadline"))
         if seconds <= 0:
             raise Problem("deadline_exceeded", "no time is left at this host to carry out the call")
-        token, data = bearer(request), await body(request, most)
+        token, data = bearer(request), at_hand(request, most)
+        if data is None:
+            data = await body(request, most)
         if OPTIONS.isdisjoint(request.headers):  # nearly always
             return Incoming(token=token, body=data, flowing=flowing, seconds=seconds, name=name)
         return Incoming(

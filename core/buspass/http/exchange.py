@@ -14,7 +14,7 @@ from typing import Any, Final, Literal, cast
 
 from buspass.callers import recognised
 from buspass.errors import Problem
-from buspass.http.asgi import OWN, Receive, Request, Response, Send, Told, encoded
+from buspass.http.asgi import AT_HAND, OWN, Receive, Request, Response, Send, Told, encoded
 from buspass.jsontext import written
 from buspass.ports.state import OutcomeUnknown, Unavailable
 from buspass.surfaces import anthropic_messages, framing, openai_chat
@@ -87,6 +87,15 @@ def session(request: Request) -> str:
     if len(name) > SESSION_CHARACTERS or not name.isprintable():
         raise Problem("invalid_request", f"Buspass-Session has at most {SESSION_CHARACTERS} printable characters")
     return name
+
+
+def at_hand(request: Request, most: int) -> bytes | None:
+    """Give the body where the server has it whole, as `body` would; else None. Raises Problem request_too_large."""
+    scope = request.scope
+    data: bytes | None = scope[AT_HAND].fetch() if AT_HAND in scope else None
+    if data is not None and len(data) > most:
+        raise too_large(most)
+    return data
 
 
 async def body(request: Request, most: int = BODY_BYTES) -> bytes:
