@@ -5,7 +5,8 @@ Owns what is held back of each text and when it is given. Refuses to know what a
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import chain
 from typing import Any, Final
 
 from buspass.calls.screening import Screening
@@ -55,7 +56,7 @@ class ScreenedStream:
         later, self._later = self._later, []
         return (shown for event in later for shown in self.event(event))
 
-    def event(self, event: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+    def event(self, event: Mapping[str, Any]) -> Iterable[Mapping[str, Any]]:
         """The events that may be sent once this one has come: often none."""
         try:
             if self._later:
@@ -64,17 +65,18 @@ class ScreenedStream:
                 self._last = event
                 choices = [shown for choice in event["choices"] if (shown := self._choice(choice)) is not None]
                 if choices or not event["choices"]:
-                    yield {**event, "choices": choices}
+                    return ({**event, "choices": choices},)
             elif event["type"] == "content_block_delta" and (member := DELTAS.get(event["delta"]["type"])):
                 text = self._take((event["index"], member, 0), event["delta"][member])
                 if text:
-                    yield {**event, "delta": {**event["delta"], member: text}}
+                    return ({**event, "delta": {**event["delta"], member: text}},)
+            elif event["type"] == "content_block_stop":
+                return chain(self._rest(event["index"]), (event,))
             else:
-                if event["type"] == "content_block_stop":
-                    yield from self._rest(event["index"])
-                yield event
+                return (event,)
         except _Stalls:  # an event holds one piece of one text, so nothing of it was taken
             self._later.append(event)
+        return ()
 
     def end(self) -> Iterator[Mapping[str, Any]]:
         """What is still held back, of a stream that ended whole."""

@@ -82,6 +82,7 @@ class Scanner:
     def __init__(self, classes: Iterable[str], regions: tuple[str, ...] = ()) -> None:
         self._classes = known(tuple(classes))
         self._regions = regions
+        self._look = _look(self._classes)
         self._text = ""
         self._at = 0  # what stands before is given out
         self._inside = False  # `_at` lies within a segment, not before one
@@ -91,12 +92,20 @@ class Scanner:
     def feed(self, text: str) -> list[Part]:
         """The parts that nothing to come can change."""
         text = self._text + text
-        return self._taken(text, silent=not seen(_trigger(self._classes), text))
+        return self._taken(text, silent=not self._seen(text))
 
     def feed_silent(self, text: str) -> list[Part] | None:
         """The same where nothing begins in what is held and in this; else None, and nothing is taken."""
         text = self._text + text
-        return None if seen(_trigger(self._classes), text) else self._taken(text, silent=True)
+        return None if self._seen(text) else self._taken(text, silent=True)
+
+    def _seen(self, text: str) -> bool:
+        """Say whether something begins in it: `seen`, for a look at each of many pieces."""
+        try:
+            data = text.encode()
+        except UnicodeEncodeError:
+            data = encodable(text).encode()
+        return self._look(data)
 
     def _taken(self, text: str, *, silent: bool) -> list[Part]:
         self._text = text

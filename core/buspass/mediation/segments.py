@@ -14,6 +14,9 @@ from buspass.mediation.patterns import seen
 
 GAPS: Final = frozenset(" \t\u00a0\u2007\u2009\u202f")
 OPEN: Final = r"[0-9]|[A-Z:=>(/+|\x{2010}-\x{2015}-]$|(?i:pass|pwd|secret|token|key|bearer|basic|auth)"
+_CLOSING: Final = frozenset(".,;!?")
+"""Of what a word of letters may end with, what leaves it closed."""
+_CAPITALS: Final = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZ")
 
 
 def _breaks(char: str) -> bool:
@@ -24,11 +27,20 @@ def _breaks(char: str) -> bool:
 
 
 def _open(word: str) -> bool:
+    """Say whether something may follow it in the same value: nearly always it is letters alone, and a word of none."""
+    letters = word[:-1] if word[-1:] in _CLOSING else word
+    if letters.isalpha() and letters.isascii() and word[-1] not in _CAPITALS:
+        word = letters.lower()
+        return ("pass" in word or "pwd" in word or "secret" in word or "token" in word) or (
+            "key" in word or "bearer" in word or "basic" in word or "auth" in word
+        )
     return seen(OPEN, word)
 
 
 def start_of(text: str, at: int, floor: int) -> int:
     """Where the segment begins that `at` lies in, or that a text ending at `at` may still continue. ≥ `floor`."""
+    if text.isascii() and text.isprintable():  # nothing breaks it, and a space is the only gap
+        return _plain_start(text, at, floor)
     start = _word_start(text, at, floor)
     while True:
         gap = start
@@ -40,9 +52,21 @@ def start_of(text: str, at: int, floor: int) -> int:
         start = word
 
 
+def _plain_start(text: str, at: int, floor: int) -> int:
+    start = text.rfind(" ", floor, at) + 1 or floor
+    while True:
+        gap = start
+        while gap > floor and text[gap - 1] == " ":
+            gap -= 1
+        if gap == start:
+            return start
+        word = text.rfind(" ", floor, gap) + 1 or floor
+        if gap == word or not _open(text[word:gap]):
+            return start
+        start = word
+
+
 def _word_start(text: str, at: int, floor: int) -> int:
-    if text.isascii() and text.isprintable():  # nothing breaks it, and a space is the only gap
-        return max(floor, text.rfind(" ", floor, at) + 1)
     while at > floor and text[at - 1] not in GAPS and not _breaks(text[at - 1]):
         at -= 1
     return at

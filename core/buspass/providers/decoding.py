@@ -6,7 +6,7 @@ Owns how a stream ends and fails. Knows no provider's event; a wire format's own
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterable
 from typing import Any, Final, Literal, Protocol
 
 from buspass.model import Answer, Ask, Failure, Usage
@@ -106,7 +106,7 @@ class StreamDecoder(ABC):
         return self._writer.write(self._head, delta)
 
     @abstractmethod
-    def _read(self, event: Event) -> Iterator[Delta]:
+    def _read(self, event: Event) -> Iterable[Delta]:
         """The deltas of one event; each is collected before the next is asked for.
 
         Raises ValueError where the event is malformed, `Failure` where it tells of an error.

@@ -5,7 +5,7 @@ Usage comes in a chunk of its own at the end, or, from some servers, in every ch
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Final
 
 from buspass.model import Ask
@@ -36,19 +36,25 @@ class Decoder(StreamDecoder):
     def _finished(self) -> bool:
         return sum(1 for choice in self._collector.choices.values() if choice.finish) >= self._wanted
 
-    def _read(self, event: Event) -> Iterator[Delta]:
+    def _read(self, event: Event) -> Iterable[Delta]:
         if self.ended:
-            return
+            return ()
         if event.data[:1] != "{" and event.data.strip() == DONE:
             if not self._finished():
                 raise ValueError("done before every choice has finished")
             self.ended = True
-            return
+            return ()
         chunk = loads(event.data)
         if chunk.get("error") is not None:
             raise failures.told(chunk)
         self._meet(chunk)
-        for choice in items(chunk, "choices"):
+        choices = items(chunk, "choices")
+        if len(choices) == 1 and (delta := self._more(choices[0])) is not None:  # nearly always
+            return (delta,)
+        return self._each(choices)
+
+    def _each(self, choices: Iterable[Any]) -> Iterator[Delta]:
+        for choice in choices:
             delta = self._more(choice)
             if delta is not None:
                 yield delta
