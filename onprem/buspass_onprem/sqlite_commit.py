@@ -22,7 +22,7 @@ from typing import Any, Final
 
 from msgspec import Struct, field
 
-from buspass.jsontext import read
+from buspass.jsontext import read, written
 from buspass.ports.state import (
     Applied,
     Item,
@@ -113,9 +113,11 @@ class Batch(Struct):
                 except Misfit as misfit:
                     return self._met(partition, operations, misfit)
                 accepted = outcome is not None
+            elif type(operation) is Put:
+                outcome = operation.value
+                accepted = accepts(operation, item) if operation.require else item is None
             else:
-                outcome = operation.value if type(operation) is Put else None
-                accepted = accepts(operation, item)
+                outcome, accepted = None, accepts(operation, item)
             if not accepted:
                 return self._met(partition, operations, Refused(len(steps), item))
             steps.append((seen, operation, outcome))
@@ -181,7 +183,7 @@ class Batch(Struct):
                     raise sqlite3.IntegrityError  # put and deleted in one batch: the put was refused in truth
                 continue
             if seen.was is None:
-                fresh += (self.texts.whole(seen.place, seen.now, None, seen.updates), *seen.place)
+                fresh += (written(seen.now).decode(), *seen.place)
             elif not self._changed(seen.place, seen.now, seen.was, seen.updates):
                 execute(_UPDATE, (self.texts.whole(seen.place, seen.now, seen.was, seen.updates), *seen.place))
         while fresh:
@@ -196,7 +198,7 @@ class Batch(Struct):
         if found is None:
             return False
         sheet, ranges = found
-        text = sheet.text
+        text = memoryview(sheet.text)
         if not sheet.row:
             sheet.row = self.execute(_ROW, place).fetchone()[0]
         with self.opened("item", "value", sheet.row) as there:

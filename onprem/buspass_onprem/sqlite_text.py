@@ -13,7 +13,7 @@ from typing import Any, Final
 from msgspec import Struct, field
 
 from buspass.jsontext import written
-from buspass.ports.forms import changed_in
+from buspass.ports.forms import VARIES, changed_in
 from buspass.ports.state import Item, Prepared, Update
 
 type Place = tuple[str, str]
@@ -34,6 +34,7 @@ PAGE: Final = 4092
 """Bytes of a row that each of its overflow pages takes, of pages as SQLite makes them."""
 OWN: Final = 4032
 """Bytes that its own page takes where those over fill whole ones: part, key and the text's beginning."""
+_ITS_SEGMENT: Final = (VARIES,)
 
 
 class Area(Struct):
@@ -83,47 +84,55 @@ class Sheet(Struct):
             entries = rest.pop(area.name, None)
             if type(entries) is not dict:
                 return None
-            if entries is self.item[area.name]:
-                continue
-            for name in {each: None for update in updates for each in changed_in(update, area.name)}:
-                if name in area.places and not self._fits(area, name, entries, changed):
-                    self._leave(area, name, changed)
-                if name in entries and name not in area.places and not self._enter(area, name, entries[name], changed):
-                    return None
-            if len(area.places) != len(entries):
+            if entries is not self.item[area.name] and not self._follow(area, entries, updates, changed):
                 return None
         head = _opened(rest)
         if len(head) > self.rest or sum([area.used for area in self.areas]) * 8 < len(self.text):
             return None
         self.text[: self.rest] = head.ljust(self.rest)
         self.item = item
+        if len(changed) * PAGE > 2 * len(self.text):  # two a page: hardly any is left as it was
+            return [(0, len(self.text))]
         return _joined([(0, self.rest), *changed])
 
-    def _fits(self, area: Area, name: str, entries: dict[str, Any], changed: list[Range]) -> bool:
-        """Write the entry where it was, if it is still there and its place is wide enough."""
-        at, width = area.places[name]
-        if name not in entries or len(text := _entry(name, entries[name])) >= width:
-            return False
-        self.text[at + 1 : at + width] = text.ljust(width - 1)
-        changed.append((at, at + width))
-        return True
+    def _follow(
+        self, area: Area, entries: dict[str, Any], updates: Sequence[Update | Prepared], changed: list[Range]
+    ) -> bool:
+        for name in _touched(updates, area.name):
+            if name not in entries:
+                if name in area.places:
+                    self._leave(area, name, changed)
+            elif not self._stays(area, name, entries[name], changed):
+                return False
+        return len(area.places) == len(entries)
 
-    def _enter(self, area: Area, name: str, entry: Any, changed: list[Range]) -> bool:
+    def _stays(self, area: Area, name: str, entry: Any, changed: list[Range]) -> bool:
+        """Write the entry where it was, or else where there is room; say whether there is."""
         text = _entry(name, entry)
-        place = area.found(_width(text))
+        if name in area.places:
+            at, width = area.places[name]
+            if len(text) < width:
+                self.text[at + 1 : at + width] = text.ljust(width - 1)
+                changed.append((at, at + width))
+                return True
+            self._leave(area, name, changed)
+        return self._enter(area, name, text, changed)
+
+    def _enter(self, area: Area, name: str, text: bytes, changed: list[Range]) -> bool:
+        place = area.found(-(-(len(text) + 1) // STEP) * STEP)
         if place is None:
             return False
-        at, width = place
-        comma = b","
-        if not area.places or at < area.first:
-            if area.places:
+        at, width = area.places[name] = place
+        area.used += width
+        if at > area.first and len(area.places) > 1:
+            self.text[at : at + width] = b"," + text.ljust(width - 1)
+        else:
+            if len(area.places) > 1:
                 self.text[area.first] = 44  # a comma
                 changed.append((area.first, area.first + 1))
-            area.first, comma = at, b" "
-        self.text[at : at + width] = (comma + text).ljust(width)
+            area.first = at
+            self.text[at : at + width] = b" " + text.ljust(width - 1)
         changed.append((at, at + width))
-        area.places[name] = place
-        area.used += width
         return True
 
     def _leave(self, area: Area, name: str, changed: list[Range]) -> None:
@@ -157,14 +166,14 @@ class Texts:
         self._kept[place] = self._kept.pop(place)
         return sheet, ranges
 
-    def whole(self, place: Place, item: Item, before: Item | None, updates: Updates) -> str:
+    def whole(self, place: Place, item: Item, before: Item, updates: Updates) -> str:
         """Give the whole text. An item that is large twice, and nobody else wrote meanwhile, gets a sheet."""
         text = written(item)
         kept = self._kept.pop(place, None) if self._kept else None
         if updates and len(text) >= LARGE:
             if len(self._kept) >= KEPT:
                 del self._kept[next(iter(self._kept))]
-            sheet = laid_out(item, OWN - len("".join(place))) if kept is before and before is not None else None
+            sheet = laid_out(item, OWN - len("".join(place))) if kept is before else None
             self._kept[place] = sheet or item
             if sheet is not None:
                 return sheet.text.decode()
@@ -196,8 +205,8 @@ def laid_out(item: Item, own: int) -> Sheet | None:
         area = Area(name, at, at + room)
         sheet.areas.append(area)
         sheet.text += b" " * room + b"},"
-        for each, entry in entries.items():
-            sheet._enter(area, each, entry, [])  # noqa: SLF001
+        for each, text in zip(entries, texts, strict=True):
+            sheet._enter(area, each, text, [])  # noqa: SLF001
     sheet.text[-1:] = b"}"
     return sheet
 
@@ -205,6 +214,17 @@ def laid_out(item: Item, own: int) -> Sheet | None:
 def _opened(rest: dict[str, Any]) -> bytes:
     """Give the text of what is outside of areas, as far as the first of them."""
     return written(rest)[:-1] + b"," if rest else b"{"
+
+
+def _touched(updates: Sequence[Update | Prepared], name: str) -> dict[str, None]:
+    """Name what the updates change in the map of that name."""
+    touched: dict[str, None] = {}
+    for update in updates:
+        if type(update) is Prepared and update.form.within.get(name) == _ITS_SEGMENT:  # a call in flight
+            touched[update.segment] = None
+        else:
+            touched.update(dict.fromkeys(changed_in(update, name)))
+    return touched
 
 
 def _entry(name: str, entry: Any) -> bytes:

@@ -367,7 +367,7 @@ async def test_a_mistake_of_ours_reaches_its_caller_and_unlocks_the_file(opened,
     with monkeypatch.context() as patch:
         patch.setattr(sqlite_commit, "accepts", broken)
         with pytest.raises(KeyError):
-            await opened.apply("t", [Put("k", {"n": 1})])
+            await opened.apply("t", [Delete("k", ())])
     assert await opened.apply("t", [Put("k", {"n": 1})]) == Applied({"n": 1})
 
 
