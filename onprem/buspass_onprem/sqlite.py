@@ -78,7 +78,8 @@ class SQLiteState:
     async def apply(self, partition: str, operations: Sequence[Operation]) -> Applied | Refused:
         check_names(partition)
         check(operations)
-        self._must_be_open()
+        if self._closed or not self._file.here:
+            raise Unavailable(0, self._why())
         return await self._writes.ask((partition, operations))
 
     async def close(self) -> None:
@@ -93,13 +94,12 @@ class SQLiteState:
         self._committer.close()  # the last connection of all moves the log into the file
 
     async def _query(self, statement: str, *values: str | int) -> Rows:
-        self._must_be_open()
+        if self._closed or not self._file.here:
+            raise Unavailable(0, self._why())
         return await self._reads.ask((statement, values))
 
-    def _must_be_open(self) -> None:
-        why = "the store is closed" if self._closed else self._file.forked()
-        if why:
-            raise Unavailable(0, why)
+    def _why(self) -> str:
+        return self._file.forked() or "the store is closed"
 
     def _answer(self, queries: Queries) -> Sequence[Rows | Exception]:
         why = self._file.lost()

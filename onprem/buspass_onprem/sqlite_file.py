@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 from typing import Final, Literal
 from urllib.parse import parse_qsl, unquote, urlsplit
+from weakref import WeakSet
 
 from msgspec import Struct
 
@@ -31,6 +32,9 @@ _TABLES: Final = (
     f"PRAGMA application_id = {_APPLICATION}",
     f"PRAGMA user_version = {_LAYOUT}",
 )
+
+
+_OPENED: Final[WeakSet[File]] = WeakSet()
 
 
 class Address(Struct, frozen=True, kw_only=True):
@@ -65,6 +69,9 @@ class File:
         self.path, self._name = address.path, str(address.path)
         self._synchronous = _SYNCHRONOUS[address.durability]
         self._process = os.getpid()
+        self.here = True
+        """Whether this is the process that opened: False in a child by `fork`, whose threads are not there."""
+        _OPENED.add(self)
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             os.close(os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
@@ -84,8 +91,8 @@ class File:
         return connection
 
     def forked(self) -> str | None:
-        """Say that this is another process than the one that opened, or None: its threads are not here."""
-        if os.getpid() != self._process:
+        """Say that this is another process than the one that opened, or None. Asks again, as `here` does not."""
+        if not self.here or os.getpid() != self._process:
             return f"{self.path} was opened before a fork: open it again in the new process"
         return None
 
@@ -113,6 +120,14 @@ class File:
             raise Unavailable(0, f"{self.path} can't be opened: {error}") from error
         except sqlite3.DatabaseError as error:
             raise ValueError(f"{self.path} is no SQLite file: {error}") from error
+
+
+def _in_child() -> None:
+    for file in _OPENED:
+        file.here = False
+
+
+os.register_at_fork(after_in_child=_in_child)  # so that no apply has to ask for the process's number
 
 
 def _patiently(connection: sqlite3.Connection, pragma: str) -> None:
