@@ -11,6 +11,7 @@ import sqlite3
 from collections.abc import Sequence
 from typing import Any, Final
 
+from buspass.ports.operations import is_name
 from buspass.ports.state import (
     Applied,
     Item,
@@ -76,7 +77,8 @@ class SQLiteState:
         return [(partition, key) for partition, key in await self._query(_FIND, index, shard, until, limit)]
 
     async def apply(self, partition: str, operations: Sequence[Operation]) -> Applied | Refused:
-        check_names(partition)
+        if not is_name(partition):
+            check_names(partition)
         check(operations)
         if self._closed or not self._file.here:
             raise Unavailable(0, self._why())

@@ -9,7 +9,7 @@ one answer.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Any, Final
+from typing import Any, Final, final
 
 from msgspec import Struct
 
@@ -182,6 +182,7 @@ class Form:
         return Update(self.key, tuple(require), add, put, tuple([path(where) for where in self._remove]))
 
 
+@final
 class Prepared(Struct, frozen=True):
     """An update of this form: what was given is surely sound, or it can't be made (ValueError, TypeError)."""
 

@@ -197,8 +197,9 @@ def check(operations: Sequence[Operation]) -> None:
     seen: set[str] = set()
     for operation in operations:
         key = operation.key
-        if not isinstance(operation, Prepared):  # which keeps every rule, or could not have been made
-            check_names(key)
+        if type(operation) is not Prepared:  # which keeps every rule, or could not have been made
+            if not is_name(key):
+                check_names(key)
             if not surely(operation):
                 _check_closely(operation)
         if key in seen:
