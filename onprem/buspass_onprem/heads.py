@@ -39,7 +39,7 @@ def target(url: bytes) -> tuple[str, bytes, bytes]:
     parsed = parse_url(url)
     path = parsed.path.decode("ascii")
     found = (unquote(path) if "%" in path else path, parsed.path, parsed.query or b"")
-    if len(url) < LONG:
+    if len(url) < LONG and not parsed.query:  # what stands in a query is nobody's to keep
         if len(_targets) >= KNOWN:
             _targets.clear()
         _targets[url] = found

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from wire import BAD, DATE, FAILED, GET, LENGTH, OK, Side, piece, post, said, serving, start, turns, written
 
+from buspass_onprem import heads
 from buspass_onprem.heads import lines
 from buspass_onprem.intake import UNREAD, Intake
 
@@ -304,6 +305,14 @@ async def test_trailers_are_no_headers_of_this_request_nor_of_the_next():
         {b"host": b"x", b"transfer-encoding": b"chunked"},
         {b"host": b"x"},
     ]
+
+
+def test_a_path_is_remembered_and_a_query_is_not():
+    for _ in range(2):
+        assert heads.target(b"/a%20b?token=secret") == ("/a b", b"/a%20b", b"token=secret")
+        assert heads.target(b"/a%20b") == ("/a b", b"/a%20b", b"")
+    assert heads.target(b"/a%20b") is heads.target(b"/a%20b")
+    assert "secret" not in str(vars(heads))
 
 
 async def test_headers_that_come_twice_are_joined():
