@@ -76,7 +76,7 @@ class Seen(Struct):
     """An item of one transaction: as the file has it, and as the applies so far make it.
 
     `assumed`: nobody looked whether there is one, as it is put for the first time. `updates`: what changed it, None
-    where it was put or deleted.
+    where it was put or deleted. `text`: of what was put, where that is known.
     """
 
     place: Place
@@ -85,6 +85,7 @@ class Seen(Struct):
     assumed: bool
     touched: bool = False
     updates: list[Update | Prepared] | None = field(default_factory=list)
+    text: bytes = b""
 
 
 class Batch(Struct):
@@ -129,6 +130,8 @@ class Batch(Struct):
                 self._note(seen, operation)
             elif seen.updates is not None:
                 seen.updates.append(operation)
+            else:
+                seen.text = b""
             seen.now = each
         return Applied(outcome)
 
@@ -158,10 +161,11 @@ class Batch(Struct):
         """Note what may change entries, before the item is as it makes it."""
         if type(operation) is Update:
             index = operation.index
+            seen.text = b""
             if seen.updates is not None:
                 seen.updates.append(operation)
         else:
-            index = operation.index if type(operation) is Put else {}
+            index, seen.text = (operation.index, operation.text) if type(operation) is Put else ({}, b"")
             if seen.now is not None:
                 self.entries.append((_WITHDRAW_ALL, seen.place))
             seen.updates = None
@@ -183,7 +187,7 @@ class Batch(Struct):
                     raise sqlite3.IntegrityError  # put and deleted in one batch: the put was refused in truth
                 continue
             if seen.was is None:
-                fresh += (written(seen.now).decode(), *seen.place)
+                fresh += ((seen.text or written(seen.now)).decode(), *seen.place)
             elif not self._changed(seen.place, seen.now, seen.was, seen.updates):
                 execute(_UPDATE, (self.texts.whole(seen.place, seen.now, seen.was, seen.updates), *seen.place))
         while fresh:

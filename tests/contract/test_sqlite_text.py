@@ -225,3 +225,24 @@ def test_a_row_that_is_not_as_long_as_it_was_written_is_written_as_a_whole(tmp_p
     del head["open"]["c3"]
     assert stored(reader) == {"t": canonical(head | {"n": 5, "open": head["open"] | added})}
     reader.close()
+
+
+def test_the_text_that_a_put_brings_is_stored_until_the_item_changes(tmp_path, closing_later):
+    committer = closing_later(Committer(File(parse(f"sqlite:///{tmp_path}/state.db?durability=process"))))
+    reader = closing_later(sqlite3.connect(tmp_path / "state.db"))
+    text, value = b'{"a": "brought", "n": 1}', {"n": 1, "m": {"x": 1}}
+    form = Form(Update("k", (Absent(("m", VARIES)),), {at("n"): Given(0)}, {("m", VARIES): Given(1)}))
+    plain = Update("k", (Absent(at("m", "z")),), {at("n"): 1}, {at("m", "z"): 2})
+    for later, stored in (
+        ([], text.decode()),
+        ([form.of("y", (1, 2))], '{"n":2,"m":{"x":1,"y":2}}'),
+        ([plain], '{"n":2,"m":{"x":1,"z":2}}'),
+        ([Delete("k", ()), Put("k", {"n": 5})], '{"n":5}'),
+        ([Delete("k", ())], None),
+    ):
+        applies = [("p", [step]) for step in (Put("k", value, text=text), *later)]
+        answers = committer.commit(applies)
+        assert all(isinstance(answer, Applied) for answer in answers), answers
+        there = reader.execute("SELECT value FROM item").fetchall()
+        assert there == ([] if stored is None else [(stored,)])
+        committer.commit([("p", [Delete("k", ())])])

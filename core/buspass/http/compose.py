@@ -298,7 +298,7 @@ def _builder(parts: Parts) -> Build:
             tasks=Tasks(state, clock, journal.stamp, journal.genuine, {TAIL: tail}),
             keys=Keys(state, clock, journal.stamp, journal.genuine),
             licences=Licences(state, journal.genuine),
-            ledger=Ledger(state, clock, journal.stamp, sealer.wrote),
+            ledger=Ledger(state, clock, journal.stamp, sealer.wrote, journal.put),
             delegations=Delegations(state, clock, journal.stamp),
             pools=Pools(state, clock),
             breakers=Breakers(state, clock),

@@ -13,10 +13,14 @@ from collections.abc import Mapping
 from functools import lru_cache
 from typing import Final
 
-from buspass.jsontext import canonical
-from buspass.ports.state import Item, Value
+from buspass.jsontext import canonical, written
+from buspass.ports.shapes import Shapes
+from buspass.ports.state import Item, Put, Value
 
 VERSION: Final = 1
+_NO_MAC: Final = "-" * 32
+"""Stands where a record's MAC will. A member of this text is no part of a string: there, quotes are escaped."""
+_MEMBER: Final = b'"mac":"%b",' % _NO_MAC.encode()
 KEYS: Final = 1024
 """Keys of tasks that are kept ready for use."""
 _BLOCK: Final = 64
@@ -48,12 +52,24 @@ class Journal:
 
     def __init__(self, key: bytes) -> None:
         self._key = Mac(key)
+        self._shapes = Shapes()
 
     def stamp(self, partition: str, key: str, record: Mapping[str, Value]) -> Item:
         """Give the record with its version and MAC. The MAC binds it to its place too."""
         whole: dict[str, Value] = {**record, "v": VERSION}
         whole["mac"] = self._mac(partition, key, whole)
         return whole
+
+    def put(self, partition: str, key: str, record: Mapping[str, Value]) -> Put:
+        """Give the put of the stamped record. Of records alike, all that is needed of its text is written once."""
+        whole: dict[str, Value] = {**record, "v": VERSION, "mac": _NO_MAC}
+        before, found, after = (self._shapes.text(whole, record.get("kind")) or b"").partition(_MEMBER)
+        if not found or _MEMBER in after:  # nothing is known of it, or there is another that is called so
+            return Put(key, self.stamp(partition, key, record))
+        place = written([partition, key])[:-1]
+        mac = self._key.digest(b"%b,%b%b]" % (place, before, after)).hex()[:32]
+        whole["mac"] = mac
+        return Put(key, whole, text=b'%b"mac":"%b",%b' % (before, mac.encode(), after))
 
     def genuine(self, partition: str, key: str, record: Item) -> bool:
         """Say whether this very record was written here by a host of the domain."""

@@ -123,7 +123,7 @@ class Sealer:
 
     def wrote(self, task: str, put: Put, head: Item) -> None:
         """Be told of a record that stands; `head` as it was before. The next `seal_due` covers it unread."""
-        self._written.add(task, put.key, put.value, whole(head["seals"]))
+        self._written.add(task, put, whole(head["seals"]))
 
     async def seal_due(self, task: str, head: Item) -> None:
         """Seal in the middle of a task's life, without reading its journal where most that waits is this host's.

@@ -13,8 +13,8 @@ from typing import Final
 from msgspec import Struct, field
 
 from buspass.journal.merkle import leaf
-from buspass.jsontext import canonical
-from buspass.ports.state import Item, Value
+from buspass.jsontext import canonical, written
+from buspass.ports.state import Item, Put, Value
 
 KEPT: Final = 16_384
 """Records that are remembered over all tasks."""
@@ -44,12 +44,12 @@ class Written:
         self._tasks: OrderedDict[str, Open] = OrderedDict()
         self._size = 0
 
-    def add(self, task: str, key: str, record: Item, seals: int) -> None:
+    def add(self, task: str, put: Put, seals: int) -> None:
         """Remember a record; `seals`: how many there were before it was put."""
         if (found := self._tasks.get(task)) is None:
             found = self._tasks[task] = Open(seals)
         self._tasks.move_to_end(task)
-        found.leaves[key] = leaf_of(key, record)
+        found.leaves[put.key] = leaf_of(put.key, put.value, put.text)
         self._size += 1
         while self._size > KEPT:
             self._size -= len(self._tasks.popitem(last=False)[1].leaves)
@@ -69,10 +69,12 @@ class Written:
             self._size -= len(found.leaves)
 
 
-def leaf_of(key: str, record: Item) -> Leaf:
-    """Give a record's leaf. It has a MAC, or was read, and so holds no number that JSON can't."""
-    use = record.get("use")
-    dimension = f"{record.get('kind')}:{record.get('name') or record.get('code') or '-'}:{record.get('host')}"
+def leaf_of(key: str, record: Item, text: bytes = b"") -> Leaf:
+    """Give a record's leaf. It has a MAC, or was read, and so holds no number that JSON can't. `text`: if known."""
+    get = record.get
+    use = get("use")
+    dimension = f"{get('kind')}:{get('name') or get('code') or '-'}:{get('host')}"
     if type(use) is not dict and not isinstance(use, Mapping):  # the former is nearly always, and no look at an ABC
         use = {}
-    return Leaf(hash=leaf(canonical([key, record], finite=True)), dimension=dimension, use=use)
+    data = b"%b,%b]" % (written([key])[:-1], text) if text else canonical([key, record], finite=True)
+    return Leaf(hash=leaf(data), dimension=dimension, use=use)

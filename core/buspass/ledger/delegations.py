@@ -26,7 +26,8 @@ from msgspec.structs import replace
 from buspass.errors import Problem
 from buspass.ledger.accounts import amounts, coming, table, text, whole
 from buspass.ledger.holds import HEAD, credit_key, crediting, record_key
-from buspass.ledger.ledger import TRIES, Stale, Stamp
+from buspass.ledger.insistent import TRIES
+from buspass.ledger.ledger import Stale, Stamp
 from buspass.model import ACCOUNTS, MICRO, Amounts, due_shard
 from buspass.ports.clock import Clock
 from buspass.ports.state import (

@@ -1,13 +1,13 @@
 """Hold, settle, sweep, credit: the protocol of money, written once above the state port.
 
-Owns every store operation that moves a task's accounts, and what to do when an answer is lost. Fails closed: what
-can't be written was not granted. Refuses to know prices, tools, models and who waits for an answer.
+Owns every store operation that moves a task's accounts. Fails closed: what can't be written was not granted. Refuses
+to know prices, tools, models, who waits for an answer, and what to do where one is lost (`insistent`).
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import Any, Final
 
@@ -38,6 +38,7 @@ from buspass.ledger.holds import (
     taken,
     taking,
 )
+from buspass.ledger.insistent import Insistent, unavailable
 from buspass.ledger.records import closing_facts, entry_held, lost, outcome_of, turn_of, used
 from buspass.ledger.shortages import Shortage, exhausted, shortage, still_held
 from buspass.ledger.waiting import Inside, Lines
@@ -60,6 +61,8 @@ from buspass.ports.state import (
 
 type Stamp = Callable[[str, str, Mapping[str, Value]], Item]
 """(task, key, record) → the record with its MAC. The journal's; the ledger only calls it."""
+type Stamped = Callable[[str, str, Mapping[str, Value]], Put]
+"""The same as a put of that record: the journal knows its text."""
 type Wrote = Callable[[str, Put, Item], None]
 """(task, record as put, head before): told of each settled record that stands, so that a seal need not look for it."""
 
@@ -67,8 +70,6 @@ SKEW: Final = 5_000
 """Milliseconds that two hosts' clocks may differ."""
 LOOKED: Final = 4096
 """Tasks of which is known when to look for overdue calls."""
-TRIES: Final = 6
-"""How often an operation with a lost or refused answer is sent again: each falsifies its own condition."""
 
 
 class Stale(Struct, frozen=True):
@@ -86,10 +87,18 @@ class Finished(Struct, frozen=True):
 class Ledger:
     """The accounts of tasks in one store. Safe for any number of concurrent callers and processes."""
 
-    def __init__(self, state: State, clock: Clock, stamp: Stamp, wrote: Wrote = lambda *_: None) -> None:
-        self._state = state
+    def __init__(
+        self,
+        state: State,
+        clock: Clock,
+        stamp: Stamp,
+        wrote: Wrote = lambda *_: None,
+        stamped: Stamped | None = None,
+    ) -> None:
+        self._state, self._store = state, Insistent(state)
         self._clock = clock
         self._stamp, self._wrote = stamp, wrote
+        self._stamped = stamped or (lambda task, key, record: Put(key, stamp(task, key, record)))
         self._lines = Lines()
         self._looked: dict[str, int] = {}
         """By task, the time (ms) before which none of its calls can be overdue."""
@@ -167,17 +176,17 @@ class Ledger:
         try:
             result = await self._state.apply(claim.task, [taking(claim, attempt, now)])
         except OutcomeUnknown:
-            head = await self._head(claim.task)
+            head = await self._store.head(claim.task)
             mine = table(head, "open").get(claim.call)
             if not isinstance(mine, Mapping) or mine["attempt"] != attempt:
-                raise _unavailable("the hold's answer was lost") from None
+                raise unavailable("the hold's answer was lost") from None
             entry = entry_of(claim.call, mine)
-            gone = await self._commit(claim.task, [releasing(entry)]) if entry.state != SWEEPING else None
+            gone = await self._store.commit(claim.task, [releasing(entry)]) if entry.state != SWEEPING else None
             if not again or not isinstance(gone, Applied):  # a sweep ends it, and its record is this call's
-                raise _unavailable("the hold's answer was lost twice; it was given back") from None
+                raise unavailable("the hold's answer was lost twice; it was given back") from None
             return await self._take(claim, again=False)
         except Unavailable as error:
-            raise _unavailable(str(error)) from error
+            raise unavailable(str(error)) from error
         head = result.item or {}
         if isinstance(result, Applied):
             turns: Any = head["turns"]  # which the hold has just counted on
@@ -188,7 +197,7 @@ class Ledger:
 
     async def _recheck(self, held: Held) -> Held | Finished:
         """Look at a keyed call's record once more: it may have been finished between recall and hold."""
-        record = await self._read(held.claim.task, record_key(held.claim.call))
+        record = await self._store.read(held.claim.task, record_key(held.claim.call))
         if record is None:
             return held
         if record["attempt"] == held.attempt:
@@ -198,7 +207,7 @@ class Ledger:
 
     async def give_back(self, held: Held) -> None:
         """End a hold that stands for nothing: no record, no count."""
-        await self._commit(held.claim.task, [releasing(entry_held(held))])
+        await self._store.commit(held.claim.task, [releasing(entry_held(held))])
         self._lines.wake(held.claim.task)
 
     # ── settle ──────────────────────────────────────────────────────────────────────────────────────────────────
@@ -213,12 +222,12 @@ class Ledger:
         task, key = claim.task, record_key(claim.call)
         full = {**record, **closing_facts(held, outcome), "use": used(mine, outcome)}
         end = settling(held, mine, outcome, now)
-        put = Put(key, self._stamp(task, key, full))
+        put = self._stamped(task, key, full)
         result: Applied | Refused | None
         try:
             result = await self._state.apply(task, [put, end])
         except (OutcomeUnknown, Unavailable):
-            result = await self._again(task, [put, end])
+            result = await self._store.again(task, [put, end])
         if isinstance(result, Applied):
             self._wrote(task, put, held.head)
         elif isinstance(result, Refused) and result.index == 0:
@@ -226,11 +235,11 @@ class Ledger:
         self._lines.wake(task)
         head = result.item if result is not None else None
         if not head or "open" not in head:
-            head = await self._head(task)
+            head = await self._store.head(task)
         if self.overdue(task, head, now):  # the lazy sweep: whoever comes by ends what others left
             with suppress(Problem):  # this call is settled whatever becomes of the others
                 await self.sweep(task, head)
-                head = await self._head(task)
+                head = await self._store.head(task)
         return head
 
     async def _settle_again(
@@ -240,7 +249,7 @@ class Ledger:
         if found is None or found["attempt"] != entry.attempt:
             return None
         if found["state"] == "settled":
-            return await self._commit(task, [end])
+            return await self._store.commit(task, [end])
         charged, use = amounts(found, "use"), amounts(full, "use")
         back = {name: charged.get(name, 0) - use.get(name, 0) for name in charged.keys() | use.keys()}
         return await self._credit(task, entry.call, back, full)
@@ -254,10 +263,10 @@ class Ledger:
             Put(key, self._stamp(task, key, correction)),
             crediting(task, call, back, now),
         ]
-        while isinstance(result := await self._commit(task, steps), Refused) and result.index + 1 < len(steps):
+        while isinstance(result := await self._store.commit(task, steps), Refused) and result.index + 1 < len(steps):
             del steps[: result.index + 1]  # so far it stands, from an answer that was lost
         with suppress(Problem):  # else a timer finds that nothing is left to post
-            await self._commit(task, [Delete(reminder.key, ())])
+            await self._store.commit(task, [Delete(reminder.key, ())])
         return result
 
     def overdue(self, task: str, head: Item, now: int) -> bool:
@@ -283,7 +292,7 @@ class Ledger:
 
         A hold that was dispatching is charged in full, one never sent costs nothing. Gives how many ended.
         """
-        head = head or await self._head(task)
+        head = head or await self._store.head(task)
         shown = table(head, "open")
         ended = sum([await self._sweep_one(task, entry, table(shown, entry.call)) for entry in entries(head)])
         if ended:
@@ -294,33 +303,35 @@ class Ledger:
         now = self._clock.now()
         overdue = now > entry.deadline + 2 * SKEW
         key = record_key(entry.call)
-        record = await self._read(task, key)
+        record = await self._store.read(task, key)
         if record is not None and record["attempt"] == entry.attempt:
             # a crash between record and head, or a settle at work in this moment: closing is safe either way
-            await self._commit(task, [closing(entry, outcome_of(record), now, turn_of(record))])
+            await self._store.commit(task, [closing(entry, outcome_of(record), now, turn_of(record))])
             return True
         if record is not None:
             if overdue:  # a second hold on a finished key, never dispatched
-                await self._commit(task, [releasing(entry)])
+                await self._store.commit(task, [releasing(entry)])
             return overdue
         if not overdue:
             return False
         sent = entry.state in {"dispatching", SWEEPING}
-        if entry.state == "dispatching" and isinstance(await self._commit(task, [sweeping(entry, item)]), Refused):
+        if entry.state == "dispatching" and isinstance(
+            await self._store.commit(task, [sweeping(entry, item)]), Refused
+        ):
             return False  # it ended, or another sweeps
         outcome, swept = lost(entry, now, sent=sent)
         operations: list[Operation] = [Put(key, self._stamp(task, key, swept)), closing(entry, outcome, now)]
-        return isinstance(await self._commit(task, operations), Applied)
+        return isinstance(await self._store.commit(task, operations), Applied)
 
     async def finish_credits(self, task: str, head: Item, sealed: frozenset[str]) -> None:
         """Post what a crash left between a credit's record and the head; `sealed` ones were posted long ago."""
         after = ""
-        while page := await self._credits(task, after):
+        while page := await self._store.list(task, credit_key(""), after):
             for key, record in page:
                 call = key.removeprefix("credit:")
                 if key not in sealed and call not in table(head, "late"):
                     back = {name: -amount for name, amount in amounts(record, "use").items()}
-                    await self._commit(task, [crediting(task, call, back, self._clock.now())])
+                    await self._store.commit(task, [crediting(task, call, back, self._clock.now())])
             after = page[-1][0]
 
     # ── mark ──────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -332,9 +343,9 @@ class Ledger:
         """
         key, path = f"rec:{table_}.{name}", (table_, name)
         counted = Update(HEAD, (Absent(path),), {("entries",): 1}, {path: self._clock.now()})
-        result = await self._commit(task, [Put(key, self._stamp(task, key, record)), counted])
+        result = await self._store.commit(task, [Put(key, self._stamp(task, key, record)), counted])
         if isinstance(result, Refused) and result.index == 0:  # from a crash between the two, or another host's
-            await self._commit(task, [counted])
+            await self._store.commit(task, [counted])
 
     # ── refuse ──────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -346,46 +357,3 @@ class Ledger:
         True: the run of them has reached the limit that suspends. A lost store loses the count. `mark`: a loop's.
         """
         return await refusals.refuse(self._state, self._stamp, self._clock, task, code, status, record, mark)
-
-    # ── the store, and lost answers ─────────────────────────────────────────────────────────────────────────────
-
-    async def _commit(self, task: str, operations: Sequence[Operation]) -> Applied | Refused:
-        try:
-            return await self._state.apply(task, operations)
-        except (OutcomeUnknown, Unavailable):
-            return await self._again(task, operations)
-
-    async def _again(self, task: str, operations: Sequence[Operation]) -> Applied | Refused:
-        """Send what had no answer again. Raises Problem state_unavailable after the last of TRIES."""
-        pause = 0.02
-        for left in range(TRIES - 2, -1, -1):
-            await asyncio.sleep(pause)
-            try:
-                return await self._state.apply(task, operations)
-            except (OutcomeUnknown, Unavailable) as error:
-                if not left:
-                    raise _unavailable(str(error)) from error
-            pause *= 2
-        raise AssertionError("unreachable")  # pragma: no cover
-
-    async def _read(self, task: str, key: str) -> Item | None:
-        try:
-            return await self._state.read(task, key)
-        except Unavailable as error:
-            raise _unavailable(str(error)) from error
-
-    async def _credits(self, task: str, after: str) -> Sequence[tuple[str, Item]]:
-        try:
-            return await self._state.list(task, credit_key(""), after, 100)
-        except Unavailable as error:
-            raise _unavailable(str(error)) from error
-
-    async def _head(self, task: str) -> Item:
-        head = await self._read(task, HEAD)
-        if head is None:
-            raise Problem("not_found", "there is no such task in this trust domain")
-        return head
-
-
-def _unavailable(why: str) -> Problem:
-    return Problem("state_unavailable", f"the task's state could not be reached ({why}); retry later", retry_after=1)

@@ -76,13 +76,15 @@ type Condition = Present | Absent | Equals | AtLeast
 class Put(Struct, frozen=True):
     """Write the whole item. Without `require` there must be none; with it, one that satisfies it.
 
-    Index entries that the item had and `index` does not name are withdrawn with the item they belonged to.
+    Index entries that the item had and `index` does not name are withdrawn with the item they belonged to. `text`: the
+    item as canonical JSON, where `shapes` wrote it and so proved that it keeps every rule; b"" where it is to be seen.
     """
 
     key: str
     value: Item
     require: tuple[Condition, ...] = ()
     index: Index = field(default_factory=dict)
+    text: bytes = b""
 
 
 class Update(Struct, frozen=True):

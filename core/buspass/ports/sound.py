@@ -93,7 +93,7 @@ def surely(operation: Ordinary) -> bool:
         if type(operation) is Update:
             return not operation.index and _changes(operation) and _conditions(operation)
         if type(operation) is Put:
-            return not operation.index and not operation.require and _put(operation.value)
+            return not operation.index and not operation.require and (operation.text != b"" or _put(operation.value))
     except TypeError:  # what can't be hashed, compared or written
         pass
     return False
