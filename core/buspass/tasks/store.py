@@ -11,23 +11,21 @@ import logging
 from collections import OrderedDict
 from collections.abc import Callable, Container, Mapping, Sequence
 from datetime import UTC, date, datetime, timedelta
-from typing import Any, Final, cast
+from typing import Any, Final
 
 from msgspec import Struct
 from msgspec.structs import replace
 
 from buspass.errors import Problem
-from buspass.model import DUE_INDEX, LOOK, THOUGHTS, UNLIMITED, due_shard
+from buspass.model import DUE_INDEX, LOOK, THOUGHTS, due_shard
 from buspass.ports.clock import Clock
 from buspass.ports.state import (
     Absent,
     Applied,
-    AtLeast,
     Equals,
     Item,
     Operation,
     OutcomeUnknown,
-    Path,
     Put,
     Refused,
     State,
@@ -36,12 +34,12 @@ from buspass.ports.state import (
     Value,
     answered,
 )
+from buspass.tasks.changes import BORN, HEAD, noting, remaining, transition
 from buspass.tasks.facts import Task, from_item, to_item
-from buspass.tasks.lifecycle import DONE, TRANSITIONS, Status, Verb
+from buspass.tasks.lifecycle import DONE, Verb
 
 log = logging.getLogger(__name__)
 
-HEAD: Final = "head"
 FACTS: Final = "task"
 COPIES: Final = 4096
 """Tasks whose last head a host keeps."""
@@ -51,8 +49,6 @@ KEY_AGE: Final = 60_000
 """Milliseconds that a copy of a task's key is used before the store is asked whether it was erased."""
 SPREAD: Final = 32
 """Places that thoughts are counted at: parallel ones seldom meet at the same."""
-BORN: Final = frozenset({"limits", "pool", "parent"})
-"""What of a head its first record keeps: whoever finishes a beginning that broke off begins with that."""
 OPENING: Final = 3
 """Items that a task begins with after its facts: key, first record, head."""
 LATEST: Final = 2**48 - 1
@@ -144,8 +140,11 @@ class Tasks:
 
     async def view(self, task: str) -> View:
         """Give the copy, or read: the first call of a task at a host reads once, and its key once a minute."""
-        if (found := self._seen.get(task)) is None or self.known(task, self._clock.now()) is not None:
-            return found or await self.look(task)
+        found = self._seen.get(task)
+        if found is None:
+            return await self.look(task)
+        if self.known(task, self._clock.now()) is not None:
+            return found
         key, now = await self._read(task, "key"), self._clock.now()
         opened = replace(found.task, wrapped_key=str(key["wrapped"]) if key else None)
         self._keep(replace(found, task=opened, key_at=now))
@@ -328,58 +327,8 @@ class Tasks:
             raise unavailable(error) from error
 
 
-def noting(head: Item, place: str, call: str, fence: int) -> Update:
-    """Count a thought. What stands at its place is its condition, so that it is counted once."""
-    notes = head["notes"]
-    before = notes.get(place) if isinstance(notes, Mapping) else None
-    path = ("notes", place)
-    as_read = Absent(path) if before is None else Equals(path, str(before))
-    require = (as_read, Equals(("fence",), fence), AtLeast(("thoughts",), 1))
-    return Update(HEAD, require, {("entries",): 1, ("thoughts",): -1}, {path: call})
-
-
-def remaining(operations: Sequence[Operation], met: Refused) -> list[Operation]:
-    """Give what is left to put of a task whose beginning broke off before: what stands stays, the rest follows.
-
-    A head that follows an older first record takes that one's limits, and its money.
-    """
-    stands, item = operations[met.index].key, met.item or {}
-    rest = [operation for operation in operations if operation.key != stands]
-    limits = item.get("limits")
-    if stands == "rec:e0" and isinstance(limits, Mapping):
-        born = {name: item[name] for name in BORN & {*item}}
-        rest = [_born(operation, born, limits) if operation.key == HEAD else operation for operation in rest]
-    return rest
-
-
-def _born(head: Operation, born: Mapping[str, Value], limits: Mapping[str, Value]) -> Operation:
-    available = head.value["available"] if isinstance(head, Put) else None
-    if not isinstance(head, Put) or not isinstance(available, Mapping):
-        raise TypeError("a head is put, with its accounts")
-    unlimited = dict.fromkeys(available, UNLIMITED)
-    return Put(HEAD, {**head.value, **born, "available": {**unlimited, **limits}}, index=head.index)
-
-
 def _mismatch() -> Problem:
     return Problem("idempotency_mismatch", "this Idempotency-Key started another task; use a new one")
-
-
-def transition(head: Item, verb: Verb, fence: int | None, key: str) -> Update:
-    """Give the head's update for a verb, or raise the Problem that forbids it. `key`: its record's."""
-    status = str(head["status"])
-    after = TRANSITIONS.get((cast("Status", status), verb))
-    if after is None:
-        code = {"killed": "task_killed", "expired": "task_expired"}.get(status, "task_not_open")
-        raise Problem(code, f"the task is {status}; it cannot {verb}")
-    if fence is not None and head["fence"] != fence:
-        raise Problem("fenced", "another worker has resumed this task")
-    require = (Equals(("status",), status), Equals(("fence",), int(str(head["fence"]))))
-    add: dict[Path, int] = {("entries",): 1, ("version",): 1}
-    change: dict[Path, Value] = {("status",): after, ("written",): key}
-    if verb == "resume":
-        add[("fence",)] = 1
-        change[("refusals", "run")] = 0  # the next worker is not suspended for what misled the last one
-    return Update(HEAD, require, add, change)
 
 
 async def item_at(state: State, partition: str, key: str) -> Item | None:
