@@ -119,7 +119,7 @@ class Ledger:
             if not lacks:
                 taken = await self._take(claim)
                 result = taken if isinstance(taken, Held) and not claim.keyed else await self._weighed(claim, taken)
-                if not isinstance(result, Shortage):
+                if type(result) is not Shortage:
                     return result
                 if not result.held:
                     raise exhausted(result)
@@ -140,7 +140,7 @@ class Ledger:
                     await self._lines.turn(claim.task, mine, until)
                     with self._lines.at_once(claim.task) or await self._inside(claim):
                         result = await self._weighed(claim, await self._take(claim))
-                    if not isinstance(result, Shortage):
+                    if type(result) is not Shortage:
                         return result
                     short = result
                     if not short.held:

@@ -6,6 +6,8 @@ who waits.
 
 from __future__ import annotations
 
+from typing import final
+
 from msgspec import Struct
 
 from buspass.errors import Problem
@@ -15,6 +17,7 @@ from buspass.model import MICRO
 from buspass.ports.state import Item
 
 
+@final
 class Shortage(Struct, frozen=True):
     """An account that is too small for a claim. `held`: calls in flight could cover it when they end.
 
