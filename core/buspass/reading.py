@@ -21,7 +21,8 @@ from buspass.calls.screening import redacted
 from buspass.closing import draining
 from buspass.errors import Problem
 from buspass.guard import check_standing
-from buspass.journal import SEAL_EVERY, Erased, timeline, verify
+from buspass.journal import SEAL_EVERY, Erased, timeline
+from buspass.journal.audit import verify
 from buspass.journal.seals import Read, read_all, read_steady
 from buspass.journal.timeline import LAST, Place, moment, order, place
 from buspass.ledger import balance, delegations

@@ -8,7 +8,8 @@ from collections import Counter
 import pytest
 
 from buspass.errors import Problem
-from buspass.journal import Journal, Sealer, verify
+from buspass.journal import Journal, Sealer
+from buspass.journal.audit import verify
 from buspass.journal.seals import KEEP_LATE, read_all, totals
 from buspass.ledger import Claim, Ledger, Outcome, balance, new_head
 from buspass.ports.signer import SignerUnavailable

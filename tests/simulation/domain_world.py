@@ -31,7 +31,7 @@ from buspass.http import compose
 from buspass.http.stores import Stores
 from buspass.identity.domain import DomainKey
 from buspass.identity.keyring import Keyring
-from buspass.journal import verify
+from buspass.journal.audit import verify
 from buspass.journal.seals import read_all
 from buspass.ledger import balance
 from buspass.lifecycle import Lifecycle

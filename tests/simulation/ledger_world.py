@@ -14,7 +14,8 @@ from virtual import START, LoopClock, VirtualLoop
 from wires import Store, Wire
 
 from buspass.errors import Problem
-from buspass.journal import Journal, Sealer, verify
+from buspass.journal import Journal, Sealer
+from buspass.journal.audit import verify
 from buspass.journal.seals import read_all
 from buspass.ledger import Claim, Finished, Held, Ledger, Outcome, balance, new_head
 from buspass.model import ACCOUNTS, SLOTS, UNLIMITED, Principal
