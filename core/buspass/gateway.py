@@ -32,6 +32,7 @@ from buspass.ledger import Finished, Held, Stale
 from buspass.ledger.holds import entries, expired
 from buspass.ledger.ledger import SKEW
 from buspass.mediation.inspect import Finding
+from buspass.policy.decide import NOTHING, Decision
 from buspass.ports.state import Unavailable, Value
 from buspass.settling import Admitted, settle
 from buspass.standing import claims_of
@@ -140,8 +141,10 @@ class Gateway:
                 view = await self._swept(view)
             try:
                 version, findings = self._judge(call, view, watch, now)
-                log = None
-                if findings is None or call.waits or house.policy.asks("call"):
+                decided = None if findings is None or call.waits else self._decided(call, view, findings)
+                if decided is not None:
+                    log = self._heed(call, view, decided)
+                else:
                     log = await self._consult(call, view, findings, watch, deadline)
             except Problem:
                 if not view.fresh:
@@ -212,21 +215,37 @@ class Gateway:
                 raise
         call.enforcement.held(held)
 
+    def _decided(self, call: Call, view: View, findings: tuple[Finding, ...]) -> Decision | None:
+        """Give what need not be asked: that policy has no rule for calls, or what it said of such a call before."""
+        policy = self._house.policy
+        return policy.kept(view.task.id, view.task, call.alike(findings)) if policy.asks("call") else NOTHING
+
     async def _decide(self, call: Call, view: View, findings: tuple[Finding, ...]) -> str | None:
-        """Ask policy and do what it obliges to; give its `log`. An answer that can't be had or read is a refusal."""
+        """Ask policy and do what it obliges to; give its `log`. An answer that can't be had is a refusal."""
+        policy, alike = self._house.policy, call.alike(findings)
         try:
-            decision = await self._house.policy.ask("call", call.question(view, findings))
+            decision = await policy.ask("call", call.question(view, findings))
+        except Problem as problem:
+            _unanswered(call, problem)
+            return None
+        policy.keep(view.task.id, view.task, alike, decision)
+        return self._heed(call, view, decision)
+
+    def _heed(self, call: Call, view: View, decision: Decision) -> str | None:
+        """Do what a decision obliges to; give its `log`. What can't be read of it is a refusal."""
+        if decision is NOTHING:
+            return None
+        try:
             if decision.deny:
                 reasons = list(decision.deny)
                 refusal = Problem("denied", f"policy forbids this: {', '.join(reasons)}", reasons=reasons)
                 call.enforcement.refuse(refusal)
             call.narrow(view, decision)
         except Problem as problem:
-            if problem.code != "policy_unavailable":
-                raise
-            call.enforcement.refuse(problem)
+            _unanswered(call, problem)
             return None
-        return decision.obligations.get("log")
+        log: str | None = decision.obligations.get("log")
+        return log
 
     def _moved(self, call: Call, view: View, stale: Stale) -> View:
         """The hold met another head than the one judged: judge that one, unless it is this very call's."""
@@ -343,6 +362,13 @@ class Gateway:
         self._settling.add(task)
         task.add_done_callback(self._settling.discard)
         return await asyncio.shield(task)
+
+
+def _unanswered(call: Call, problem: Problem) -> None:
+    """Refuse a call of which policy can't be asked, or be understood: no answer is no permission."""
+    if problem.code != "policy_unavailable":
+        raise problem
+    call.enforcement.refuse(problem)
 
 
 def _lower(payloads: str, *asked: str | None) -> str:

@@ -169,6 +169,9 @@ class Action:
         """Do the same: `recall` took its time."""
         return self._screening.findings
 
+    def alike(self, _findings: tuple[Finding, ...]) -> None:
+        """Nothing: its arguments are its own."""
+
     def question(self, view: View, findings: tuple[Finding, ...]) -> Mapping[str, Any]:
         """Give policy's input for a tool call."""
         service = self._house.services[self.name]

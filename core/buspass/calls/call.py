@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Hashable, Iterable, Mapping, Sequence
 from functools import cache
 from itertools import repeat
 from operator import mul, sub
@@ -137,6 +137,10 @@ class Call(Protocol):
 
     def question(self, view: View, findings: tuple[Finding, ...]) -> Mapping[str, Any]:
         """Give policy's input."""
+        ...
+
+    def alike(self, findings: tuple[Finding, ...]) -> Hashable:
+        """Give all of policy's input that is the call's own, in a form to find it again; None where there is none."""
         ...
 
     def narrow(self, view: View, decision: Decision) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import Awaitable, Mapping, Sequence
+from collections.abc import Awaitable, Hashable, Mapping, Sequence
 from typing import Any, Final
 
 from buspass.breakers import Key
@@ -253,6 +253,11 @@ class Inference:
         if self.ask.input_bytes != before:
             self.plan(self._view)
 
+    def alike(self, findings: tuple[Finding, ...]) -> Hashable:
+        """Give all that `question` says of it, with its size only where modules read it; None with findings."""
+        size = len(self._incoming.body) if self._house.policy.sized else 0
+        return None if findings else (self.name, self.ask.stream, (*self.ask.tools,), self._lanes, size)
+
     def question(self, view: View, findings: tuple[Finding, ...]) -> Mapping[str, Any]:
         """Give policy's input for an inference."""
         described = document.inference(
@@ -260,15 +265,7 @@ class Inference:
             stream=self.ask.stream,
             tools=self.ask.tools,
             size=len(self._incoming.body),
-            targets=[
-                {
-                    "name": lane.name,
-                    "provider": lane.target.provider,
-                    "model": lane.target.model,
-                    "region": lane.provider.region,
-                }
-                for lane in self._lanes
-            ],
+            targets=[lane.described for lane in self._lanes],
             findings=[finding.document() for finding in findings],
         )
         return policy_input(self._house, view, described)

@@ -6,7 +6,7 @@ know any call.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Final
 from urllib.parse import urlsplit
 
@@ -27,7 +27,7 @@ MINUTE: Final = 60 * SECOND
 class Lane(Struct, frozen=True, kw_only=True, eq=False):
     """A target as this host goes to it. `name`: PROVIDER/MODEL; `pace`: where its provider has limits.
 
-    `rates`: what a call there may cost, where that is plain.
+    `rates`: what a call there may cost, where that is plain; `described`: what policy is shown of it.
     """
 
     target: Target
@@ -36,6 +36,7 @@ class Lane(Struct, frozen=True, kw_only=True, eq=False):
     provider: Provider
     pace: Pace | None
     rates: Rates | None
+    described: Mapping[str, str]
 
 
 class Alias(Struct, frozen=True, kw_only=True, eq=False):
@@ -95,8 +96,15 @@ def _alias(model: Model, settings: Settings) -> Alias:
 def _lane(target: Target, provider: Provider) -> Lane:
     named = name(target)
     key = Key("model", named, address=provider.base_url)
+    shown = {"name": named, "provider": target.provider, "model": target.model, "region": provider.region}
     return Lane(
-        target=target, name=named, breaker=key, provider=provider, pace=_pace(provider), rates=rates(target.price)
+        target=target,
+        name=named,
+        breaker=key,
+        provider=provider,
+        pace=_pace(provider),
+        rates=rates(target.price),
+        described=shown,
     )
 
 

@@ -6,7 +6,7 @@ Owns the reading of answers (fails closed on anything it does not understand) an
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from typing import Any, Final, Literal
 
 from msgspec import Struct, field
@@ -50,6 +50,12 @@ class Policy:
             for asked in (engine.questions if engine else ())
         }
         self._cache: OrderedDict[bytes, Decision] = OrderedDict()
+        self._alike: dict[tuple[str, Hashable], tuple[object, Decision]] = {}
+        shown = self._shown.get("call")
+        self._steady = engine is not None and shown is not None and not self.volatile("call")
+        called = (shown or {}).get("call")
+        self.sized: bool = shown is None or (called is not None and (not called or "bytes" in called))
+        """Whether an answer to a call may depend on its size."""
 
     def asks(self, question: Question) -> bool:
         """Whether any module answers this question; where none does, its input need not be built."""
@@ -63,6 +69,24 @@ class Policy:
         """Whether an answer may depend on this part of the input; else that part need not be built."""
         shown = self._shown.get(question, {})
         return shown is None or part in shown
+
+    def kept(self, task: str, described: object, alike: Hashable) -> Decision | None:
+        """Give what was decided on a call that was in all that modules may read like this one; see `keep`."""
+        if alike is None:
+            return None
+        before, decision = self._alike.get((task, alike), (None, None))
+        return decision if before is described else None
+
+    def keep(self, task: str, described: object, alike: Hashable, decision: Decision) -> None:
+        """Keep a decision for the next such call of the same task, whose input need then not be built.
+
+        `described`: the object that holds all of the task that is shown, and never changes; `alike`: all that is shown
+        of the call, None where that is too much. Not kept where modules read the time or what changes with each call.
+        """
+        if self._steady and alike is not None:
+            self._alike[task, alike] = described, decision
+            if len(self._alike) > CACHED:
+                del self._alike[next(iter(self._alike))]
 
     async def ready(self) -> None:
         """See that the engine can be asked. Raises `policy_unavailable`."""
