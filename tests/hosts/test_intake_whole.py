@@ -137,16 +137,21 @@ async def test_what_does_not_come_in_time_ends_the_connection(passes, reads, lef
     assert side.wire.closed
 
 
-@pytest.mark.parametrize("whole", [GET, post(b"Content-Length: 1", body=b"a")])
-async def test_an_answer_may_take_its_time_and_the_connection_is_idle_after_it(passes, whole):
-    goes_on = asyncio.Event()
+def waiting(goes_on):
+    """A side whose application answers once it may."""
 
     async def application(scope, receive, send):
         await goes_on.wait()
         await start(send)
         await piece(send)
 
-    side = serving(application)
+    return serving(application)
+
+
+@pytest.mark.parametrize("whole", [GET, post(b"Content-Length: 1", body=b"a")])
+async def test_an_answer_may_take_its_time_and_the_connection_is_idle_after_it(passes, whole):
+    goes_on = asyncio.Event()
+    side = waiting(goes_on)
     await side.say(whole)
     for _ in range(5):
         await passes(400)
@@ -161,13 +166,7 @@ async def test_an_answer_may_take_its_time_and_the_connection_is_idle_after_it(p
 
 async def test_a_head_that_comes_late_behind_another_does_not_cut_its_answer_off(passes):
     goes_on = asyncio.Event()
-
-    async def application(scope, receive, send):
-        await goes_on.wait()
-        await start(send)
-        await piece(send)
-
-    side = serving(application)
+    side = waiting(goes_on)
     await side.say(GET + b"GET / HT")
     await passes(HEAD_TIME + 1)
     assert not side.wire.closed
