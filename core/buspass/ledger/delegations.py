@@ -26,7 +26,7 @@ from msgspec.structs import replace
 from buspass.errors import Problem
 from buspass.ledger.accounts import amounts, coming, table, text, whole
 from buspass.ledger.holds import HEAD, credit_key, crediting, record_key
-from buspass.ledger.insistent import TRIES
+from buspass.ledger.insistent import TRIES, Insistent, unavailable
 from buspass.ledger.ledger import Stale, Stamp
 from buspass.model import ACCOUNTS, MICRO, Amounts, due_shard
 from buspass.ports.clock import Clock
@@ -37,7 +37,6 @@ from buspass.ports.state import (
     Condition,
     Equals,
     Item,
-    Operation,
     OutcomeUnknown,
     Path,
     Put,
@@ -52,7 +51,6 @@ PLACES: Final = 16
 """Children that a task may have at once: the head is small, and billed whole."""
 CAPS: Final = 2
 """Tools with `max_calls` that one child may get: an update carries ten changes."""
-PAUSE: Final = 0.02
 CORRECTIONS: Final = 64
 """Corrections that are taken of one child at a peer: each is a record, and nobody else bounds how many it sends. Of our
 own children as many that change nothing, for a child grows newer by refusals too.
@@ -101,7 +99,7 @@ class Delegations:
     """The children of tasks in one store. Safe for any number of concurrent callers and processes."""
 
     def __init__(self, state: State, clock: Clock, stamp: Stamp) -> None:
-        self._state = state
+        self._state, self._store = state, Insistent(state, clock.sleep)
         self._clock = clock
         self._stamp = stamp
 
@@ -112,7 +110,7 @@ class Delegations:
         budget_held, too_many_in_flight, call_limit, state_unavailable.
         """
         for _ in range(4 * TRIES):
-            head = await self._head(parent)
+            head = await self._store.head(parent)
             if mine := next((each for each in delegations(head) if each.task == wish.task), None):
                 return mine  # ours, or a beginning's that broke off: the child is not paid twice
             now = self._clock.now()
@@ -130,12 +128,12 @@ class Delegations:
             except OutcomeUnknown:
                 continue  # if it arrives later it stands for nothing, since the child lives on another one
             except Unavailable as error:
-                raise _unavailable(error) from error
+                raise unavailable(str(error)) from error
         raise Problem("conflict", "the task changes too fast right now; retry", retry_after=0.5)
 
     async def give_back(self, parent: str, entry: Delegation) -> None:
         """Give back whole what stands for nothing: no child lives on it."""
-        await self._commit(parent, [returning(entry, {}, entry.caps)])
+        await self._store.commit(parent, [returning(entry, {}, entry.caps)])
 
     async def settle(self, parent: str, entry: Delegation, closing: Closing, host: str) -> bool:
         """Write what the child used, and give back the rest; say whether the record that stands knows this closing.
@@ -159,13 +157,13 @@ class Delegations:
         if entry.peer:
             record |= {"peer": entry.peer, "amounts": dict(entry.amounts)}
         end = returning(entry, used, closing.caps, counted=True)
-        result = await self._commit(parent, [Put(key, self._stamp(parent, key, record)), end])
+        result = await self._store.commit(parent, [Put(key, self._stamp(parent, key, record)), end])
         found = result.item if isinstance(result, Refused) and result.index == 0 else None
         if found is None:
             return True
         if found["attempt"] == entry.attempt:  # a crash between record and head, or another host at work
             end = returning(entry, amounts(found, "use"), amounts(found, "caps"), counted=True)
-            await self._commit(parent, [end])
+            await self._store.commit(parent, [end])
         else:  # the child was settled under another entry
             await self.give_back(parent, entry)
         return _as_of(found) >= closing.as_of
@@ -186,12 +184,12 @@ class Delegations:
         records under a seal of the parent's; what stands there was posted long ago. `peer`: whose word it is, "" this
         domain's. Raises Problem conflict.
         """
-        record = await self._read(parent, record_key(child))
+        record = await self._store.read(parent, record_key(child))
         if record is None or record.get("peer", "") != peer:
             return False
         posted = False
         for _ in range(TRIES):
-            posts = await self._list(parent, f"{credit_key(child)}.")
+            posts = await self._store.list(parent, f"{credit_key(child)}.", "", 1000)
             posted |= await self._post(parent, posts, sealed)
             if closing.as_of <= max(map(_as_of, (record, *(credit for _, credit in posts)))):
                 return posted
@@ -207,7 +205,7 @@ class Delegations:
             back = {name: -amount for name, amount in more.items()}
             correction = _correction(record, closing, more, host, now)
             put = Put(key, self._stamp(parent, key, correction))
-            result = await self._commit(parent, [put, crediting(parent, call, back, now)])
+            result = await self._store.commit(parent, [put, crediting(parent, call, back, now)])
             if isinstance(result, Applied):
                 return True
             # that number was taken, by ours whose answer was lost or by another's: the next look sees
@@ -219,47 +217,14 @@ class Delegations:
         """Post corrections whose writers died between the record and the head; say whether one was."""
         if not posts:
             return False
-        head, old, posted = await self._head(parent), await sealed(), False
+        head, old, posted = await self._store.head(parent), await sealed(), False
         for key, credit in posts:
             call = key.removeprefix(credit_key(""))
             if key not in old and call not in table(head, "late"):
                 back = {name: -amount for name, amount in amounts(credit, "use").items()}
-                await self._commit(parent, [crediting(parent, call, back, self._clock.now())])
+                await self._store.commit(parent, [crediting(parent, call, back, self._clock.now())])
                 posted = True
         return posted
-
-    # ── the store ───────────────────────────────────────────────────────────────────────────────────────────────
-
-    async def _commit(self, task: str, operations: Sequence[Operation]) -> Applied | Refused:
-        """Apply until it is answered: every operation falsifies its own condition."""
-        pause = PAUSE
-        for left in range(TRIES - 1, -1, -1):
-            try:
-                return await self._state.apply(task, operations)
-            except (OutcomeUnknown, Unavailable) as error:
-                if not left:
-                    raise _unavailable(error) from error
-            await self._clock.sleep(pause)
-            pause *= 2
-        raise AssertionError("unreachable")  # pragma: no cover
-
-    async def _read(self, task: str, key: str) -> Item | None:
-        try:
-            return await self._state.read(task, key)
-        except Unavailable as error:
-            raise _unavailable(error) from error
-
-    async def _list(self, task: str, prefix: str) -> Sequence[tuple[str, Item]]:
-        try:
-            return await self._state.list(task, prefix, "", 1000)
-        except Unavailable as error:
-            raise _unavailable(error) from error
-
-    async def _head(self, task: str) -> Item:
-        head = await self._read(task, HEAD)
-        if head is None:
-            raise Problem("not_found", "there is no such task in this trust domain")
-        return head
 
 
 # ── operations, pure ────────────────────────────────────────────────────────────────────────────────────────────────
@@ -386,7 +351,3 @@ def _as_of(record: Item) -> int:
 
 def _plain(account: str, amount: int) -> int | float:
     return amount / MICRO if account == "cost" else amount
-
-
-def _unavailable(error: Exception) -> Problem:
-    return Problem("state_unavailable", f"the task's state could not be reached ({error}); retry later", retry_after=1)

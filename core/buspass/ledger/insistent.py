@@ -1,4 +1,4 @@
-"""The store as the ledger asks it: what had no answer is sent again, and what can't be had is a Problem.
+"""The store as ledger and delegations ask it: what had no answer is sent again, and what can't be had is a Problem.
 
 Owns how often and how soon. Refuses to know what is sent: each operation falsifies its own condition, so that to send
 it again is harmless.
@@ -7,7 +7,7 @@ it again is harmless.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Final
 
 from buspass.errors import Problem
@@ -19,10 +19,10 @@ TRIES: Final = 6
 
 
 class Insistent:
-    """One store. Every method raises Problem state_unavailable."""
+    """One store. Every method raises Problem state_unavailable. `sleep` waits for so many seconds."""
 
-    def __init__(self, state: State) -> None:
-        self._state = state
+    def __init__(self, state: State, sleep: Callable[[float], Awaitable[None]] = asyncio.sleep) -> None:
+        self._state, self._sleep = state, sleep
 
     async def commit(self, task: str, operations: Sequence[Operation]) -> Applied | Refused:
         """Apply, again and again until there is an answer."""
@@ -35,7 +35,7 @@ class Insistent:
         """Send what had no answer again. Raises Problem state_unavailable after the last of TRIES."""
         pause = 0.02
         for left in range(TRIES - 2, -1, -1):
-            await asyncio.sleep(pause)
+            await self._sleep(pause)
             try:
                 return await self._state.apply(task, operations)
             except (OutcomeUnknown, Unavailable) as error:
@@ -51,10 +51,10 @@ class Insistent:
         except Unavailable as error:
             raise unavailable(str(error)) from error
 
-    async def list(self, task: str, prefix: str, after: str) -> Sequence[tuple[str, Item]]:
-        """Give up to a hundred items whose keys begin so and come after that one."""
+    async def list(self, task: str, prefix: str, after: str, most: int = 100) -> Sequence[tuple[str, Item]]:
+        """Give up to `most` items whose keys begin so and come after that one."""
         try:
-            return await self._state.list(task, prefix, after, 100)
+            return await self._state.list(task, prefix, after, most)
         except Unavailable as error:
             raise unavailable(str(error)) from error
 
