@@ -104,15 +104,19 @@ class Response:
             _BEGUN.update((name, _begun(name)) for name in more)
             return self.lines()
         text = b"\r\ncontent-length: %d\r\ncontent-type: %b%b%b" % (len(self.body), self.kind, _OWN_LINES, written)
-        lines = 2 + len(OWN) + len(more)
-        if text.count(b"\r") != lines or text.count(b"\n") != lines or b"\0" in text:
-            raise ValueError("a header's value may not end its line")
-        return text
+        return unbroken(text, 2 + len(OWN) + len(more))
 
     async def __call__(self, _receive: Receive, send: Send, /) -> None:
         own = [(b"content-length", b"%d" % len(self.body)), (b"content-type", self.kind), *OWN]
         await send({"type": "http.response.start", "status": self.status, "headers": [*own, *encoded(self.more)]})
         await send({"type": "http.response.body", "body": self.body})
+
+
+def unbroken(text: bytes, lines: int) -> bytes:
+    """Give the text of so many headers, each behind CR LF. Raises ValueError where a value ends its own line."""
+    if text.count(b"\r") != lines or text.count(b"\n") != lines or b"\0" in text:
+        raise ValueError("a header's value may not end its line")
+    return text
 
 
 def _begun(name: str) -> str:
