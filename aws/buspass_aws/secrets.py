@@ -62,10 +62,7 @@ class AwsSecrets:
 
     def at_once(self, name: str) -> str | None:
         """Give what is kept, and no variable's."""
-        kept = self._kept.get(name)
-        if kept is None or name in self._environ or self._monotonic() - kept[0] > KEPT:
-            return None
-        return kept[1]
+        return None if name in self._environ else self._fresh(name)
 
     async def get(self, name: str) -> str:
         """Give the secret. Raises SecretMissing where there is none, it is empty or can't be had now."""
@@ -74,10 +71,14 @@ class AwsSecrets:
         if name in self._environ:
             return _present(name, self._environ[name], "the environment variable")
         async with self._asking.setdefault(name, asyncio.Lock()):
-            kept = self._kept.get(name)
-            if kept is None or self._monotonic() - kept[0] > KEPT:
-                kept = self._kept[name] = (self._monotonic(), await self._asked(name))
-        return kept[1]
+            if (value := self._fresh(name)) is None:
+                now, value = self._monotonic(), await self._asked(name)
+                self._kept[name] = now, value
+        return value
+
+    def _fresh(self, name: str) -> str | None:
+        at, value = self._kept.get(name, (0.0, None))
+        return None if value is None or self._monotonic() - at > KEPT else value
 
     async def _asked(self, name: str) -> str:
         action, permission = _WORDS[self._kind]
