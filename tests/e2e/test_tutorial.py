@@ -5,6 +5,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -23,17 +24,21 @@ BILL = re.compile(r"exit 0 · 2 thoughts · 0 actions · (\$[0-9.]+) · buspass 
 
 
 class Terminal:
-    """A shell that stays, so that `cd` and `source` hold. `spent`: each command and its seconds."""
+    """A shell that stays, so that `cd` and `source` hold. `spent`: each command and its seconds.
+
+    Its two streams are read apart: on one screen a line of the timeline may come between two words of the agent's.
+    """
 
     def __init__(self, folder, environ):
         self.spent = []
+        self._errors = tempfile.TemporaryFile("a+b")  # noqa: SIM115 - as long as the shell
         self._shell = subprocess.Popen(
             ["bash", "--norc"], cwd=folder, env=environ, text=True,
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._errors,
         )  # fmt: skip
 
     def type(self, line):
-        """Give the command's exit code and what it printed."""
+        """Give the command's exit code and what it printed, its standard error behind its output."""
         began, said = time.monotonic(), []
         self._shell.stdin.write(f'{line} </dev/null\necho "@@ $? $PWD"\n')
         self._shell.stdin.flush()
@@ -41,14 +46,21 @@ class Terminal:
             if found := re.search(r"(.*)@@ (\d+) (.*)\n", out):
                 self.spent.append((line, time.monotonic() - began))
                 self.folder = Path(found[3])
-                return int(found[2]), "".join([*said, found[1]])
+                return int(found[2]), "".join([*said, found[1], "\n", self._complained()])
             said.append(out)
         raise AssertionError(f"the shell ended: {said}")
+
+    def _complained(self):
+        """Give what came on standard error; the next command's begins there."""
+        said = os.pread(self._errors.fileno(), os.fstat(self._errors.fileno()).st_size, 0)
+        os.ftruncate(self._errors.fileno(), 0)
+        return said.decode()
 
     def close(self):
         self._shell.stdin.close()
         self._shell.wait(SECONDS)
         self._shell.stdout.close()
+        self._errors.close()
 
 
 @pytest.fixture

@@ -144,7 +144,7 @@ class World(laws.World):
         await asyncio.wait(agents)
         for agent in agents:
             if agent.exception() is not None:
-                self.broken.append(f"an agent met {agent.exception()!r}")
+                self.met_with(agent.exception())
         chores.cancel()
         await asyncio.wait([chores])
         await self._rest()

@@ -66,7 +66,7 @@ class Process:
     def _ended(self, task):
         self.running.pop(task, None)
         if not task.cancelled() and task.exception() is not None:
-            self.world.broken.append(repr(task.exception()))
+            self.world.met_with(task.exception())
 
     async def _live(self, work, *about):
         try:

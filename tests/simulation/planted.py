@@ -62,19 +62,19 @@ async def edited(self, task, entry, end, full, found):
     if found is None or found["attempt"] != entry.attempt:
         return None
     if found["state"] == "settled":
-        return await self._commit(task, [end])
+        return await self._store.commit(task, [end])
     charged, use = amounts(found, "use"), amounts(full, "use")
     back = {name: charged.get(name, 0) - use.get(name, 0) for name in charged.keys() | use.keys()}
     key = f"rec:{entry.call}"
     edit = Put(key, self._stamp(task, key, full), (Equals(("state",), "expired"),))
-    version = (await self._head(task))["version"]
+    version = (await self._store.head(task))["version"]
     add = {("available", name): amount for name, amount in back.items() if amount} | {("version",): 1}
-    return await self._commit(task, [edit, Update("head", (Equals(("version",), version),), add)])
+    return await self._store.commit(task, [edit, Update("head", (Equals(("version",), version),), add)])
 
 
 async def fenced(self, held, outcome, record):
     """Settle only while the task is still mine."""
-    head = await self._head(held.claim.task)
+    head = await self._store.head(held.claim.task)
     if head["fence"] != held.claim.fence:
         raise Problem("fenced", "another worker has resumed this task")
     return await LEDGER_SETTLE(self, held, outcome, record)
@@ -84,7 +84,7 @@ async def dropped(self, task, entry, end, full, found):
     """Leave it at what the sweep charged."""
     if found is None or found["attempt"] != entry.attempt or found["state"] != "settled":
         return None
-    return await self._commit(task, [end])
+    return await self._store.commit(task, [end])
 
 
 def forgiven(entry, outcome, now, turn=0):
@@ -152,7 +152,7 @@ async def released_as_told(self, account, allocation, spent, as_of):
 
 async def settled_without_record(self, parent, entry, closing, host):
     """Give back what a child left and write nothing down."""
-    await self._commit(parent, [returning(entry, closing.used, closing.caps)])
+    await self._store.commit(parent, [returning(entry, closing.used, closing.caps)])
     return True
 
 
