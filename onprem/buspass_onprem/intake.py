@@ -11,7 +11,8 @@ know theirs.
     a body that was answered already      REFUSED               BODY_TIME
 
 A read counts as a whole, and one that ended a head or had a part of a body begins the count anew. No other protocol is
-spoken here: a request that asks for one is answered as if it had not, and is the last of its connection.
+spoken here: a request that asks for one, as Java's client does for HTTP/2 whenever it connects, is answered as if it
+had not, and is the last of its connection. Its body is its own; the parser would leave that to the other protocol.
 """
 
 from __future__ import annotations
@@ -40,6 +41,8 @@ UNREAD: Final = 64 * 1024
 """Bytes of a body that nobody fetches from which on no more are read."""
 TOO_LARGE: Final = b"HTTP/1.1 431 Request Header Fields Too Large\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
 RUBBISH: Final = b"Invalid HTTP request received."
+FRAMING: Final = (b"content-length", b"transfer-encoding")
+"""Headers that say where a request ends."""
 _A_HEAD: Final = object()
 log = logging.getLogger("buspass")
 
@@ -73,6 +76,8 @@ class Intake(asyncio.Protocol):
         """Those that came meanwhile."""
         self._asked: Exchange | None = None
         """The one whose body is on its way."""
+        self._bodied = False
+        """Whether the parser takes a body that is on its way for another protocol."""
         self._came, self._brought = 0, False
         self._last: bytes | None = None
         """What is said at the end, once there is to be one."""
@@ -117,9 +122,7 @@ class Intake(asyncio.Protocol):
             return
         self._came += len(data)
         try:
-            self._parser.feed_data(data)
-        except HttpParserUpgrade:
-            self._hang_up(b"")
+            self._parse(data)
         except HttpParserError as error:
             log.warning("no HTTP: %s", error)
             self._hang_up(STATUS[400] + self.opening() + PLAIN % (len(RUBBISH), RUBBISH))
@@ -165,8 +168,8 @@ class Intake(asyncio.Protocol):
         scope["headers"] = headers if len(named) == len(headers) else joined(headers)
         version = parser.get_http_version()
         scope["http_version"] = version
-        keep = version != "1.0" and parser.should_keep_alive()
-        expects = b"expect" in named and named[b"expect"].lower() == b"100-continue"
+        keep = version == "1.1" and parser.should_keep_alive()
+        expects = b"expect" in named and version == "1.1" and named[b"expect"].lower() == b"100-continue"
         exchange = self._asked = Exchange(self, scope, keep=keep, expects=expects)
         if self._exchange is None and not self._waiting:
             self._exchange = exchange
@@ -175,6 +178,8 @@ class Intake(asyncio.Protocol):
             self._hold_back()
         self._url, self._headers = b"", []
         self._brought, self._timed = True, None
+        if b"upgrade" in named and parser.should_upgrade():
+            self._bodied = not named.keys().isdisjoint(FRAMING)
 
     def on_body(self, piece: bytes) -> None:
         exchange = self._asked
@@ -188,6 +193,8 @@ class Intake(asyncio.Protocol):
                 exchange.wake()
 
     def on_message_complete(self) -> None:
+        if self._bodied:
+            return
         exchange, self._asked = self._asked, None
         self._brought, self._headers = True, []  # trailers go no further
         if exchange is not None:
@@ -232,6 +239,21 @@ class Intake(asyncio.Protocol):
         """Close, once what was written has left."""
         self.gone = True
         self.transport.close()
+
+    # what is parsed
+
+    def _parse(self, data: bytes) -> None:
+        """Parse what came. Raises HttpParserError."""
+        try:
+            self._parser.feed_data(data)
+        except HttpParserUpgrade as other:
+            asked, self._bodied = self._asked if self._bodied else None, False
+            if asked is None:
+                self._hang_up(b"")
+            else:
+                asked.keep = False
+                self._parser = HttpRequestParser(_Body(self))
+                self._parser.feed_data(_framed(asked) + data[other.args[0] :])
 
     # whose turn it is
 
@@ -312,3 +334,16 @@ class Intake(asyncio.Protocol):
         if words:
             self.transport.write(words)
         self.close()
+
+
+class _Body:
+    """What a parser may tell a connection that has its head already."""
+
+    def __init__(self, intake: Intake) -> None:
+        self.on_body, self.on_message_complete = intake.on_body, intake.on_message_complete
+
+
+def _framed(asked: Exchange) -> bytes:
+    """Write the head that a body is parsed behind: what frames it, and that nothing comes after it."""
+    framing = b"".join(b"\r\n%b: %b" % (name, value) for name, value in asked.scope["headers"] if name in FRAMING)
+    return b"POST / HTTP/1.1\r\nconnection: close" + framing + b"\r\n\r\n"

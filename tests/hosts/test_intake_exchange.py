@@ -295,6 +295,47 @@ async def test_a_request_for_another_protocol_is_the_last_of_its_connection(body
     await turns()
     assert written(side) == OK + b"content-length: 2\r\nconnection: close\r\n\r\nok"
     assert side.wire.closed
+    assert [read for _, _, read in side.seen] == [body]
+
+
+@pytest.mark.parametrize("before", [b"", GET])
+@pytest.mark.parametrize(
+    ("framing", "body"),
+    [(b"Content-Length: 3", b"abc"), (b"Transfer-Encoding: chunked", b"1\r\na\r\n2;x\r\nbc\r\n0\r\nX-A: b\r\n\r\n")],
+)
+async def test_a_request_for_another_protocol_keeps_its_body_wherever_it_is_cut(before, framing, body):
+    """Java's own client asks for HTTP/2 with every first request of a connection, and curl --http2 does."""
+    asks = before + post(
+        b"Connection: Upgrade, HTTP2-Settings", b"Upgrade: h2c", framing, b"HTTP2-Settings: AA", body=body
+    )
+    for cut in range(len(before), len(asks), 3):
+        side = Side(Intake, [said()] * 3)
+        await side.say(asks[:cut])
+        await side.say(asks[cut:] + GET)
+        sent, closed, seen = await side.over()
+        assert [read for _, _, read in seen] == [b""] * bool(before) + [b"abc"], cut
+        assert sent.count(b"HTTP/1.1 200 OK") == len(seen)
+        assert sent.endswith(b"connection: close\r\n\r\nok")
+        assert closed
+
+
+async def test_a_body_behind_a_request_for_another_protocol_is_judged_as_any_other():
+    side = Side(Intake, [said(slow=True)])
+    await side.say(post(b"Connection: Upgrade", b"Upgrade: h2c", b"Transfer-Encoding: chunked", body=b"zz\r\n"))
+    assert written(side).startswith(BAD)
+    assert side.wire.closed
+
+
+@pytest.mark.parametrize("version", [b"0.9", b"1.0", b"2.0"])
+async def test_only_what_1_1_added_is_done_for_1_1(version):
+    """Elsewhere an answer without a length ends with its connection, and nobody waits to be told to go on."""
+    side = Side(Intake, [said([])])
+    asks = post(b"Connection: keep-alive", b"Expect: 100-continue", b"Content-Length: 1")
+    await side.say(asks.replace(b"/1.1", b"/" + version))
+    assert written(side) == b""
+    await side.say(b"a")
+    assert written(side) == OK + b"connection: close\r\n\r\nok"
+    assert side.wire.closed
 
 
 async def test_trailers_are_no_headers_of_this_request_nor_of_the_next():
