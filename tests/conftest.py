@@ -1,8 +1,14 @@
-"""What holds for every test: where coverage is measured, that an interrupt is one, and what need not be imported."""
+"""What holds for every test: where coverage is measured, that an interrupt is one, what need not be imported, and that
+a busy machine is no failure of what is tried."""
 
 import os
 import re
 import signal
+
+from hypothesis import HealthCheck, settings
+
+settings.register_profile("patient", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("patient")
 
 # A worker is measured by now. What it starts itself (hosts, agents, gateways) would pay for each line with time of its
 # own, and time-outs with it, for lines that tests in the process reach anyway.

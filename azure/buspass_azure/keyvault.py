@@ -153,7 +153,7 @@ class KeyVaultSigner:
 
     def _checked(self, answer: Mapping[str, Any]) -> bytes:
         signature = _decoded(answer["value"])
-        if urlsplit(answer["kid"]).path.lstrip("/") != self._path or len(signature) != 2 * SIZE:
+        if urlsplit(str(answer["kid"])).path.lstrip("/") != self._path or len(signature) != 2 * SIZE:
             raise ValueError(f"{len(signature)} bytes of key {answer['kid']}")
         return signature
 

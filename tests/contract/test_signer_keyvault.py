@@ -7,6 +7,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from buspass.errors import ConfigError
 from buspass.http.adapters import adapter
 from buspass.ports.signer import SignerUnavailable
+from buspass.testing import keyvault_server
 from buspass.testing.keyvault_server import KeyVaultServer, Trouble, serving_key_vault
 from buspass_azure import keyvault
 
@@ -100,11 +101,22 @@ async def test_a_key_that_was_disabled_signs_nothing_and_is_not_asked_twice(vaul
 
 
 @pytest.mark.parametrize(
-    "answer", [{}, {"kid": "https://v/keys/domain/other", "value": "AAAA"}, {"kid": 1, "value": 2}]
+    "answer",
+    [
+        {},
+        {"kid": "https://v/keys/domain/other", "value": "A" * 86},
+        {"kid": "{kid}", "value": "AAAA"},
+        {"kid": "{kid}", "value": 2},
+        {"kid": 1, "value": "A" * 86},
+    ],
 )
-async def test_an_answer_that_is_no_signature_of_this_key_is_none(signer, answer):
-    with pytest.raises((KeyError, TypeError, ValueError, AttributeError)):
-        signer._checked(answer)
+async def test_an_answer_that_is_no_signature_of_this_key_is_none(signer, monkeypatch, answer):
+    def mistaken(_found, kid, _wanted):
+        return keyvault_server._json(200, {name: kid if value == "{kid}" else value for name, value in answer.items()})
+
+    monkeypatch.setattr(keyvault_server, "_signed", mistaken)
+    with pytest.raises(SignerUnavailable, match="an answer that is no signature"):
+        await signer.sign(b"data")
 
 
 @pytest.mark.parametrize(

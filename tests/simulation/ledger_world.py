@@ -289,10 +289,6 @@ class World(laws.World):
         left = money.limits.get(account, 0) - money.spent[account]
         self.law(left < claim.amounts[account], f"402 though {left} {account} could come back")
 
-    def _law(self, kept, what):
-        if not kept:
-            self.broken.append(what)
-
 
 class Books:
     """The records of one task that count as spent, followed change by change; a whole sum at each step is too slow.
