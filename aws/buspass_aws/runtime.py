@@ -22,7 +22,7 @@ from collections.abc import Mapping, MutableMapping
 from typing import Any, Final
 
 from buspass.model import Limits
-from buspass_aws import asgi
+from buspass_aws import asgi, authorities
 from buspass_aws.access_log import AccessLog
 from buspass_aws.invocation import RESERVE, Application, Start
 from buspass_aws.runtime_api import AnswerLost, Invocation, RuntimeApi, RuntimeApiError, prelude
@@ -252,6 +252,7 @@ def main() -> int:
     root = os.environ.get("LAMBDA_TASK_ROOT", "")
     if root and root not in sys.path:
         sys.path.insert(0, root)
+    authorities.choose(os.environ)
     return asyncio.run(serve(os.environ))
 
 

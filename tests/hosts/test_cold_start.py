@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
 import pytest
 
@@ -17,6 +18,7 @@ from buspass.http.compose import composed
 from buspass.model import Limits
 from buspass.ports.outbound import Request
 from buspass.testing.outbound import AsgiOutbound
+from buspass_aws.authorities import BUNDLES
 
 LIMITS = Limits(request_bytes=6_000_000, response_bytes=6_000_000, first_byte=60, total=60)
 MODULES = 520
@@ -52,7 +54,8 @@ class Context:
     def get_remaining_time_in_millis(self): return 30000
 
 answer = handler(json.loads(os.environ["EVENT"]), Context())
-print(json.dumps({"status": answer["statusCode"], "body": answer["body"], "modules": sorted(sys.modules)}))
+found = {"status": answer["statusCode"], "body": answer["body"], "modules": sorted(sys.modules)}
+print(json.dumps({**found, "authorities": os.environ.get("SSL_CERT_FILE")}))
 """
 
 
@@ -135,6 +138,11 @@ def test_the_first_governed_call_of_a_lambda_stays_within_its_import_budget(host
     loaded = [name for name in NEVER if any(f"{each}.".startswith(f"{name}.") for each in seen["modules"])]
     assert loaded == []
     assert len(seen["modules"]) <= MODULES
+
+
+def test_the_function_believes_the_systems_bundle_alone(host):
+    """Where it is not named, each client that is made reads every certificate of the system two or three times."""
+    assert first_call(*host)["authorities"] == next((each for each in BUNDLES if Path(each).is_file()), None)
 
 
 def test_without_a_compiled_configuration_the_same_call_pays_for_yaml_and_pydantic(host, tmp_path):
