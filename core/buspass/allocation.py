@@ -13,7 +13,7 @@ from typing import Any, Final
 from msgspec import Struct
 
 from buspass.calls.house import House
-from buspass.closing import ABANDONED, LIVING, buried, settle_overdue, tombstone
+from buspass.closing import ABANDONED, buried, settle_overdue, tombstone
 from buspass.config.settings import Workflow
 from buspass.errors import Problem
 from buspass.ledger.holds import entries
@@ -23,6 +23,7 @@ from buspass.ledger.windows import Account, shards
 from buspass.model import MICRO
 from buspass.ports.state import Item
 from buspass.tasks import Task
+from buspass.tasks.lifecycle import LIVING
 
 SWEPT: Final = 20
 """Due allocations that whoever starts a task looks at."""

@@ -19,7 +19,7 @@ from msgspec.structs import replace
 from buspass.calls.call import policy_task
 from buspass.calls.enforcement import Enforcing
 from buspass.calls.house import House
-from buspass.closing import LIVING, lifecycle_record
+from buspass.closing import lifecycle_record
 from buspass.config.settings import Workflow
 from buspass.errors import Problem
 from buspass.identity.local import NAME as LOCAL
@@ -30,6 +30,7 @@ from buspass.policy.decide import Decision
 from buspass.ports.state import Value
 from buspass.stopping import kill, names
 from buspass.tasks import Task, View, segment
+from buspass.tasks.lifecycle import LIVING
 from buspass.terms import Terms, mapping
 
 METADATA_BYTES: Final = 4096

@@ -25,9 +25,8 @@ from buspass.model import ACCOUNTS
 from buspass.peering import asked, link_to, told
 from buspass.ports.state import Item, OutcomeUnknown, Put, Unavailable, Value
 from buspass.tasks import View
-from buspass.tasks.lifecycle import SEALING, Verb
+from buspass.tasks.lifecycle import LIVING, SEALING, Verb
 
-LIVING: Final = frozenset({"open", "suspended"})
 LEASE: Final = 300_000
 """Milliseconds that a child in another store goes on without word from its parent's host."""
 ABANDONED: Final = 600_000

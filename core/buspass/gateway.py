@@ -16,6 +16,7 @@ from typing import Any, Final
 
 from msgspec.structs import replace
 
+from buspass.callers import claims_of
 from buspass.calls import repetition
 from buspass.calls.action import Action
 from buspass.calls.call import Call, Ending, Incoming, Reply, Stopwatch, claims_match
@@ -27,7 +28,6 @@ from buspass.calls.outcomes import broken, in_flight, replay, streamed, unsettle
 from buspass.errors import Problem
 from buspass.guard import check_standing
 from buspass.identity.tokens import TaskClaims
-from buspass.interventions import kill, suspend
 from buspass.ledger import Finished, Held, Stale
 from buspass.ledger.holds import entries, expired
 from buspass.ledger.ledger import SKEW
@@ -35,7 +35,6 @@ from buspass.mediation.inspect import Finding
 from buspass.policy.decide import NOTHING, Decision
 from buspass.ports.state import Unavailable, Value
 from buspass.settling import Admitted, settle
-from buspass.standing import claims_of
 from buspass.tasks import View
 
 ROUNDS: Final = 64
@@ -259,6 +258,8 @@ class Gateway:
         self, problem: Problem, claims: TaskClaims, call: Call | None, incoming: Incoming, enforced: Enforcing
     ) -> None:
         """Count a refusal, and suspend a task that earns nothing but refusals."""
+        from buspass.interventions import kill, suspend  # noqa: PLC0415 - no call that goes well needs them
+
         problem.task = claims.task
         house = self._house
         now = house.clock.now()

@@ -10,12 +10,13 @@ from collections.abc import Mapping
 from contextlib import suppress
 
 from buspass.calls.house import House
-from buspass.closing import LEASE, LIVING
+from buspass.closing import LEASE
 from buspass.errors import Problem
 from buspass.ledger import Delegation, delegations
 from buspass.ledger.holds import HEAD
 from buspass.ports.state import Equals, Item, OutcomeUnknown, Unavailable, Update
 from buspass.tasks import View
+from buspass.tasks.lifecycle import LIVING
 
 
 def first_lease(above: Item, asked: int, *, apart: bool) -> int | None:

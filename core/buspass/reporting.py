@@ -20,13 +20,13 @@ from msgspec import Struct
 
 from buspass.callers import Caller, OperatorCaller
 from buspass.calls.house import House
-from buspass.closing import LIVING
 from buspass.errors import Problem
 from buspass.journal.seals import Read, keys_of, read_all
 from buspass.journal.timeline import moment
 from buspass.model import ACCOUNTS, MICRO
 from buspass.ports.state import Item, OutcomeUnknown, Unavailable
 from buspass.reports import Rollups, Row, Table, by_day, merge
+from buspass.tasks.lifecycle import LIVING
 
 DAYS: Final = 366
 """Days of one report at most."""

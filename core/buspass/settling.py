@@ -17,9 +17,7 @@ from buspass.calls.call import Call, Ending, remaining
 from buspass.calls.house import House
 from buspass.calls.outcomes import keep
 from buspass.calls.screening import redacted
-from buspass.closing import give_back_now
 from buspass.errors import Problem
-from buspass.interventions import suspend
 from buspass.journal import SEAL_EVERY, Erased
 from buspass.jsontext import written
 from buspass.ledger import Held
@@ -94,6 +92,9 @@ def _ends(call: Call, head: Mapping[str, Any], ending: Ending) -> bool:
 
 async def _set_off(house: House, call: Call, task: Task, head: Item, ending: Ending, shares: Mapping[str, int]) -> None:
     """Suspend after an overrun; seal when it is time, and what ended after its task did; warn of a soft limit."""
+    from buspass.closing import give_back_now  # noqa: PLC0415 - after few calls, and so no cold start's first
+    from buspass.interventions import suspend  # noqa: PLC0415
+
     with suppress(Problem):  # the answer is paid for; what is not sealed now is sealed at the next occasion
         if ending.facts.get("overrun") and call.enforcement.on:
             await suspend(house, task.id, "overrun")

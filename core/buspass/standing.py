@@ -22,7 +22,7 @@ from buspass.allocation import draw, unused
 from buspass.calls.call import policy_task
 from buspass.calls.enforcement import Enforcing, enforcement
 from buspass.calls.house import House
-from buspass.closing import LIVING, lifecycle_record, settle_overdue
+from buspass.closing import lifecycle_record, settle_overdue
 from buspass.config.settings import Workflow
 from buspass.errors import Problem
 from buspass.identity import keys
@@ -33,6 +33,7 @@ from buspass.policy import document
 from buspass.policy.decide import Decision
 from buspass.tasks import Task, View, segment
 from buspass.tasks.keys import IDENTITY, Key, Standing
+from buspass.tasks.lifecycle import LIVING
 from buspass.tasks.store import item_at
 from buspass.terms import Terms, narrowed, terms_of
 
@@ -42,11 +43,9 @@ ROUNDS: Final = 8
 """Generations that one call may find ended."""
 
 
-async def claims_of(house: House, credential: str, session: str = "") -> TaskClaims:
-    """Give the claims of a task token, or those of the standing task of a key's session. Raises Problem."""
-    if not credential.startswith(keys.PREFIX):
-        return await house.tokens.verify(credential)
-    key = await proven(house, credential)
+async def claims_by_key(house: House, text: str, session: str = "") -> TaskClaims:
+    """Give the claims of the standing task of a key's session. Raises Problem."""
+    key = await proven(house, text)
     standing = house.keys.standing(key.id, session)
     view = house.tasks.seen(standing.task) if standing else None
     if view is None or not _goes_on(house, view):

@@ -18,13 +18,14 @@ from msgspec import Struct, field
 from msgspec.structs import replace
 
 from buspass.calls.house import House
-from buspass.closing import LIVING, draining, end, lifecycle_record
+from buspass.closing import draining, end, lifecycle_record
 from buspass.errors import Problem
 from buspass.ledger.holds import Entry, entries
 from buspass.ports.state import Item, Unavailable, Value
 from buspass.routing import targets
 from buspass.stops import VIEW, Stop
 from buspass.tasks import Task, View, segment
+from buspass.tasks.lifecycle import LIVING
 from buspass.tasks.store import moment
 
 AT_ONCE: Final = 16

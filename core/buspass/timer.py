@@ -16,7 +16,7 @@ from buspass.alerting import deliver, watch
 from buspass.alerts.alerts import PREFIX
 from buspass.allocation import SWEPT, tend
 from buspass.calls.house import House
-from buspass.closing import LEASE, LIVING, ask_peers, settle_overdue
+from buspass.closing import LEASE, ask_peers, settle_overdue
 from buspass.errors import Problem
 from buspass.journal.seals import KEEP_LATE, read_all
 from buspass.leases import renew_below
@@ -29,6 +29,7 @@ from buspass.peering import told
 from buspass.ports.state import Delete, Equals, Item, OutcomeUnknown, Unavailable, Update
 from buspass.stopping import finish
 from buspass.tasks import View
+from buspass.tasks.lifecycle import LIVING
 
 _log = logging.getLogger(__name__)
 

@@ -7,7 +7,7 @@ from typing import Final
 
 from msgspec.structs import replace
 
-from buspass.callers import caller
+from buspass.callers import caller, claims_of
 from buspass.calls.call import Incoming, Reply
 from buspass.calls.house import House
 from buspass.errors import Problem
@@ -28,7 +28,6 @@ from buspass.http.exchange import (
 )
 from buspass.http.sections import Sections
 from buspass.model import Limits
-from buspass.standing import claims_of
 from buspass.surfaces import anthropic_messages, openai_chat
 from buspass.tasks import View
 from buspass.tools import catalog

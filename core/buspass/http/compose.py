@@ -58,7 +58,6 @@ from buspass.stops import Stops
 from buspass.surfaces import registry
 from buspass.tasks import Licences, Tasks
 from buspass.tasks.keys import Keys
-from buspass.timer import keep, tick
 
 DEFAULT_DATA = "~/.local/share/buspass"
 
@@ -96,10 +95,14 @@ class Application:
 
     async def tick(self, seconds: float) -> int:
         """Look after what is due, for `seconds` at most; say how much that was. Raises Problem state_unavailable."""
+        from buspass.timer import tick  # noqa: PLC0415 - no call needs it, and a cold start is short
+
         return await tick(self.house, seconds=seconds)
 
     async def keep(self) -> None:
         """Do that again and again, on a host that runs all the time, until it is cancelled."""
+        from buspass.timer import keep  # noqa: PLC0415 - as in tick
+
         await keep(self.house)
 
     async def close(self) -> None:

@@ -24,6 +24,8 @@ TRANSITIONS: Final[Mapping[tuple[Status, Verb], Status]] = {
 }
 """(status, verb) → status. A pair that is not here is refused: `task_not_open`, or the end it already has."""
 
+LIVING: Final = frozenset({"open", "suspended"})
+
 SEALING: Final = frozenset({"suspend", "complete", "kill", "expire"})
 """Verbs after which the journal is sealed."""
 
