@@ -9,7 +9,7 @@ from typing import Any, Final
 from buspass.model import Ask
 
 IDS: Final = frozenset({"id", "tool_call_id", "tool_use_id"})
-UNFIT: Final = re.compile(r"[^A-Za-z0-9_-]")
+UNFIT: Final = r"[^A-Za-z0-9_-]"
 """What no provider's tool call has in its id."""
 
 
@@ -35,4 +35,4 @@ def identified(message: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _marked(value: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: UNFIT.sub("", part) if name in IDS else part for name, part in value.items()}
+    return {name: re.sub(UNFIT, "", part) if name in IDS else part for name, part in value.items()}

@@ -26,7 +26,7 @@ LIFETIME: Final = 3600.0
 SHORTEST: Final = 300.0
 LONGEST: Final = 86_400.0
 
-_MAX_AGE: Final = re.compile(r"(?:^|[\s,])max-age\s*=\s*\"?(\d{1,9})", re.IGNORECASE)
+_MAX_AGE: Final = r"(?i)(?:^|[\s,])max-age\s*=\s*\"?(\d{1,9})"
 _LOOPBACK: Final = ("127.0.0.1", "::1", "localhost")
 _ALGORITHMS: Final = {"RSA": "RS256", "EC": "ES256"}
 
@@ -99,7 +99,7 @@ class IssuerKeys:
 
 
 def _lifetime(cache_control: str) -> float:
-    said = _MAX_AGE.search(cache_control)
+    said = re.search(_MAX_AGE, cache_control)
     return min(max(float(said[1]), SHORTEST), LONGEST) if said else LIFETIME
 
 

@@ -18,7 +18,7 @@ from buspass.identity.jws import encoded
 from buspass.ports.clock import Clock
 
 PREFIX: Final = "bp_"
-_SHAPE: Final = re.compile(r"bp_([a-z2-7]{16})_([A-Za-z0-9_-]{43})")
+_SHAPE: Final = r"bp_([a-z2-7]{16})_([A-Za-z0-9_-]{43})"
 
 
 class Shown(Struct, frozen=True, kw_only=True):
@@ -41,7 +41,7 @@ def mint(clock: Clock, key: str | None = None) -> Shown:
 
 def read(text: str) -> Shown:
     """Read what a client sent. Raises Problem unauthenticated."""
-    if (found := _SHAPE.fullmatch(text)) is None:
+    if (found := re.fullmatch(_SHAPE, text)) is None:
         raise Problem(
             "unauthenticated", "this is no whole key: one is bp_, 16 characters, _ and 43 more; copy all of it"
         )

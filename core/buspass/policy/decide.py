@@ -13,7 +13,6 @@ from msgspec import Struct, field
 
 from buspass.errors import Problem
 from buspass.jsontext import canonical
-from buspass.policy import scan
 from buspass.ports.policy import PolicyEngine, PolicyServerUnavailable, PolicyUnavailable
 
 type Question = Literal["start", "resume", "call"]
@@ -45,10 +44,13 @@ class Policy:
 
     def __init__(self, engine: PolicyEngine | None, modules: Mapping[str, str] | None = None) -> None:
         self._engine = engine
-        self._shown = {
-            asked: None if modules is None else scan.tree(scan.reads(modules, asked))
-            for asked in (engine.questions if engine else ())
-        }
+        self._shown: dict[str, Mapping[str, Any] | None] = {}
+        if engine is not None:
+            from buspass.policy import scan  # noqa: PLC0415 - a host without policy reads none
+
+            self._project = scan.project
+            for asked in engine.questions:
+                self._shown[asked] = None if modules is None else scan.tree(scan.reads(modules, asked))
         self._cache: OrderedDict[bytes, Decision] = OrderedDict()
         self._alike: dict[tuple[str, Hashable], tuple[object, Decision]] = {}
         shown = self._shown.get("call")
@@ -100,7 +102,7 @@ class Policy:
         """Raises `policy_unavailable` unless the engine gives a well-formed answer."""
         if self._engine is None or question not in self._engine.questions:
             return NOTHING
-        shown = scan.project(document, self._shown[question])
+        shown = self._project(document, self._shown[question])
         try:
             key = None if "now" in shown else question.encode() + canonical(shown)
         except (TypeError, ValueError) as error:

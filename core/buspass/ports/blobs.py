@@ -16,8 +16,8 @@ from typing import Final, Protocol
 PAGE: Final = 1000
 """The largest `limit` of `list`."""
 
-_NAME: Final = re.compile(r"[A-Za-z0-9_:-][A-Za-z0-9_.:-]{0,127}(/[A-Za-z0-9_:-][A-Za-z0-9_.:-]{0,127}){0,7}")
-_PREFIX: Final = re.compile(r"[A-Za-z0-9_.:/-]{0,512}")
+_NAME: Final = r"[A-Za-z0-9_:-][A-Za-z0-9_.:-]{0,127}(/[A-Za-z0-9_:-][A-Za-z0-9_.:-]{0,127}){0,7}"
+_PREFIX: Final = r"[A-Za-z0-9_.:/-]{0,512}"
 _LONGEST: Final = 512
 
 
@@ -72,7 +72,7 @@ class Blobs(Protocol):
 
 def check_name(name: str) -> None:
     """Raise ValueError unless this is a blob's name."""
-    if not isinstance(name, str) or len(name) > _LONGEST or not _NAME.fullmatch(name):
+    if not isinstance(name, str) or len(name) > _LONGEST or not re.fullmatch(_NAME, name):
         raise ValueError(
             f"blob name {name!r}: allowed are 1-8 segments [A-Za-z0-9_.:-]{{1,128}} joined by '/', "
             f"none beginning with a dot, {_LONGEST} characters at most"
@@ -91,7 +91,7 @@ def check_put(name: str, data: bytes, if_match: str | None, if_none_match: bool)
 def check_page(prefix: str, after: str, limit: int) -> None:
     """Raise ValueError unless these bounds and this limit are ones a list may carry."""
     for bound in (prefix, after):
-        if not isinstance(bound, str) or not _PREFIX.fullmatch(bound):
+        if not isinstance(bound, str) or not re.fullmatch(_PREFIX, bound):
             raise ValueError(f"{bound!r}: prefix and after are up to 512 characters of [A-Za-z0-9_.:/-]")
     if type(limit) is not int or not 1 <= limit <= PAGE:
         raise ValueError(f"limit {limit!r}: allowed are 1-{PAGE}")

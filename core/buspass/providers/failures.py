@@ -22,7 +22,7 @@ SHED: Final = frozenset({429})
 """Turned away at the door: no work was done. A wire format may have more of them."""
 REQUEST_AT_FAULT: Final = frozenset({400, 413, 415, 422, 431})
 
-SECRETS: Final = re.compile(
+SECRETS: Final = (
     r"(?i:bearer|basic)\s+\S+"  # an Authorization header, quoted
     r"|\b(?:sk|rk|pk|bp|bpo|org|proj)[-_][\w*.-]{4,}"  # keys and account names by their usual prefixes
     r"|\beyJ[\w-]+(?:\.[\w-]*)*"  # a JWT
@@ -77,7 +77,7 @@ def message(body: bytes) -> str:
     if not isinstance(words, str):
         return ""
     line = re.sub(r"[^\S ]+|[^\x20-\U0010ffff]|[\x7f-\x9f\ud800-\udfff]", " ", words[: 4 * LONGEST_MESSAGE])
-    return SECRETS.sub(_redacted, line).strip()[:LONGEST_MESSAGE]
+    return re.sub(SECRETS, _redacted, line).strip()[:LONGEST_MESSAGE]
 
 
 def _redacted(found: re.Match[str]) -> str:

@@ -30,7 +30,7 @@ def size(image: Image) -> Size | None:
     except ValueError:  # no base64, or no ASCII
         return None
     for magic, read in FORMATS:
-        if magic.match(head):
+        if re.match(magic, head):
             found = read(head)
             return found if found is not None and min(found) > 0 else None
     return None
@@ -153,9 +153,9 @@ def _jpeg(head: bytes) -> Size | None:
     return None
 
 
-FORMATS: Final[tuple[tuple[re.Pattern[bytes], Callable[[bytes], Size | None]], ...]] = (
-    (re.compile(rb"\x89PNG\r\n\x1a\n"), _png),
-    (re.compile(rb"GIF8[79]a"), _gif),
-    (re.compile(rb"RIFF....WEBP", re.DOTALL), _webp),
-    (re.compile(rb"\xff\xd8\xff"), _jpeg),
+FORMATS: Final[tuple[tuple[bytes, Callable[[bytes], Size | None]], ...]] = (
+    (rb"\x89PNG\r\n\x1a\n", _png),
+    (rb"GIF8[79]a", _gif),
+    (rb"(?s)RIFF....WEBP", _webp),
+    (rb"\xff\xd8\xff", _jpeg),
 )

@@ -17,7 +17,7 @@ from typing import Final, Literal
 
 from msgspec import Struct
 
-_PART: Final = re.compile(r"(\d+(?:\.\d+)?)(h|ms|m|s)")
+_PART: Final = r"(\d+(?:\.\d+)?)(h|ms|m|s)"
 _UNITS: Final = {"h": 3600.0, "m": 60.0, "s": 1.0, "ms": 0.001}
 _KINDS: Final[Mapping[str, Literal["requests", "tokens"]]] = {
     "requests": "requests",
@@ -53,7 +53,7 @@ def quotas(headers: Mapping[str, str]) -> Iterator[Quota]:
 
 
 def _duration(text: str) -> float | None:
-    parts = _PART.findall(text)
+    parts = re.findall(_PART, text)
     if not parts or "".join(number + unit for number, unit in parts) != text:
         return None
     return sum(float(number) * _UNITS[unit] for number, unit in parts)

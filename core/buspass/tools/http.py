@@ -35,8 +35,8 @@ type Outcome = Literal["succeeded", "failed", "unknown"]
 FACT_BYTES: Final = 1024
 QUERY_METHODS: Final = frozenset({"GET", "HEAD", "DELETE"})
 _UP: Final = frozenset({".", ".."})
-_SLASHES: Final = re.compile(r"[/\\]")
-_PLACEHOLDER: Final = re.compile(r"\{([^{}]+)\}")
+_SLASHES: Final = r"[/\\]"
+_PLACEHOLDER: Final = r"\{([^{}]+)\}"
 
 
 def request(tool: Tool, arguments: Mapping[str, Any], *, headers: Mapping[str, str], deadline_s: float) -> Request:
@@ -50,7 +50,7 @@ def request(tool: Tool, arguments: Mapping[str, Any], *, headers: Mapping[str, s
     parts, in_path, url = _template(tool.url)
     path, rest = parts.path, arguments
     if in_path:
-        path = _PLACEHOLDER.sub(lambda found: _segment(found[1], arguments), parts.path)
+        path = re.sub(_PLACEHOLDER, lambda found: _segment(found[1], arguments), parts.path)
         rest = {name: value for name, value in arguments.items() if name not in in_path}
     sent = {"Accept": "application/json", **headers}
     query, body = parts.query, b""
@@ -76,7 +76,7 @@ def request(tool: Tool, arguments: Mapping[str, Any], *, headers: Mapping[str, s
 def _template(url: str) -> tuple[SplitResult, frozenset[str], str]:
     """A tool's URL in parts, the arguments that its path takes, and what it is where nothing is put in."""
     parts = urlsplit(url)
-    return parts, frozenset(_PLACEHOLDER.findall(parts.path)), urlunsplit(parts._replace(fragment=""))
+    return parts, frozenset(re.findall(_PLACEHOLDER, parts.path)), urlunsplit(parts._replace(fragment=""))
 
 
 def _misfit(name: str, message: str) -> Problem:
@@ -86,7 +86,7 @@ def _misfit(name: str, message: str) -> Problem:
 
 def _segment(name: str, arguments: Mapping[str, Any]) -> str:
     text = _text(name, arguments.get(name))
-    if not text or not _UP.isdisjoint(_SLASHES.split(text)):
+    if not text or not _UP.isdisjoint(re.split(_SLASHES, text)):
         # A client or server between would resolve these to another path than the one that was granted; many a server
         # decodes a slash before it does.
         raise _misfit(name, "must not be empty, nor hold '.' or '..' between slashes: it is a segment of a path")
