@@ -289,7 +289,7 @@ class Gateway:
         try:
             headers = await settle(self._house, call, admitted, ending)
         except Problem as error:
-            raise unsettled(admitted.view.task, call) from error
+            raise unsettled(admitted.view.task, call, error) from error
         headers["Server-Timing"] = watch.header()
         if ending.problem is not None:
             problem = ending.problem
@@ -343,8 +343,8 @@ class Gateway:
         try:
             watch.at["settle"] = watch.now()
             told = await self._surely(self._close(call, admitted, flow, ending))
-        except Problem:
-            yield flow.last(replace(ending, problem=unsettled(admitted.view.task, call)), {})
+        except Problem as error:
+            yield flow.last(replace(ending, problem=unsettled(admitted.view.task, call, error)), {})
             return
         if ending.problem is not None:
             ending.problem.task, ending.problem.call = admitted.view.task.id, call.id

@@ -12,7 +12,7 @@ import pytest
 
 from buspass import cli
 from buspass.cli import check, task
-from buspass.cli.connection import said
+from buspass.cli.connection import advice, said
 from buspass.cli.demo import DEMOS, examples
 from buspass.testing.serve import free_port
 
@@ -240,11 +240,56 @@ def test_no_gateway_far_away(buspass, monkeypatch):
     assert (code, "is BUSPASS_URL right?" in err) == (1, True)
 
 
-@pytest.mark.parametrize("url", ["127.0.0.1:8700", "ftp://h", "http://:80"])
-def test_an_address_that_is_none(buspass, monkeypatch, url):
+@pytest.mark.parametrize("words", [("task", "list"), ("run", "--", "true"), ("up", "--port", "0")])
+@pytest.mark.parametrize(
+    "url",
+    [
+        *("127.0.0.1:8700", "ftp://h", "http://:80", "http://[::1", "http://h:x", "http://h:70000", "http://h h"),
+        *("http://h?x=1", "http://h/#x", "http://h\n"),
+    ],
+)
+def test_an_address_that_is_none(buspass, monkeypatch, url, words):
     monkeypatch.setenv("BUSPASS_URL", url)
-    code, _, err = buspass("task", "list")
+    code, _, err = buspass(*words)
     assert (code, err.startswith(f"BUSPASS_URL is {url!r}; allowed: http://")) == (2, True)
+
+
+def test_an_address_with_a_password_is_refused_and_not_shown(buspass, monkeypatch):
+    monkeypatch.setenv("BUSPASS_URL", "http://me:secret@127.0.0.1:8700")
+    code, out, err = buspass("task", "list")
+    assert (code, err.startswith("BUSPASS_URL names a user"), "secret" in out + err) == (2, True, False)
+
+
+@pytest.mark.parametrize("token", ["ä", "a\nb", "“bpo_x”"])
+def test_a_token_that_no_header_can_carry_is_told_and_not_shown(buspass, monkeypatch, token):
+    with answering(200, b"{}") as (url, got):
+        monkeypatch.setenv("BUSPASS_URL", url)
+        monkeypatch.setenv("BUSPASS_TOKEN", token)
+        code, out, err = buspass("task", "list")
+        assert (code, out, err.startswith("BUSPASS_TOKEN has characters that no token has")) == (2, "", True)
+        monkeypatch.setenv("BUSPASS_WORKLOAD_TOKEN", token)
+        monkeypatch.setattr("buspass.cli.serving.answers", lambda _: True)
+        code, out, err = buspass("run", "--", "true")
+        assert (code, out, err.startswith("the workload's token has characters")) == (2, "", True)
+        assert token not in err
+    assert not got
+
+
+def test_a_path_of_sdks_is_the_gateways_own(buspass, monkeypatch):
+    with answering(200, b'{"data": [], "next_cursor": null}') as (url, got):
+        monkeypatch.setenv("BUSPASS_URL", f"{url}/v1")
+        monkeypatch.setenv("BUSPASS_TOKEN", "t")
+        assert buspass("task", "list") == (0, "no tasks\n", "")
+    assert got[0][1].startswith("/v1/tasks?")
+
+
+def test_what_is_wrong_is_said_once(buspass, monkeypatch):
+    wrong = {"path": "from", "message": "no day", "allowed": "a day"}
+    problem = {"code": "invalid_request", "detail": "from: no day; allowed: a day", "errors": [wrong]}
+    with answering(400, json.dumps(problem).encode()) as (url, _):
+        monkeypatch.setenv("BUSPASS_URL", url)
+        monkeypatch.setenv("BUSPASS_TOKEN", "t")
+        assert buspass("task", "list") == (1, "", "invalid_request: from: no day; allowed: a day\n")
 
 
 def test_the_operators_key_of_this_machine_is_not_sent_to_another(buspass, monkeypatch, tmp_path):
@@ -308,7 +353,7 @@ def test_a_problem_is_its_code_its_detail_and_what_to_mend(buspass, monkeypatch)
 
 
 def test_a_problem_that_this_command_line_can_mend_says_how():
-    assert "BUSPASS_TOKEN" in said({"code": "unauthenticated", "detail": "no"})
+    assert "BUSPASS_TOKEN" in advice({"code": "unauthenticated", "detail": "no"})
     assert "a, b" in said({"code": "x", "title": "t", "errors": [{"allowed": ["a", "b"]}]})
 
 
@@ -344,7 +389,7 @@ def test_a_list_is_never_wider_than_the_screen():
 
 
 def test_what_is_not_there_is_looked_for_where_such_things_are_listed():
-    task = said({"code": "not_found", "detail": "there is no such task in this trust domain"})
+    task = advice({"code": "not_found", "detail": "there is no such task in this trust domain"})
     assert task.endswith("`buspass task list` shows the tasks")
-    workflow = said({"code": "not_found", "detail": "there is no workflow 'nope' here"})
+    workflow = advice({"code": "not_found", "detail": "there is no workflow 'nope' here"})
     assert "task list" not in workflow

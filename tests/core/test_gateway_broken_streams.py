@@ -364,7 +364,13 @@ async def away(*_: Any) -> None:
 
 @by_path
 async def test_a_settle_that_fails_ends_the_stream_as_of_unknown_outcome(
-    streaming: Domain, listen: Any, books: Any, feed: Any, monkeypatch: pytest.MonkeyPatch, path: str
+    streaming: Domain,
+    listen: Any,
+    books: Any,
+    feed: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    path: str,
 ) -> None:
     agent = await streaming.agent()
     async with listen(agent, TEXT, model="fed", path=path) as stream:
@@ -376,6 +382,7 @@ async def test_a_settle_that_fails_ends_the_stream_as_of_unknown_outcome(
     assert events[-1]["buspass"] == {}, "nobody knows what it cost"
     assert b"[DONE]" not in stream.all
     assert await books(agent).held() == 1
+    assert "could not be recorded: state_unavailable: the store is away" in caplog.text
 
 
 async def test_what_nobody_foresaw_ends_the_stream_as_internal_and_tells_nothing(

@@ -226,6 +226,22 @@ async def test_a_hold_whose_answer_is_lost_again_is_given_back(books):
     assert books.right().held["tokens"] == 0
 
 
+@pytest.mark.parametrize("written", [False, True])
+async def test_a_hold_without_an_answer_says_what_the_store_said(books, written):
+    apply, asked = books.state.apply, []
+
+    async def full(partition, operations):
+        asked.append(operations)
+        result = await apply(partition, operations) if written else None
+        if written and len(asked) % 2 == 0:  # what gives the hold back
+            return result
+        raise OutcomeUnknown(0, "the disk is full")
+
+    books.state.apply = full
+    with pytest.raises(Problem, match=r"answer was lost.*the disk is full"):
+        await books.ledger.hold(books.claim(), 0)
+
+
 @pytest.mark.parametrize("fault", [Down(), Late()])
 async def test_a_hold_that_is_not_in_the_head_is_not_granted(books, fault):
     books.state.meet(fault)

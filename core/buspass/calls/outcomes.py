@@ -108,8 +108,9 @@ def broken(held: Held, error: Exception) -> Ending:
     return Ending(outcome=Outcome(use=dict(held.claim.amounts), last=last), facts=facts, problem=problem)
 
 
-def unsettled(task: Task, call: Call) -> Problem:
+def unsettled(task: Task, call: Call, error: Problem) -> Problem:
     """Give the problem of a call that was sent and could not be recorded: to repeat it might do it twice."""
+    log.error("call %s of task %s was sent and could not be recorded: %s", call.id, task.id, error)
     problem = Problem(
         "outcome_unknown",
         "the call was sent, but what came of it could not be recorded; it stays charged. Do not repeat it: look first",

@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 
 import httpx
 
-from buspass.cli.machine import DEFAULT_URL, data_directory, is_loopback
+from buspass.cli.machine import DEFAULT_URL, data_directory, gateway_url, is_loopback, sendable
 from buspass.cli.stop import FAILED, USAGE, Stop
 
 SECONDS: Final = 30
@@ -31,11 +31,8 @@ class Connection:
     """The gateway at BUSPASS_URL, as its operator."""
 
     def __init__(self) -> None:
-        self.url = (os.environ.get("BUSPASS_URL") or DEFAULT_URL).rstrip("/")
-        parts = urlsplit(self.url)
-        if parts.scheme not in {"http", "https"} or not parts.hostname:
-            raise Stop(f"BUSPASS_URL is {self.url!r}; allowed: http://HOST[:PORT] or https://…", USAGE)
-        self._local = is_loopback(parts.hostname)
+        self.url = gateway_url() or DEFAULT_URL
+        self._local = is_loopback(urlsplit(self.url).hostname or "")
 
     def get(self, path: str, query: Mapping[str, str | int] | None = None) -> Any:
         """Ask for a document. Raises Stop."""
@@ -86,7 +83,7 @@ class Connection:
 
     def _bearer(self, client: httpx.Client) -> str:
         if token := os.environ.get("BUSPASS_TOKEN", "").strip():
-            return token
+            return sendable(token, "BUSPASS_TOKEN")
         if not self._local:
             raise Stop(
                 f"BUSPASS_TOKEN is not set: {self.url} is another machine's gateway, where an operator needs a token "
@@ -95,7 +92,7 @@ class Connection:
             )
         path = data_directory() / "operator.key"
         try:
-            return path.read_text(encoding="ascii").strip()
+            return sendable(path.read_text(encoding="ascii").strip(), str(path))
         except (OSError, UnicodeDecodeError) as error:
             client.get("/health/live")  # with nobody there, that is what to say first
             why = getattr(error, "strerror", None) or "it is no text"
@@ -118,7 +115,7 @@ class Connection:
         if answer.is_success and document is not None:
             return document
         if isinstance(document, dict) and "code" in document:
-            raise Stop(said(document), FAILED)
+            raise Stop(said(document) + advice(document), FAILED)
         raise Stop(f"{self.url} answered {answer.status_code} and no JSON of ours: is a Buspass gateway there?")
 
 
@@ -127,15 +124,21 @@ def said(problem: Mapping[str, Any]) -> str:
     lines = [f"{problem['code']}: {problem.get('detail') or problem.get('title', '')}"]
     for row in problem.get("errors") or ():
         allowed = row.get("allowed")
-        lines.append(
-            f"  {row.get('path', '')}: {row.get('message', '')}"
-            + (f"; allowed: {_listed(allowed)}" if allowed is not None else "")
-        )
-    if problem["code"] == "not_found" and "task" in lines[0]:
-        lines.append("  `buspass task list` shows the tasks")
-    if problem["code"] == "unauthenticated":
-        lines.append("  set BUSPASS_DATA to the gateway's data directory, or BUSPASS_TOKEN to an operator's token")
+        line = f"{row.get('path', '')}: {row.get('message', '')}"
+        if allowed is not None:
+            line += f"; allowed: {_listed(allowed)}"
+        if line not in lines[0]:
+            lines.append(f"  {line}")
     return "\n".join(lines)
+
+
+def advice(problem: Mapping[str, Any]) -> str:
+    """Say what an operator does about it."""
+    if problem["code"] == "not_found" and "task" in str(problem.get("detail", "")):
+        return "\n  `buspass task list` shows the tasks"
+    if problem["code"] == "unauthenticated":
+        return "\n  set BUSPASS_DATA to the gateway's data directory, or BUSPASS_TOKEN to an operator's token"
+    return ""
 
 
 def _listed(allowed: Any) -> str:

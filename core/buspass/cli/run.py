@@ -201,7 +201,7 @@ class Run:
 
         answer = answered(self._gateway.url, method, path, token, body, query)
         if "code" in answer and "detail" in answer:
-            raise Stop(said(answer).partition("\n  `buspass task list`")[0], FAILED)
+            raise Stop(said(answer), FAILED)
         return answer
 
 

@@ -25,7 +25,7 @@ from msgspec import Struct
 
 from buspass.cli import generated
 from buspass.cli.connection import SECONDS
-from buspass.cli.machine import DEFAULT_URL, data_directory, is_loopback
+from buspass.cli.machine import DEFAULT_URL, data_directory, gateway_url, is_loopback, sendable
 from buspass.cli.stop import FAILED, USAGE, Stop
 from buspass.workload import token as prove
 
@@ -51,7 +51,7 @@ def gateway(cost: float | None, *, observe: bool = False) -> Iterator[Gateway]:
 
     `observe` such a run: what a file says of that, it says itself.
     """
-    said = (os.environ.get("BUSPASS_URL") or "").rstrip("/").removesuffix("/v1")
+    said = gateway_url()
     file = configured()
     known = _secrets(file) if file else frozenset()
     if observe and file:
@@ -172,9 +172,10 @@ def answered(
         answer = httpx.request(
             method, url + path, json=document, params=query, headers=headers, timeout=SECONDS, trust_env=not local
         )
-        found = answer.json()
     except httpx.HTTPError as error:
         raise Stop(f"the gateway at {url} does not answer ({type(error).__name__})") from None
+    try:
+        found = answer.json()
     except ValueError:
         found = None
     if not isinstance(found, dict):
@@ -197,7 +198,7 @@ class Workload:
 
     def _proven(self) -> str:
         try:
-            return prove()
+            return sendable(prove(), "the workload's token")
         except LookupError as error:
             if not is_loopback(urlsplit(self._url).hostname or ""):
                 raise Stop(str(error), USAGE) from None

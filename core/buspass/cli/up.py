@@ -17,10 +17,10 @@ from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 from buspass.cli.agent import hide
-from buspass.cli.machine import data_directory, is_loopback
+from buspass.cli.machine import address, data_directory, is_loopback
 from buspass.cli.stop import FAILED, INTERRUPTED, OK, USAGE, Stop
 
 if TYPE_CHECKING:
@@ -101,7 +101,7 @@ def _end_with_stdin() -> None:
 
 def _address(arguments: argparse.Namespace) -> tuple[str, int]:
     """The flags, else BUSPASS_URL where it names a loopback port: what task and trace will ask is what is served."""
-    url = urlsplit(os.environ.get("BUSPASS_URL", ""))
+    url = _gateway(os.environ)
     here = url.scheme == "http" and is_loopback(url.hostname or "")
     bind, port = (str(url.hostname), url.port) if here else (BIND, None)
     return arguments.bind or bind, (port or PORT) if arguments.port is None else arguments.port
@@ -109,10 +109,15 @@ def _address(arguments: argparse.Namespace) -> tuple[str, int]:
 
 def _environment(arguments: argparse.Namespace, bind: str) -> dict[str, str]:
     environ = {**os.environ, "BUSPASS_DATA": str(data_directory())}
-    url = urlsplit(environ.get("BUSPASS_URL", ""))
+    url = _gateway(environ)
     if is_loopback(bind) and is_loopback(url.hostname or "") and (arguments.bind or arguments.port is not None):
         del environ["BUSPASS_URL"]  # it is another gateway's: the flags say where this one is
     return environ
+
+
+def _gateway(environ: Mapping[str, str]) -> SplitResult:
+    said = environ.get("BUSPASS_URL")
+    return address(said) if said else urlsplit("")
 
 
 def _host() -> Any:

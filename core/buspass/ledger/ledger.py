@@ -175,15 +175,15 @@ class Ledger:
         attempt, now = self._clock.random(8).hex(), self._clock.now()
         try:
             result = await self._state.apply(claim.task, [taking(claim, attempt, now)])
-        except OutcomeUnknown:
+        except OutcomeUnknown as error:
             head = await self._store.head(claim.task)
             mine = table(head, "open").get(claim.call)
             if not isinstance(mine, Mapping) or mine["attempt"] != attempt:
-                raise unavailable("the hold's answer was lost") from None
+                raise unavailable(f"the hold's answer was lost: {error}") from error
             entry = entry_of(claim.call, mine)
             gone = await self._store.commit(claim.task, [releasing(entry)]) if entry.state != SWEEPING else None
             if not again or not isinstance(gone, Applied):  # a sweep ends it, and its record is this call's
-                raise unavailable("the hold's answer was lost twice; it was given back") from None
+                raise unavailable(f"the hold's answer was lost twice, it was given back: {error}") from error
             return await self._take(claim, again=False)
         except Unavailable as error:
             raise unavailable(str(error)) from error
