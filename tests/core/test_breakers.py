@@ -57,9 +57,13 @@ class Service:
         self.reached += 1
         self.now += 1
         self.most = max(self.most, self.now)
+        if leave.first:
+            leave.sent()
         await asyncio.sleep(self.seconds)
         for _ in range(self.turns):
             await asyncio.sleep(0)
+        if leave.first and not self.well:
+            leave.broke()
         self.now -= 1
         await (leave.succeeded() if self.well else leave.failed(DEAD))
         return "well" if self.well else "dead"
@@ -67,6 +71,11 @@ class Service:
 
 async def state_of(host, key=VENDOR):
     return (await host.failed(key, DEAD)).state
+
+
+async def turns():
+    for _ in range(20):
+        await asyncio.sleep(0)
 
 
 async def trip(host, key=VENDOR):
@@ -139,6 +148,36 @@ async def test_nobody_is_refused_for_a_service_that_is_only_slow(host):
     service = Service(well=True, seconds=0.2)
     answers = await asyncio.gather(*(service.call(host, wait=0.05) for _ in range(5)))
     assert answers == ["well"] * 5
+
+
+@pytest.mark.parametrize(("so_far", "going"), [((), 0), (("sent",), 5), (("sent", "broke"), 0)], ids=str)
+async def test_only_the_services_own_silence_lets_the_others_go(host, monkeypatch, so_far, going):
+    """Not that the first call waits for its hold, or that the store takes its time to be told how it went."""
+    monkeypatch.setattr("buspass.breakers.breakers.COLD", 0)
+    first = await host.enter(VENDOR, wait=30, lasts=1.0)
+    others = [asyncio.create_task(host.enter(VENDOR, wait=30, lasts=1.0)) for _ in range(5)]
+    for step in so_far:
+        getattr(first, step)()
+    await turns()
+    assert sum(other.done() for other in others) == going
+    await first.failed(DEAD)
+    await turns()
+    assert sum(other.done() for other in others) == max(going, 1), "nothing is known of it but that: one goes"
+    for other in others:
+        other.cancel()
+
+
+async def test_when_the_first_call_comes_to_nothing_another_is_the_first(host, monkeypatch):
+    monkeypatch.setattr("buspass.breakers.breakers.COLD", 0)
+    first = await host.enter(VENDOR, wait=30, lasts=1.0)
+    others = [asyncio.create_task(host.enter(VENDOR, wait=30, lasts=1.0)) for _ in range(5)]
+    for number in range(1, 6):
+        await turns()
+        await first.void()
+        await turns()
+        assert sum(other.done() for other in others) == number
+        first = others[number - 1].result()
+        assert first.first
 
 
 async def test_a_burst_to_a_model_is_not_held_up(host):

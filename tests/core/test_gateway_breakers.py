@@ -10,6 +10,8 @@ import httpx
 import pytest
 from starlette.responses import HTMLResponse, JSONResponse, Response
 
+from buspass.breakers import Breakers, Key
+from buspass.ledger import Claim, Ledger
 from buspass.testing.clock import FakeClock
 from buspass.testing.house import Agent, Domain
 
@@ -93,6 +95,39 @@ async def test_insistent_calls_from_two_hosts_reach_a_dead_vendor_at_most_five_t
     assert "it was not called. Do not retry before" in last["detail"]
     assert last["upstream"]["kind"]
     assert clock_of(domain).now() == now
+
+
+async def test_a_vendor_is_not_taken_for_slow_while_the_first_call_waits_for_its_hold(
+    domain: Domain, service: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    service.answers["/checks"] = DEAD["a 503 page"]
+    agent = await domain.agent(workflow="many")
+    monkeypatch.setattr("buspass.breakers.breakers.COLD", 0)
+    hold, enter, holds, waiting, stored = Ledger.hold, Breakers.enter, [], [], asyncio.Event()
+
+    async def slowly(ledger: Ledger, claim: Claim, wait: float) -> Any:
+        holds.append(claim.call)
+        await stored.wait()
+        return await hold(ledger, claim, wait)
+
+    async def watched(breakers: Breakers, key: Key, **more: float) -> Any:
+        waiting.append(key)
+        return await enter(breakers, key, **more)
+
+    monkeypatch.setattr(Ledger, "hold", slowly)
+    monkeypatch.setattr(Breakers, "enter", watched)
+    calls = [asyncio.create_task(agent.call("check", {"order": f"offer {n}"})) for n in range(10)]
+    async with asyncio.timeout(30):
+        while len(waiting) < 10:
+            await asyncio.sleep(0)
+    for _ in range(50):
+        await asyncio.sleep(0)
+    assert len(holds) == 1
+    monkeypatch.setattr("buspass.breakers.breakers.COLD", 60)
+    stored.set()
+    answers = await asyncio.gather(*calls)
+    assert vendor(domain) == 3
+    assert [code(answer) for answer in answers].count("circuit_open") == 7
 
 
 async def test_what_is_refused_costs_nothing_and_suspends_nobody(domain: Domain) -> None:

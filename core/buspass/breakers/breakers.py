@@ -20,7 +20,7 @@ from msgspec import Struct, field
 from msgspec.structs import asdict, replace
 
 from buspass.breakers import states
-from buspass.breakers.states import CLOSED, Breaker, Fault
+from buspass.breakers.states import CLOSED, RULES, Breaker, Fault, Rule
 from buspass.ports.clock import Clock
 from buspass.ports.state import Delete, Equals, Item, OutcomeUnknown, Put, Refused, State, Unavailable
 
@@ -38,33 +38,10 @@ KEPT: Final = 4_096
 """Breakers of tasks that a host remembers."""
 
 COLD: Final = 0.5
-"""Seconds that calls wait for the first one to a service of which nothing is known lately: parallel tool calls are an
-agent's daily bread, and a slow service is not a dead one."""
+"""Seconds of silence, after the first call to a service of which nothing is known lately, that the others wait for it:
+parallel tool calls are an agent's daily bread, and a slow service is not a dead one."""
 
 log = logging.getLogger("buspass")
-
-
-class Rule(Struct, frozen=True, kw_only=True):
-    """How careful a breaker is, in calls that one host sends at once.
-
-    `unproven`: before anything is proven; `careful`: while it is suspect or recovering. After `forgiving` successes in
-    a row two failures are no sign of anything. `read`: whether it is looked up before it saw a failure.
-    """
-
-    unproven: float
-    careful: int
-    forgiving: int
-    read: bool = True
-
-
-RULES: Final = {
-    # One call finds out whether a service is there at all, and the others wait for it: so a dead one is met by as many
-    # calls as there are hosts, and two more.
-    "tool": Rule(unproven=1, careful=1, forgiving=0),
-    # A model takes long, so waiting for one another would cost more than a failure does; and one in a thousand fails.
-    "model": Rule(unproven=math.inf, careful=4, forgiving=20),
-    "task": Rule(unproven=math.inf, careful=1, forgiving=0, read=False),
-}
 
 
 class Key(Struct, frozen=True):
@@ -102,11 +79,15 @@ class Refusal(Exception):  # noqa: N818 - a breaker's word for it
 
 
 class _Local(Struct, eq=False):
-    """What this host knows of one breaker. `read` and `proven` are monotonic seconds; `flying`: its calls under way."""
+    """What this host knows of one breaker. `read` and `proven` are monotonic seconds; `flying`: its calls under way.
+
+    `asked`: the loop's seconds when the one call was sent that finds out for all; inf before that, and once it failed.
+    """
 
     breaker: Breaker = CLOSED
     read: float = -math.inf
     proven: float = -math.inf
+    asked: float = -math.inf
     flying: int = 0
     run: int = 0
     forgiven: int = 0
@@ -129,12 +110,27 @@ class Pass(Struct, eq=False):
     """The breaker's state when it was given."""
     probe: str = ""
     over: bool = False
+    first: bool = False
+    """Whether it finds out for all: then say when it is `sent`, and at once that it `broke`, before it has `failed`."""
 
     def _leave(self) -> None:
         if not self.over:
             self.over = True
             if self.local is not None:
                 self.local.flying -= 1
+                if self.first:
+                    self.local.asked = -math.inf
+
+    def sent(self) -> None:
+        """It is on its way, the first one: from now on it is the service that lets the others wait."""
+        if self.local is not None:
+            self.local.asked = asyncio.get_running_loop().time()
+            self.local.tell()
+
+    def broke(self) -> None:
+        """It came to nothing, and soon all will know: the service is not silent any more."""
+        if self.local is not None:
+            self.local.asked = math.inf
 
     def well(self) -> bool:
         """Take note of a success where that changes nothing for anybody, as nearly always; else say False."""
@@ -188,12 +184,18 @@ class Breakers:
         rule, local = RULES[key.kind], self._locals.get(key)
         if local is None:
             return None if rule.read else Pass(self, key, None, "closed")
-        if local.breaker.state != "closed" or self._clock.monotonic() - local.read >= VIEW:
+        now = self._clock.monotonic()
+        if local.breaker.state != "closed" or now - local.read >= VIEW:
             return None
-        if rule.unproven != math.inf and local.flying >= self._room(rule, local, "free"):
-            return None
+        if rule.unproven != math.inf and now - local.proven >= FRESH:
+            return None if local.flying >= rule.unproven else self._first(key, local)
         local.flying += 1
         return Pass(self, key, local, "closed")
+
+    def _first(self, key: Key, local: _Local) -> Pass:
+        """Give the one call its leave that finds out whether a service is there."""
+        local.flying, local.asked = local.flying + 1, math.inf
+        return Pass(self, key, local, "closed", first=True)
 
     async def enter(self, key: Key, *, wait: float, lasts: float) -> Pass:
         """Give a call of at most `lasts` seconds its leave to go, waiting up to `wait` seconds. Raises Refusal."""
@@ -201,8 +203,7 @@ class Breakers:
             return passed
         rule, local = RULES[key.kind], self._local(key)
         clock = asyncio.get_running_loop().time
-        until = clock() + wait
-        patient = clock() + min(wait, COLD)
+        until = (began := clock()) + wait
         while True:
             breaker = await self._look(key, local)
             now = self._clock.now()
@@ -213,13 +214,16 @@ class Breakers:
                 if (passed := await self._probe(key, local, round(lasts * 1000) + LEASE)) is not None:
                     return passed
                 continue
-            free = verdict == "free"
-            if local.flying < self._room(rule, local, verdict) or (free and clock() >= patient):
+            room, free = self._room(rule, local, verdict), verdict == "free"
+            patient = min(until, max(began, local.asked) + COLD) if free else math.inf
+            if local.flying < room or clock() >= patient:
+                if free and local.flying < room < math.inf:
+                    return self._first(key, local)
                 local.flying += 1  # who waited long enough goes: it is only slow, for all that is known
                 return Pass(self, key, local, breaker.state)
             if clock() >= until:
                 raise Refusal(key, breaker, now + 1_000)
-            await self._news(local, patient if free else until)
+            await self._news(local, min(patient, until))
 
     def well(self, keys: Iterable[Key]) -> bool:
         """Whether all of these are known to be closed, as of a second ago at most: then none is `unavailable`."""

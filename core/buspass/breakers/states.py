@@ -7,11 +7,12 @@
     recovering   that one succeeded: few at a time go; some more successes close it, one failure opens it for longer
 
 Pure: time (ms) and the prober's name are handed in, a step gives the breaker as it becomes, or None where nothing
-changes. Refuses to know what stands behind a breaker, and how it is stored.
+changes. Beside them stands how careful each kind of breaker is. Refuses to know how a breaker is stored.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Final, Literal
 
@@ -77,6 +78,29 @@ class Breaker(Struct, frozen=True, kw_only=True):
 
 
 CLOSED: Final = Breaker()
+
+
+class Rule(Struct, frozen=True, kw_only=True):
+    """How careful a breaker is, in calls that one host sends at once.
+
+    `unproven`: before anything is proven; `careful`: while it is suspect or recovering. After `forgiving` successes in
+    a row two failures are no sign of anything. `read`: whether it is looked up before it saw a failure.
+    """
+
+    unproven: float
+    careful: int
+    forgiving: int
+    read: bool = True
+
+
+RULES: Final = {
+    # One call finds out whether a service is there at all, and the others wait for it: so a dead one is met by as many
+    # calls as there are hosts, and two more.
+    "tool": Rule(unproven=1, careful=1, forgiving=0),
+    # A model takes long, so waiting for one another would cost more than a failure does; and one in a thousand fails.
+    "model": Rule(unproven=math.inf, careful=4, forgiving=20),
+    "task": Rule(unproven=math.inf, careful=1, forgiving=0, read=False),
+}
 
 
 class Fault(Struct, frozen=True, kw_only=True):

@@ -229,14 +229,11 @@ class Action:
         if service.pace is not None and not self._paced:
             await self._pace(service, service.pace, seconds / 2)
         try:
-            there = breakers.at_once(service.breaker)
-            if there is None:
-                there = await breakers.enter(service.breaker, wait=wait, lasts=tool.timeout)
+            key, lasts = service.breaker, tool.timeout
+            there = breakers.at_once(key) or await breakers.enter(key, wait=wait, lasts=lasts)
             self._passes = (there,)
             key = Key("task", service.where, self._claims.task)
-            own = breakers.at_once(key)
-            if own is None:
-                own = await breakers.enter(key, wait=wait, lasts=tool.timeout)
+            own = breakers.at_once(key) or await breakers.enter(key, wait=wait, lasts=lasts)
             self._passes = (own, there)
         except Refusal as refusal:
             await self.leave()
@@ -271,6 +268,8 @@ class Action:
             request = await self._request(view, held)
         except Problem as problem:  # stopped, no secret, no signature, no time: surely nothing was sent
             return self._ended(Outcome(use={}, sent=False, last="failed"), problem=problem)
+        if (there := self._passes[-1]).first:
+            there.sent()
         try:
             response = await self._house.outbound.send(request)
         except (NotSent, Ambiguous) as error:
@@ -287,8 +286,6 @@ class Action:
     ) -> None:
         """Tell the breakers how it went, and the agent when it is worth asking again."""
         found = upstreams.tool_fault(answer, problem, given=given, timeout=self._tool.timeout)
-        if not self._passes:
-            return
         own, there = self._passes
         if found is None:
             answered = isinstance(answer, Response)
@@ -300,6 +297,8 @@ class Action:
                 if state != passed.before:
                     self._breaker = f"{passed.key.name}: {state}"
             return
+        if there.first:
+            there.broke()
         whose, fault = found
         if whose == "task":  # its own breaker first: who waits for the other one asks it next
             breaker = await own.failed(fault)
