@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from buspass.breakers import Breakers, Fault, Key, Refusal, listing
-from buspass.breakers.breakers import LEASE
+from buspass.breakers.breakers import FRESH, LEASE
 from buspass.testing.clock import FakeClock
 from buspass.testing.state_counting import Counting
 from buspass.testing.state_memory import Crash, Down, Late, Lost, MemoryState
@@ -142,6 +142,36 @@ async def test_calls_at_once_to_a_service_that_is_well_wait_for_the_first_one_on
     service = Service(well=True, turns=300)
     assert set(await asyncio.gather(*(service.call(host) for _ in range(64)))) == {"well"}
     assert service.most == 63
+
+
+async def test_who_waits_for_the_first_call_goes_as_soon_as_it_is_over(host, monkeypatch):
+    monkeypatch.setattr("buspass.breakers.breakers.VIEW", 60)  # nobody looks by itself meanwhile
+    first = await host.enter(VENDOR, wait=60, lasts=1.0)
+    waiting = asyncio.create_task(host.enter(VENDOR, wait=60, lasts=1.0))
+    for _ in range(20):
+        await asyncio.sleep(0)
+    assert not waiting.done()
+    await first.succeeded()
+    await asyncio.wait_for(waiting, 10)
+
+
+async def test_who_waits_at_one_host_hears_soon_what_another_found_out(hosts, clock, monkeypatch):
+    here, there = hosts[0], hosts[1]
+    first = await here.enter(VENDOR, wait=60, lasts=1.0)
+    waiting = asyncio.create_task(here.enter(VENDOR, wait=60, lasts=1.0))
+    monkeypatch.setattr("buspass.breakers.breakers.VIEW", 0.01)
+    await trip(there)
+    clock.advance(0.02)
+    with pytest.raises(Refusal):
+        await asyncio.wait_for(waiting, 10)
+    await first.void()
+
+
+async def test_a_call_that_went_well_leaves_its_place(host, clock):
+    for _ in range(3):
+        leave = await asyncio.wait_for(host.enter(VENDOR, wait=60, lasts=1.0), 10)
+        assert leave.well()
+        clock.advance(FRESH + 1)  # it is not known well any more: one goes, and who comes meanwhile waits for it
 
 
 async def test_nobody_is_refused_for_a_service_that_is_only_slow(host):

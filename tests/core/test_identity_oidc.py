@@ -326,6 +326,8 @@ async def test_only_keys_that_may_verify_are_taken_and_each_for_its_one_algorith
         ([{**rsa.jwk, "kid": key.kid}], False),
         ("nonsense", False),
         ([None, 7, plain], True),
+        ([{name: value for name, value in plain.items() if name != "kid"}, {**plain, "kid": ["x"]}, plain], True),
+        ([{"kty": "OKP", "crv": "Ed25519", "x": plain["x"], "kid": "x"}, plain], True),
     ]
     for keys, accepted in rows:
         verifier = OidcVerifier(PROVIDERS, ScriptedOutbound([discovery(), found({"keys": keys})]), world.clock)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -10,9 +11,13 @@ from typing import Any
 
 import httpx
 import pytest
+from msgspec import structs
 
+from buspass.journal.records import Journal
+from buspass.tasks.keys import Key, Keys
+from buspass.testing.clock import FakeClock
 from buspass.testing.house import Domain
-from buspass.testing.state_memory import Crash, MemoryState
+from buspass.testing.state_memory import Crash, Lost, MemoryState
 
 CONFIG = Path(__file__).parents[1] / "data" / "keys" / "buspass.yaml"
 BODY = {"model": "plan", "messages": [{"role": "user", "content": "hello"}]}
@@ -198,3 +203,22 @@ async def test_what_is_no_key_of_this_domain_is_refused(faulty: Faulty, sent: st
     answer = await client.post("/v1/chat/completions", json=BODY, headers=headers)
     assert answer.status_code == 401
     assert answer.json()["error"]["code"] == "unauthenticated"
+
+
+async def test_a_key_that_two_hosts_change_at_once_is_changed_by_both_and_by_each_once() -> None:
+    state, clock, journal = MemoryState(), FakeClock(), Journal(b"k" * 32)
+    here, there = (Keys(state, clock, journal.stamp, journal.genuine) for _ in range(2))
+    await here.add(Key(id="k_1", name="bot", workflow="w", pool="p", digest="0", created_at=1, created_by="me"))
+    await asyncio.gather(
+        here.change("k_1", lambda key: structs.replace(key, revoked_at=7)),
+        there.change("k_1", lambda key: structs.replace(key, cleared=key.cleared + 1)),
+    )
+    found = await here.look("k_1")
+    assert found is not None
+    assert (found.revoked_at, found.cleared, found.version) == (7, 1, 3), (
+        "a revocation that was overtaken is made all the same"
+    )
+    state.meet(Lost())
+    found = await there.change("k_1", lambda key: structs.replace(key, cleared=key.cleared + 1))
+    assert (found.revoked_at, found.cleared, found.version) == (7, 2, 4)
+    assert await here.look("k_1") == found

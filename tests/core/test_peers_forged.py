@@ -157,6 +157,7 @@ WRONG: Any = [
     {"amounts": {"cost": -1}}, {"amounts": {"cost": 1.5}}, {"amounts": {"cost": True}}, {"amounts": {"gold": 1}},
     {"amounts": {"cost": 2**41}}, {"amounts": []}, {"depth": -1}, {"depth": 1000}, {"level": "1"}, {"until": -5},
     {"until": 2**60}, {"lease": None}, {"wall": 0}, {"wall": "60"}, {"models": "plan"}, {"tools": [1]},
+    {"models": ["plan"] * 201},
     {"metadata": []}, {"metadata": {"a": {}}}, {"subject": "customer"}, {"subject": {"type": "customer"}},
     {"subject": {"type": "customer", "id": "C-1"}}, {"workflow": ""}, {"models": ["gpt-9"]}, {"tools": ["refund"]},
     {"amounts": {**AMOUNTS, "cost": 600_000}},

@@ -8,7 +8,7 @@ import pytest
 from buspass.errors import Problem
 from buspass.ports.clock import SystemClock
 from buspass.rates import Exhausted, Pace, Rates
-from buspass.rates.pace import SECOND, Limit
+from buspass.rates.pace import SECOND, TOGETHER, WHOLE, Limit, Table, braked, lowered
 from buspass.testing.clock import FakeClock
 from buspass.testing.state_counting import Counting
 from buspass.testing.state_memory import Crash, Dies, Down, Late, Lost, MemoryState
@@ -128,6 +128,20 @@ async def test_a_complaint_stops_everybody_for_as_long_as_it_says_and_halves_the
     for _ in range(26):
         await hosts[2].take(FIFTY, CALL, 60)
     assert clock.now() - begun == 500, "and after a minute as fast as before"
+
+
+def test_complaints_within_a_second_are_one_and_a_later_one_is_another():
+    once = lowered(Table(), FIFTY, SECOND, 0)
+    assert once.share == WHOLE // 2
+    assert lowered(once, FIFTY, SECOND + TOGETHER - 1, 0).share == once.share
+    assert lowered(once, FIFTY, SECOND + TOGETHER, 0).share < once.share * 3 // 4
+
+
+def test_what_a_provider_says_is_left_lets_nobody_go_earlier():
+    waits = Table(due={"calls": 9 * SECOND})
+    assert braked(waits, FIFTY, "calls", SECOND, WHOLE, 5 * SECOND).due == {"calls": 9 * SECOND}
+    assert braked(waits, FIFTY, "calls", SECOND, WHOLE, 10 * SECOND).due == {"calls": 10 * SECOND}
+    assert braked(waits, FIFTY, "tokens", SECOND, WHOLE, 10 * SECOND).due == waits.due, "a limit that is none of ours"
 
 
 async def test_a_quota_that_is_used_up_is_waited_for(hosts, clock):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from buspass.testing.clock import FakeClock
 from buspass.testing.family import Family
 from buspass.testing.house import Agent, Domain
 from buspass.testing.state_counting import Count
-from buspass.testing.state_memory import MemoryState
+from buspass.testing.state_memory import Lost, MemoryState
 from buspass.timer import tick
 
 FAMILY = Path(__file__).parents[1] / "data" / "children" / "buspass.yaml"
@@ -231,6 +232,19 @@ async def test_calls_at_once_share_a_read_that_takes_longer_than_it_counts() -> 
     assert reads == 3
 
 
+async def test_what_hosts_end_for_a_stop_adds_up_whoever_comes_first_and_whatever_answer_is_lost() -> None:
+    state, clock = MemoryState(), FakeClock()
+    marks = itertools.count()
+    hosts = [Stops(state, clock, lambda _, __, item: {**item, "mac": f"m{next(marks)}"}, lambda *_: True) for _ in "ab"]
+    order = stop_id("all", "")
+    await hosts[0].put(Stop(id=order, kind="all", name="", reason=WHY, by="me", at=clock.now(), host="a"))
+    await asyncio.gather(*(host.progress(order, tasks=each, done=0) for host, each in zip(hosts, (2, 3), strict=True)))
+    assert [each.tasks for each in await hosts[0].now()] == [5]
+    state.meet(Lost())
+    await hosts[1].progress(order, tasks=4, done=7)
+    assert [(each.tasks, each.done) for each in await hosts[0].now()] == [(9, 7)]
+
+
 async def test_another_host_knows_within_a_second(domain: Domain) -> None:
     mine = await domain.agent()
     there = await domain.at("aws", mine)
@@ -440,7 +454,7 @@ async def test_more_tasks_than_the_index_can_tell_are_found_all_the_same(
     async def nothing(_day: str) -> None:
         return None
 
-    monkeypatch.setattr(house.rollups, "tails", nothing, raising=False)
+    monkeypatch.setattr(house.rollups, "tails", nothing)
     monkeypatch.setattr("buspass.stopping.PAGE", 3)
     assert (await stop(domain, workflow="work"))["tasks"] == 7
     assert {await status(domain, each) for each in agents} == {"killed"}

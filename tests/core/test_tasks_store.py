@@ -418,6 +418,18 @@ async def test_a_task_takes_a_thousand_notes(house):
     assert refused.value.extra == {"limit": 1000}
 
 
+async def test_notes_at_once_are_no_more_than_are_left(house):
+    await house.begin()
+    house.head["thoughts"] = 2
+    hosts = [house.host() for _ in range(6)]
+    for host in hosts:
+        await host.look("t")
+    notes = (host.note("t", f"t{n}", {"kind": "thought", "at": 1}, 1) for n, host in enumerate(hosts))
+    found = await asyncio.gather(*notes, return_exceptions=True)
+    refused = [each.code for each in found if isinstance(each, Problem)]
+    assert (len(refused), set(refused), house.head["thoughts"]) == (4, {"call_limit"}, 0)
+
+
 # ── keys ──
 
 
