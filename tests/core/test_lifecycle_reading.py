@@ -377,6 +377,16 @@ async def test_actions_are_listed_in_flight_and_finished_and_filtered(domain: Do
     assert (missing.status_code, code(missing)) == (404, "not_found")
 
 
+@pytest.mark.parametrize(
+    ("query", "told"), [("status=unknwon", "failed, unknown, void"), ("state=unknown", "'state'; allowed: status")]
+)
+async def test_a_misspelt_filter_does_not_look_as_if_nothing_was_sent(domain: Domain, query: str, told: str) -> None:
+    agent = await domain.agent()
+    answer = await agent.client.get(f"/v1/actions?{query}", headers=agent.headers)
+    assert (answer.status_code, code(answer)) == (400, "invalid_request")
+    assert told in answer.json()["detail"]
+
+
 # ── checkpoint ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
 

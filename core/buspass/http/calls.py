@@ -40,6 +40,8 @@ OPTIONS: Final = frozenset(
     {b"buspass-session", b"idempotency-key", b"buspass-log", b"buspass-metadata", b"traceparent"}
 )
 """Headers that say how a call is to be made."""
+ACTIONS: Final = ("dispatching", "sweeping", "succeeded", "failed", "unknown", "void")
+"""Every status of an action: a misspelt one must not look as if nothing had been sent."""
 VERSIONED: Final = (b"anthropic-version", b"anthropic-beta")
 MARGIN: Final = 1.0
 """Seconds that a host keeps to settle and to answer before it is cut off."""
@@ -110,7 +112,12 @@ class CallRoutes:
     async def actions(self, request: Request) -> Response:
         """List a task's actions."""
         who = await caller(self._house, bearer(request), session(request))
-        return answer(await self._sections.reading.actions(who, request.query.get("status")))
+        if other := request.query.keys() - {"status"}:
+            raise Problem("invalid_request", f"unknown query parameter {min(other)[:40]!r}; allowed: status")
+        status = request.query.get("status")
+        if status not in (None, *ACTIONS):
+            raise Problem("invalid_request", f"status is one of {', '.join(ACTIONS)}")
+        return answer(await self._sections.reading.actions(who, status))
 
     async def action(self, request: Request) -> Response:
         """Give one action."""
