@@ -299,7 +299,9 @@ class TestKeyring:
         assert {frozenset(key) for key in keys} == {frozenset({"kty", "crv", "x", "y", "kid", "alg", "use"})}
         assert next(key for key in keys if key["kid"] == house.signer.jwk["kid"]) == house.signer.jwk
 
-    @pytest.mark.parametrize("forgery", ["foreign mac", "no mac", "swapped key", "renamed", "copied", "extra member"])
+    @pytest.mark.parametrize(
+        "forgery", ["foreign mac", "no mac", "no key", "swapped key", "renamed", "copied", "extra member"]
+    )
     async def test_a_row_that_no_holder_of_the_domain_key_wrote_adds_no_key(self, house, other, forgery):
         kid = other.signer.jwk["kid"]
         key = f"jwk:azure:{kid}"
@@ -308,6 +310,7 @@ class TestKeyring:
         await house.state.apply("domain", [Delete(key, ())])
         rows = {
             "no mac": (key, {name: genuine[name] for name in ("host", "jwk")}),
+            "no key": (key, {**genuine, "jwk": "x"}),
             "foreign mac": (key, {**genuine, "mac": "0" * 64}),
             "swapped key": (key, {**genuine, "jwk": {**house.signer.jwk, "kid": kid}}),
             "renamed": (f"jwk:aws:{kid}", {**genuine, "host": "aws"}),

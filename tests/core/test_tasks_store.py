@@ -418,6 +418,30 @@ async def test_a_task_takes_a_thousand_notes(house):
     assert refused.value.extra == {"limit": 1000}
 
 
+@pytest.mark.parametrize(
+    "work",
+    [
+        lambda tasks: tasks.note("t", "t1", {"kind": "thought", "at": 1}, 1),
+        lambda tasks: tasks.point("t", 1, "e1", None),
+    ],
+    ids=["note", "checkpoint"],
+)
+async def test_a_worker_whose_task_is_resumed_meanwhile_changes_nothing_of_it(house, work):
+    await house.begin()
+    apply = house.state.apply
+
+    async def overtaken(partition, operations):
+        house.state.apply = apply
+        house.head["fence"] += 1
+        return await apply(partition, operations)
+
+    before = {**house.head, "fence": 2}
+    house.state.apply = overtaken
+    with pytest.raises(Problem, match="fenced"):
+        await work(house.tasks)
+    assert house.head == before
+
+
 async def test_notes_at_once_are_no_more_than_are_left(house):
     await house.begin()
     house.head["thoughts"] = 2
