@@ -10,6 +10,7 @@ import buspass_onprem.signer as signers
 from buspass.config.settings import IdentityProvider, OperatorRule, SubjectClaims
 from buspass.errors import Problem
 from buspass.identity.domain import DomainKey
+from buspass.identity.jws import sign
 from buspass.identity.keyring import Keyring
 from buspass.identity.local import LocalIssuer
 from buspass.identity.oidc import OidcVerifier
@@ -378,6 +379,29 @@ class TestLocal:
         world.clock.advance(65)
         assert "expired" in await world.refused(token)
         assert "sub is not what" in await world.refused(await local.mint_workload(""))
+
+    @pytest.mark.parametrize(
+        ("typ", "changes", "says"),
+        [
+            ("at+jwt", {}, "typ, alg or iss is not"),
+            ("JWT", {"iss": "http://127.0.0.1:8700"}, "typ, alg or iss is not"),
+            ("JWT", {"aud": "http://127.0.0.1:8701"}, "aud or sub is not"),
+            ("JWT", {"sub": 7}, "aud or sub is not"),
+            ("JWT", {"sub": "a\n"}, "aud or sub is not"),
+            ("JWT", {"exp": None}, "exp is missing"),
+            ("JWT", {"iat": None}, "iat is missing"),
+        ],
+    )
+    async def test_what_its_own_key_signed_for_something_else_proves_nobody(
+        self, world, local, tmp_path, typ, changes, says
+    ):
+        signer = await signers.open("file:", data=tmp_path, create=False)
+        now = world.clock.now() // 1000
+        good = {"iss": local.issuer, "aud": "http://127.0.0.1:8700", "sub": "a", "iat": now, "exp": now + 60}
+        assert (await local.workload(await sign(signer, "JWT", good))).agent == "a"
+        with pytest.raises(Problem, match="unauthenticated") as caught:
+            await local.workload(await sign(signer, typ, {**good, **changes}))
+        assert says in caught.value.detail
 
     async def test_without_a_local_issuer_its_tokens_are_a_strangers(self, world, local):
         world.verifier = OidcVerifier(PROVIDERS, world.outbound, world.clock)
