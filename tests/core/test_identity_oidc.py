@@ -81,6 +81,11 @@ async def test_a_workload_is_known_by_its_mapped_claims_and_no_other(algorithm):
     assert principal.claims == {"agent": "agent-1", "tenant": "t-local"}
 
 
+async def test_a_token_need_not_say_when_it_was_issued(world):
+    token = world.issuer.mint("workloads", {"sub": "agent-1", "azp": "agent-1", "tid": "t", "iat": None})
+    assert (await world.verifier.workload(token)).name == "workloads:agent-1"
+
+
 async def test_a_subject_and_an_operator_are_known_by_their_own_issuers(world):
     assert await world.verifier.subject(world.issuer.customer("customers", "C-1042")) == Subject(
         type="customer", id="C-1042", proof="token"
