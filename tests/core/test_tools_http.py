@@ -121,6 +121,7 @@ def test_a_result_is_the_parsed_json_of_a_success_or_a_listed_status(tool, respo
     ("tool", "response", "kind"),
     [
         (GET, answer(500, b'{"total": 1}'), "error_status"),
+        (GET, answer(300), "error_status"),
         (GET, answer(302), "error_status"),
         (GET, answer(400, b"SECRET"), "error_status"),
         (GET, answer(200, b"<html>SECRET", "text/html"), "error_page"),
@@ -137,7 +138,7 @@ def test_a_result_is_the_parsed_json_of_a_success_or_a_listed_status(tool, respo
         (GET, answer(200, b'{"SECRET": 1}'), "schema"),
         (GET, answer(404, b'{"SECRET": 1}'), "schema"),
     ],
-    ids=range(16),
+    ids=range(17),
 )
 def test_any_other_answer_is_an_upstream_error_that_withholds_the_body(tool, response, kind):
     with pytest.raises(Problem) as caught:
@@ -194,16 +195,25 @@ def test_a_doubtful_status_says_do_not_repeat():
         http.result(POST, answer(500))
 
 
-RESULT = {"ok": True, "n": 3, "whole": 4.0, "id": "O-1", "list": [{"x": "y"}], "a/b": {"~": 7}, "none": None}
+RESULT = {
+    "ok": True,
+    "n": 3,
+    "whole": 4.0,
+    "largest": 2**53 - 1,
+    "id": "O-1",
+    "list": [{"x": "y"}],
+    "a/b": {"~": 7},
+    "none": None,
+}
 
 
 @pytest.mark.parametrize(
     ("keep", "kept"),
     [
         ({}, {}),
-        ({"ok": "/ok", "n": "/n", "w": "/whole"}, {"ok": True, "n": 3, "w": 4}),
+        ({"ok": "/ok", "n": "/n", "w": "/whole", "l": "/largest"}, {"ok": True, "n": 3, "w": 4, "l": 2**53 - 1}),
         ({"x": "/list/0/x", "t": "/a~1b/~0"}, {"x": "y", "t": 7}),
-        ({"a": "/missing", "b": "/list/7", "c": "/list/-", "d": "/list/00", "e": "/id/0", "f": "/none"}, {}),
+        ({"a": "/missing", "b": "/list/1", "c": "/list/-", "d": "/list/00", "e": "/id/0", "f": "/none"}, {}),
     ],
 )
 def test_facts_are_what_the_pointers_find(keep, kept):
