@@ -405,7 +405,7 @@ def test_after_a_fork_the_store_says_so(tmp_path):
         asyncio.run(state.close())
     """
     command = [sys.executable, "-W", "ignore", "-c", textwrap.dedent(script), url(tmp_path)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=20)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.count("before a fork") == 2
 
