@@ -7,28 +7,23 @@ and that they are made only on a first start that may. Refuses to know what is s
 from __future__ import annotations
 
 import asyncio
-import base64
-import binascii
 import re
 import secrets
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Final
 
+from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.hashes import SHA256
 
 from buspass.errors import ConfigError
 from buspass.identity.domain import DomainKey
-from buspass.identity.jwk import SIZE, jose_signature, public_jwk
+from buspass.identity.jwk import jose_signature, public_jwk
 from buspass.ports.signer import Signer
 from buspass_onprem.keyfiles import read_or_make
 
 _OPERATOR: Final = re.compile(r"bpo_[A-Za-z0-9_-]{43}")
-_BEGIN, _END = b"-----BEGIN PRIVATE KEY-----\n", b"-----END PRIVATE KEY-----\n"
-_NUMBER: Final = bytes.fromhex("308187020100301306072a8648ce3d020106082a8648ce3d030107046d306b0201010420")
-_POINT: Final = bytes.fromhex("a14403420004")
-"""What stands before the private number and before the public point of a P-256 key (RFC 5958, RFC 5915)."""
 
 
 class FileSigner:
@@ -57,7 +52,7 @@ async def open(url: str, *, data: Path, create: bool) -> Signer:  # noqa: A001  
     what = f"signer {url}"
     content = await asyncio.to_thread(read_or_make, path, what, _new_pem if create else None)
     try:
-        key = _as_made(content) or _as_given(content)
+        key = serialization.load_pem_private_key(content, password=None)
     except (ValueError, TypeError) as error:
         raise ConfigError([f"{what}: {path} is no unencrypted PEM of a private key"]) from error
     if not isinstance(key, ec.EllipticCurvePrivateKey) or not isinstance(key.curve, ec.SECP256R1):
@@ -97,35 +92,7 @@ def _path(url: str, data: Path) -> Path:
     return data / url.removeprefix("file:///")
 
 
-def _as_made(content: bytes) -> ec.EllipticCurvePrivateKey | None:
-    """Read a key that is, byte for byte, as `_new_pem` writes it; None for all else, which `_as_given` judges.
-
-    That one loads SSH and what SSH needs: a fiftieth of a cold start.
-    """
-    if not (content.startswith(_BEGIN) and content.endswith(_END)):
-        return None
-    try:
-        der = base64.b64decode(content[len(_BEGIN) : -len(_END)].replace(b"\n", b""), validate=True)
-        if not der.startswith(_NUMBER):
-            return None
-        number, rest = der[len(_NUMBER) :][:SIZE], der[len(_NUMBER) + SIZE :]
-        key = ec.derive_private_key(int.from_bytes(number), ec.SECP256R1())
-    except (binascii.Error, ValueError):
-        return None
-    point = key.public_key().public_numbers()
-    return key if rest == _POINT + point.x.to_bytes(SIZE) + point.y.to_bytes(SIZE) else None
-
-
-def _as_given(content: bytes) -> object:
-    """Read whatever private key this is. Raises ValueError, TypeError."""
-    from cryptography.hazmat.primitives.serialization import load_pem_private_key  # noqa: PLC0415 - see _as_made
-
-    return load_pem_private_key(content, password=None)
-
-
 def _new_pem() -> bytes:
-    from cryptography.hazmat.primitives import serialization  # noqa: PLC0415 - see _as_made
-
     return ec.generate_private_key(ec.SECP256R1()).private_bytes(
         serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
     )

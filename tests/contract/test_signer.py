@@ -1,6 +1,5 @@
 """The signer port and the keys of a data directory, on files."""
 
-import base64
 import subprocess
 import sys
 
@@ -10,7 +9,6 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
 import buspass_onprem.signer as signers
 from buspass.errors import ConfigError
-from buspass.identity.jwk import public_jwk
 from buspass.ports.secrets import SecretMissing
 from buspass.testing.signer_contract import SignerContract
 from buspass_onprem.secrets import HostSecrets
@@ -88,42 +86,6 @@ async def test_a_key_that_can_not_be_used_is_refused_with_its_path(tmp_path, con
     with pytest.raises(ConfigError, match=says) as caught:
         await signers.open("file:", data=tmp_path, create=False)
     assert str(path) in str(caught.value)
-
-
-async def test_a_key_as_we_write_it_is_read_as_cryptography_reads_it():
-    for _ in range(50):
-        pem = signers._new_pem()
-        assert _pem(signers._as_made(pem)) == _pem(signers._as_given(pem)) == pem
-
-
-def _pem_of(der):
-    text = base64.b64encode(der).decode()
-    lines = "\n".join(text[at : at + 64] for at in range(0, len(text), 64))
-    return f"-----BEGIN PRIVATE KEY-----\n{lines}\n-----END PRIVATE KEY-----\n".encode()
-
-
-def test_what_differs_in_one_byte_is_left_to_cryptography():
-    pem = signers._new_pem()
-    der = base64.b64decode(b"".join(pem.splitlines()[1:-1]))
-    assert signers._as_made(_pem_of(der)) is not None
-    for at in range(len(der)):
-        altered = bytearray(der)
-        altered[at] ^= 1
-        assert signers._as_made(_pem_of(bytes(altered))) is None, at
-    for other in (der[:-1], der + b"\0", der[:36] + bytes(32) + der[68:], der[:36] + b"\xff" * 32 + der[68:], b""):
-        assert signers._as_made(_pem_of(other)) is None
-    assert signers._as_made(pem.replace(b"M", b"!", 1)) is None
-
-
-async def test_a_key_in_another_form_is_read_too(tmp_path):
-    key = ec.generate_private_key(ec.SECP256R1())
-    form = serialization.PrivateFormat.TraditionalOpenSSL
-    path = tmp_path / "keys" / "signer.pem"
-    path.parent.mkdir()
-    path.write_bytes(key.private_bytes(serialization.Encoding.PEM, form, serialization.NoEncryption()))
-    path.chmod(0o600)
-    signer = await signers.open("file:", data=tmp_path, create=False)
-    assert signer.jwk == public_jwk(key.public_key())
 
 
 @pytest.mark.parametrize("url", ["kms://alias/x", "file://host/path", "file:////a?b=c", "signer.pem"])
