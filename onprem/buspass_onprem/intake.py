@@ -9,6 +9,7 @@ know theirs.
     a body                                the route's           BODY_TIME
     around a body: what ends it, trailers HEAD                  BODY_TIME
     a body that was answered already      REFUSED               BODY_TIME
+    an answer that is not taken           the transport's       TAKE_TIME
 
 A read counts as a whole, and one that ended a head or had a part of a body begins the count anew. No other protocol is
 spoken here: a request that asks for one, as Java's client does for HTTP/2 whenever it connects, is answered as if it
@@ -36,6 +37,8 @@ HEAD: Final = 64 * 1024
 HEAD_TIME: Final = 75.0
 """As long as an idle connection is kept: proxies may open some before they need them."""
 BODY_TIME: Final = 300.0
+TAKE_TIME: Final = 300.0
+"""For any part of what was written, where more has to wait for it or the connection is to be closed."""
 REFUSED: Final = 32 * 1024 * 1024
 UNREAD: Final = 64 * 1024
 """Bytes of a body that nobody fetches from which on no more are read."""
@@ -87,6 +90,7 @@ class Intake(asyncio.Protocol):
         self._timer: asyncio.TimerHandle | None = None
         self._held_back = False
         self._drained: asyncio.Event | None = None
+        self._stalled: asyncio.TimerHandle | None = None
         self._usual: list[tuple[bytes, bytes]] = []
         self._opening = b""
 
@@ -109,8 +113,9 @@ class Intake(asyncio.Protocol):
     def connection_lost(self, _exc: Exception | None) -> None:
         self.gone = True
         self._server.connections.discard(self)
-        if self._timer is not None:
-            self._timer.cancel()
+        for timer in (self._timer, self._stalled):
+            if timer is not None:
+                timer.cancel()
         if self._exchange is not None:
             self._exchange.wake()
         self._waiting.clear()
@@ -138,11 +143,15 @@ class Intake(asyncio.Protocol):
 
     def pause_writing(self) -> None:
         self._drained = asyncio.Event()
+        self._wait_till_taken()
 
     def resume_writing(self) -> None:
         if self._drained is not None:
             self._drained.set()
             self._drained = None
+        if self._stalled is not None and not self.gone:
+            self._stalled.cancel()
+            self._stalled = None
 
     def shutdown(self) -> None:
         """Let what was asked be answered, and that be the end."""
@@ -238,6 +247,7 @@ class Intake(asyncio.Protocol):
     def close(self) -> None:
         """Close, once what was written has left."""
         self.gone = True
+        self._wait_till_taken()
         self.transport.close()
 
     # what is parsed
@@ -304,6 +314,18 @@ class Intake(asyncio.Protocol):
                 self._timer.cancel()
             self._armed = self._due
             self._timer = self.loop.call_at(self._due, self._look)
+
+    def _wait_till_taken(self) -> None:
+        """Look after TAKE_TIME what the client has taken of what was written."""
+        if self._stalled is None and (left := self.transport.get_write_buffer_size()):
+            self._stalled = self.loop.call_later(TAKE_TIME, self._look_what_is_left, left)
+
+    def _look_what_is_left(self, before: int) -> None:
+        self._stalled = None
+        if self.transport.get_write_buffer_size() < before:
+            self._wait_till_taken()
+        else:
+            self.transport.abort()
 
     def _look(self) -> None:
         self._timer, self._armed = None, inf

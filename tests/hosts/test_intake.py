@@ -1,7 +1,8 @@
-"""What a connection may send before anybody knows who it is: so much, and not for ever. Over real sockets."""
+"""What a connection may send before anybody knows who it is, and leave lying: so much, not for ever. Over real sockets."""
 
 import asyncio
 import contextlib
+import socket
 
 import pytest
 import uvicorn
@@ -13,7 +14,10 @@ PIECE = b"a" * 16_000
 
 
 async def application(scope, receive, send):
-    """Tell how long the body was; `/refuse` reads nothing, `/slow` takes its time, `/wait` reads and takes its time."""
+    """Tell how long the body was; `/refuse` reads nothing, `/slow` takes its time, two paths tell more than that."""
+    if scope["path"] in LONG:
+        await LONG[scope["path"]](receive, send)
+        return
     size, more = 0, scope["path"] != "/refuse"
     while more:
         message = await receive()
@@ -25,16 +29,39 @@ async def application(scope, receive, send):
     await send({"type": "http.response.body", "body": body})
 
 
+async def endless(receive, send):
+    """Send until the client is gone."""
+    await receive()
+    gone = asyncio.ensure_future(receive())
+    await send({"type": "http.response.start", "status": 200, "headers": []})
+    while not gone.done():
+        await send({"type": "http.response.body", "body": PIECE, "more_body": True})
+        await asyncio.sleep(0)
+
+
+async def long(_receive, send):
+    await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"%d" % 20_000_000)]})
+    await send({"type": "http.response.body", "body": bytes(20_000_000)})
+
+
+LONG = {"/endless": endless, "/long": long}
+
+
 @pytest.fixture
-async def port():
+async def server():
     """A server of uvicorn's with our protocol, on a port of its own."""
     server = uvicorn.Server(uvicorn.Config(application, port=0, http=Intake, lifespan="off", log_level="critical"))
     serving = asyncio.create_task(server.serve())
     while not server.started:
         await asyncio.sleep(0.01)
-    yield server.servers[0].sockets[0].getsockname()[1]
+    yield server
     server.should_exit = True
     await serving
+
+
+@pytest.fixture
+def port(server):
+    return server.servers[0].sockets[0].getsockname()[1]
 
 
 @contextlib.asynccontextmanager
@@ -167,3 +194,16 @@ async def test_an_answer_may_take_longer_than_its_question(port, monkeypatch):
                 await asyncio.sleep(0.05)
                 writer.write(b"b")
             assert (await answer(reader))[0] == b"200"
+
+
+@pytest.mark.parametrize("path", LONG)
+async def test_an_answer_that_nobody_takes_does_not_wait_for_ever(server, port, monkeypatch, path):
+    monkeypatch.setattr(intake, "TAKE_TIME", 0.2)
+    monkeypatch.setattr(server.config, "timeout_keep_alive", 0.2)
+    with contextlib.closing(socket.create_connection(("127.0.0.1", port))) as client:
+        client.sendall(f"GET {path} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+        async with asyncio.timeout(20):
+            while not server.server_state.connections:
+                await asyncio.sleep(0.01)
+            while server.server_state.connections or server.server_state.tasks:
+                await asyncio.sleep(0.01)

@@ -10,7 +10,7 @@ from wire import GET, OK, Side, piece, post, said, serving, start, turns, writte
 from buspass.errors import Problem
 from buspass.http.asgi import AT_HAND, Request, Response
 from buspass.http.exchange import at_hand, body
-from buspass_onprem.intake import BODY_TIME, HEAD_TIME, Intake
+from buspass_onprem.intake import BODY_TIME, HEAD_TIME, TAKE_TIME, Intake
 
 NAMES = st.sampled_from(["ETag", "Buspass-Cost", "server-timing", "X-A"])
 VALUES = st.text(st.characters(codec="latin-1", exclude_categories=["Cc"]), max_size=10)
@@ -174,3 +174,53 @@ async def test_a_head_that_comes_late_behind_another_does_not_cut_its_answer_off
     await turns()
     assert written(side) == OK + b"content-length: 2\r\nconnection: close\r\n\r\nok"
     assert side.wire.closed
+
+
+@pytest.mark.parametrize("closing", [False, True])
+@pytest.mark.parametrize("taken", [0, 1])
+async def test_an_answer_is_lost_once_nothing_of_it_is_taken(passes, closing, taken):
+    side = waiting(asyncio.Event())
+    await side.say(GET)
+    side.wire.held = 10
+    side.protocol.pause_writing()
+    if closing:
+        side.protocol.close()
+    for _ in range(5):
+        await passes(TAKE_TIME - 1)
+        assert not side.wire.aborted
+        side.wire.held -= taken
+        await passes(2)
+        assert side.wire.aborted is not bool(taken)
+        if not taken:
+            return
+    await passes(TAKE_TIME)
+    assert side.wire.aborted
+
+
+@pytest.mark.parametrize("closing", [False, True])
+async def test_an_answer_that_goes_on_has_all_its_time_again(passes, closing):
+    side = waiting(asyncio.Event())
+    await side.say(GET)
+    side.wire.held = 10
+    side.protocol.pause_writing()
+    await passes(TAKE_TIME - 1)
+    if closing:
+        side.protocol.close()
+    side.protocol.resume_writing()
+    await passes(2)
+    assert side.wire.aborted is closing, "what is to be closed gets no more to be taken"
+    side.protocol.connection_lost(None)
+    side.wire.aborted = False
+    await passes(2 * TAKE_TIME)
+    assert not side.wire.aborted
+
+
+@pytest.mark.parametrize("lost", [False, True])
+async def test_what_is_left_at_the_end_has_its_time_too(passes, lost):
+    side = waiting(asyncio.Event())
+    side.wire.held = 10
+    side.protocol.close()
+    if lost:
+        side.protocol.connection_lost(None)
+    await passes(TAKE_TIME + 1)
+    assert side.wire.aborted is not lost

@@ -18,6 +18,7 @@ class Wire(asyncio.Transport):
     def __init__(self):
         super().__init__()
         self.writes, self.closed, self.reading = [], False, True
+        self.held, self.aborted = 0, False
 
     def write(self, data):
         self.writes.append(bytes(data))
@@ -30,6 +31,12 @@ class Wire(asyncio.Transport):
 
     def close(self):
         self.closed = True
+
+    def abort(self):
+        self.closed = self.aborted = True
+
+    def get_write_buffer_size(self):
+        return self.held
 
     def pause_reading(self):
         self.reading = False
