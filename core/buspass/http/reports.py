@@ -5,16 +5,14 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import Any
 
 from buspass.callers import caller
 from buspass.calls.house import House
 from buspass.errors import Problem
 from buspass.http.asgi import Request, Response
-from buspass.http.exchange import answer, bearer
+from buspass.http.exchange import answer, bearer, queried
 from buspass.reporting import Asked, Reporting, asked, today
-
-PARAMETERS: Final = ("group_by", "from", "to", "format")
 
 
 class ReportRoutes:
@@ -35,10 +33,7 @@ class ReportRoutes:
         return _shown(request, await self._reporting.latency(who, self._asked(request)))
 
     def _asked(self, request: Request) -> Asked:
-        query = request.query
-        if unknown := set(query) - set(PARAMETERS):
-            allowed = ", ".join(PARAMETERS)
-            raise Problem("invalid_request", f"unknown query parameter {min(unknown)[:40]!r}; allowed: {allowed}")
+        query = queried(request, "group_by", "from", "to", "format")
         if query.get("format", "json") not in {"json", "csv"}:
             raise Problem("invalid_request", "format is json or csv")
         now = today(self._house.clock.now())

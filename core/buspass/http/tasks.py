@@ -16,7 +16,7 @@ from buspass.calls.house import House
 from buspass.delegation import begin_child
 from buspass.errors import Problem
 from buspass.http.asgi import Request, Response
-from buspass.http.exchange import JSON, answer, bearer, body, document, idempotency_key, session
+from buspass.http.exchange import JSON, answer, bearer, body, document, idempotency_key, queried, session
 from buspass.lifecycle import Lifecycle
 from buspass.reading import CHECKPOINT_BYTES, Reading
 from buspass.reading import document as shown
@@ -62,8 +62,7 @@ class TaskRoutes:
     async def list(self, request: Request) -> Response:
         """Give a page of tasks."""
         who = await caller(self._house, bearer(request), session(request))
-        query = request.query
-        _known(request, {"status", "workflow", "limit", "cursor"})
+        query = queried(request, "status", "workflow", "limit", "cursor")
         limit = query.get("limit", "50")
         if not re.fullmatch(r"[1-9][0-9]?|100", limit):
             raise Problem("invalid_request", "limit is a number from 1 to 100")
@@ -128,8 +127,7 @@ class TaskRoutes:
     async def trace(self, request: Request) -> Response:
         """Give the journal."""
         who = await caller(self._house, bearer(request), session(request))
-        query = request.query
-        _known(request, {"limit", "cursor"})
+        query = queried(request, "limit", "cursor")
         limit = query.get("limit", str(TRACED))
         if not re.fullmatch(r"[1-9][0-9]{0,3}", limit) or int(limit) > TRACED:
             raise Problem("invalid_request", f"limit is 1 to {TRACED}")
@@ -197,11 +195,6 @@ async def _reason(request: Request) -> str:
     if set(asked) - {"reason"} or not isinstance(asked.get("reason", ""), str):
         raise Problem("invalid_request", "the body is {reason?}, a string")
     return str(asked.get("reason", ""))
-
-
-def _known(request: Request, names: set[str]) -> None:
-    if unknown := set(request.query) - names:
-        raise Problem("invalid_request", f"unknown query parameter {min(unknown)!r}")
 
 
 def _place(cursor: str | None) -> tuple[int, str] | None:
