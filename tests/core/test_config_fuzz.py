@@ -3,7 +3,7 @@
 import re
 from pathlib import Path
 
-from hypothesis import HealthCheck, example, given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from buspass.config.build import Surroundings
@@ -48,7 +48,7 @@ def judged(source):
     assert [line for line in faults if not LINE.fullmatch(line)] == []
 
 
-@settings(max_examples=200, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=200, derandomize=True)
 @given(
     st.lists(
         st.tuples(st.integers(0, len(EXAMPLE)), st.integers(0, 12), st.sampled_from(WORDS)), min_size=1, max_size=4
@@ -61,7 +61,7 @@ def test_the_example_with_bytes_replaced(edits):
     judged(source)
 
 
-@settings(max_examples=100, deadline=None, derandomize=True)
+@settings(max_examples=100, derandomize=True)
 @given(st.binary(max_size=200))
 @example(b"a: &a\n")
 @example(b"? \n: \n")

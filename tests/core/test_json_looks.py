@@ -62,7 +62,7 @@ def outcome(body: bytes) -> Any:
         return problem.detail
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 @given(stirred())
 def test_the_strict_parser_says_the_same_without_its_first_look(body: bytes) -> None:
     with pytest.MonkeyPatch.context() as patch:
@@ -71,7 +71,7 @@ def test_the_strict_parser_says_the_same_without_its_first_look(body: bytes) -> 
         assert first == outcome(body)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(VALUES)
 def test_the_look_takes_what_we_write_ourselves(value: Any) -> None:
     text = written(value)

@@ -43,7 +43,7 @@ BETWEEN = [
 TEXTS = st.lists(st.one_of(st.sampled_from(VALUES), st.sampled_from(BETWEEN), st.text(max_size=5)), max_size=12).map(
     "".join
 )
-EXAMPLES = settings(max_examples=50, deadline=None)
+EXAMPLES = settings(max_examples=50)
 PLANS = st.fixed_dictionaries({class_: st.sampled_from(["placeholder", "mask", "allow"]) for class_ in CLASSES})
 
 

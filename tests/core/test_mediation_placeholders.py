@@ -46,7 +46,7 @@ def test_each_class_is_hidden_and_comes_back_exactly(class_):
     assert table.restore(hidden) == text
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(st.lists(PIECES))
 def test_any_text_comes_back_exactly(pieces):
     table = Placeholders(KEY)

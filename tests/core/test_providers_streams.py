@@ -254,7 +254,7 @@ def test_anthropic_events_out_of_order_are_malformed(event):
 
 
 @APIS
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(data=st.data())
 def test_damage_is_a_failure_or_an_answer_and_nothing_else(api, data):
     """Flip bytes of a recorded stream: whatever comes of it, no other exception does."""

@@ -94,14 +94,14 @@ async def both(reads, script):
     return found
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(conversations())
 def test_the_same_bytes_for_the_same_messages(conversation):
     compare(*conversation)
 
 
 @pytest.mark.verify
-@settings(max_examples=1000, deadline=None)
+@settings(max_examples=1000)
 @given(conversations())
 def test_the_same_bytes_for_many_messages(conversation):
     compare(*conversation)

@@ -85,7 +85,7 @@ PLAIN = st.text(st.characters(codec="latin-1", exclude_categories=["Cc"]), max_s
 PAIRS = st.lists(st.tuples(st.sampled_from([b"x-a", b"X-B", b"etag"]), PLAIN), max_size=3)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(PAIRS, BREAKS, PAIRS)
 def test_no_value_ends_its_line(before, value, after):
     plain = [*before, *after]

@@ -16,7 +16,7 @@ NAMES = st.sampled_from(["ETag", "Buspass-Cost", "server-timing", "X-A"])
 VALUES = st.text(st.characters(codec="latin-1", exclude_categories=["Cc"]), max_size=10)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     st.binary(max_size=20),
     st.sampled_from([200, 201, 404, 503]),
