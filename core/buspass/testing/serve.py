@@ -8,28 +8,50 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import fcntl
+import functools
+import os
 import secrets
 import socket
+import tempfile
+import threading
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 import uvicorn
 
 LOOPBACK = "127.0.0.1"
 _LOWEST, _PORTS = 20_000, 12_000
+_GIVEN: set[int] = set()
+_ALONE = threading.Lock()
 
 
 def free_port() -> int:
-    """A loopback port that nobody listens on now; somebody else may take it before you do.
+    """A loopback port that nobody listens on now, and that no call gives again while this process lives, here or in
+    another process of this user. So where nobody is told to listen, nobody of ours does. OSError: none is left.
 
     Not of those that a system gives by itself (from 32768 on with Linux, from 49152 elsewhere): any connection that is
     made meanwhile would take one of these.
     """
+    locks = _locks()
     for _ in range(100):
-        with contextlib.suppress(OSError), socket.socket() as probe:
-            probe.bind((LOOPBACK, _LOWEST + secrets.randbelow(_PORTS)))
-            return int(probe.getsockname()[1])
+        port = _LOWEST + secrets.randbelow(_PORTS)
+        with _ALONE, contextlib.suppress(OSError), socket.socket() as probe:
+            if port not in _GIVEN:
+                probe.bind((LOOPBACK, port))
+                fcntl.lockf(locks, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, port)
+                _GIVEN.add(port)
+                return port
     raise OSError(errno.EADDRINUSE, f"no free port from {_LOWEST} to {_LOWEST + _PORTS}")
+
+
+@functools.cache
+def _locks() -> int:
+    """An empty file, of which a process locks one byte for each port that it was given: the system forgets the locks
+    with the process, however that ends. It stays open, as closing it would give them all back."""
+    path = Path(tempfile.gettempdir()) / f"buspass-ports-{os.getuid()}"
+    return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
 
 
 @contextlib.asynccontextmanager
