@@ -14,8 +14,8 @@ from typing import Any, Final
 from buspass.alerts import Alert, signed
 from buspass.alerts.alerts import TRIES
 from buspass.breakers import Breaker, Key
-from buspass.breakers.breakers import KEY as STATE
-from buspass.breakers.breakers import breaker_in
+from buspass.breakers.stored import KEY as STATE
+from buspass.breakers.stored import breaker_in
 from buspass.calls.house import House
 from buspass.config.settings import Webhook
 from buspass.errors import Problem

@@ -6,6 +6,7 @@ import pytest
 
 from buspass.breakers import Breakers, Fault, Key, Refusal, listing
 from buspass.breakers.breakers import FRESH, LEASE
+from buspass.ports.state import Delete, OutcomeUnknown, Put, Unavailable
 from buspass.testing.clock import FakeClock
 from buspass.testing.state_counting import Counting
 from buspass.testing.state_memory import Crash, Down, Late, Lost, MemoryState
@@ -314,6 +315,81 @@ async def test_a_lost_answer_counts_a_failure_once(host, state, fault):
     state.inner.deliver()
     assert await state_of(host) == "suspect", "the second one"
     assert await state_of(host) == "open"
+
+
+class Rivalled(MemoryState):
+    """A store where the next write's answer is lost: whether it `arrives` or not, `rival` writes before it is looked for."""
+
+    def __init__(self, rival, *, arrives):
+        super().__init__()
+        self.rival, self.arrives = rival, arrives
+
+    async def apply(self, partition, operations):
+        rival, self.rival = self.rival, None
+        if rival is None:
+            return await super().apply(partition, operations)
+        if self.arrives:
+            await super().apply(partition, operations)
+        await rival()
+        raise OutcomeUnknown(0, "its answer was lost")
+
+
+@pytest.mark.parametrize("arrives", [False, True], ids=["its own is lost", "its own is under the other's"])
+@pytest.mark.parametrize("key", [VENDOR, TASK], ids=lambda key: key.kind)
+async def test_two_hosts_equal_failures_in_one_millisecond_are_two_whatever_becomes_of_an_answer(clock, key, arrives):
+    async def rival():
+        await there.failed(key, DEAD)
+
+    state = Rivalled(rival, arrives=arrives)
+    here, there = Breakers(state, clock), Breakers(state, clock)
+    await here.failed(key, DEAD)
+    item = await state.read(key.partition, "state")
+    assert (item["state"], item["strikes"], item["version"]) == ("suspect", 2, 2)
+
+
+async def test_a_breaker_that_is_not_the_one_it_was_is_not_written_over(hosts, state, clock):
+    """The version alone may be the same: a task's breaker that closes is gone, and the next one begins anew."""
+    here, there, _ = hosts
+    await here.failed(TASK, DEAD)
+    await (await there.enter(TASK, wait=0, lasts=1)).failed(DEAD)
+    await (await there.enter(TASK, wait=0, lasts=1)).succeeded()
+    await there.failed(TASK, Fault(kind="throttled", status=429, retry_after=60))
+    await here.failed(TASK, DEAD)
+    assert (await state.read(TASK.partition, "state"))["state"] == "open"
+
+
+async def test_a_breaker_that_an_older_host_wrote_is_read_and_gone_on_with(host, hosts, state, clock):
+    await trip(host)
+    old = dict(await state.read(VENDOR.partition, "state"))
+    del old["writers"]
+    await state.apply(VENDOR.partition, [Delete("state", ())])
+    await state.apply(VENDOR.partition, [Put("state", old)])
+    here, there = hosts[:2]
+    assert await Service().call(here) == old["until"]
+    clock.advance(30)
+    state.inner.meet(Lost())
+    assert await Service(well=True).call(there) == "well"
+    item = await state.read(VENDOR.partition, "state")
+    assert (item["state"], item["version"]) == ("recovering", old["version"] + 2)
+
+
+@pytest.mark.parametrize(("reads", "most"), [(False, 1), (True, 3)])
+async def test_a_store_that_answers_no_write_keeps_no_call_for_long_and_its_failure_counts_here(
+    state, host, monkeypatch, reads, most
+):
+    async def unknown(partition, operations):
+        tries.append(partition)
+        raise OutcomeUnknown(0, "no answer")
+
+    async def away(partition, key):
+        raise Unavailable(0, "no answer")
+
+    tries = []
+    monkeypatch.setattr(state.inner, "apply", unknown)
+    if not reads:
+        monkeypatch.setattr(state.inner, "read", away)
+    assert (await host.failed(VENDOR, DEAD)).state == "suspect"
+    assert len(tries) == most
 
 
 async def test_without_the_store_a_host_goes_on_by_what_it_knows(host, state):

@@ -11,6 +11,7 @@ from virtual import LoopClock, VirtualLoop
 
 from buspass.breakers import Breakers, Fault, Key, Refusal
 from buspass.breakers.breakers import COLD
+from buspass.ports.state import OutcomeUnknown
 from buspass.testing.state_memory import MemoryState
 
 SCHEDULES = 80
@@ -98,3 +99,42 @@ def test_a_dead_service_is_reached_by_as_many_calls_as_there_are_hosts_and_two_m
             pytest.fail(f"schedule {seed}: {reached} calls reached it")
         as_many += reached == most
     assert as_many > SCHEDULES / 2, "else the schedules are no trial"
+
+
+class LossyState(LateState):
+    """The same, where answers to up to two writes are lost: they arrive, come late, or never."""
+
+    def __init__(self, random, most):
+        super().__init__(random, most)
+        self._fates = [random.choice(["arrives", "late", "never"]) for _ in range(2)]
+        self.on_their_way = []
+
+    async def apply(self, partition, operations):
+        fate = self._fates.pop() if self._fates and self._chance.random() < 0.6 else ""
+        if fate == "late":
+            self.on_their_way.append(asyncio.create_task(self._later(partition, operations)))
+        if fate in {"", "arrives"}:
+            answer = await super().apply(partition, operations)
+        if fate:
+            raise OutcomeUnknown(0, fate)
+        return answer
+
+    async def _later(self, partition, operations):
+        await asyncio.sleep(self._chance.uniform(0, 4 * self._most))
+        await super().apply(partition, operations)
+
+
+@pytest.mark.parametrize("key", [SERVICE, OWN], ids=lambda key: key.kind)
+def test_of_hosts_that_fail_at_once_each_failure_counts_once_whatever_becomes_of_the_stores_answers(key):
+    for seed in range(5 * SCHEDULES):
+
+        async def world(seed=seed):
+            random = Random(seed)
+            state = LossyState(random, random.choice([0, 0.005, 0.1]))
+            hosts = [Breakers(state, LoopClock(Random(seed + n))) for n in range(2)]
+            await asyncio.gather(*(host.failed(key, Fault(kind="broken")) for host in hosts))
+            await asyncio.gather(*state.on_their_way)
+            return await state.read(key.partition, "state")
+
+        item = VirtualLoop().run(world())
+        assert item["strikes"] == 2, f"schedule {seed}"

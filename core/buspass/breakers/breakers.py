@@ -9,65 +9,33 @@ nothing is sent without a hold, which needs the store.
 from __future__ import annotations
 
 import asyncio
-import hashlib
-import logging
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from contextlib import suppress
-from typing import Final, Literal
+from typing import Final
 
-from msgspec import Struct, field
-from msgspec.structs import asdict, replace
+from msgspec import Struct
 
 from buspass.breakers import states
+from buspass.breakers.key import Key
+from buspass.breakers.known import Known
 from buspass.breakers.states import CLOSED, RULES, Breaker, Fault, Rule
+from buspass.breakers.stored import Stored
 from buspass.ports.clock import Clock
-from buspass.ports.state import Delete, Equals, Item, OutcomeUnknown, Put, Refused, State, Unavailable
+from buspass.ports.state import State
 
-KEY: Final = "state"
-INDEX: Final = "due"
-SHARD: Final = "breakers"
 VIEW: Final = 1.0
 """Seconds that what was read of a breaker counts."""
 FRESH: Final = 10.0
 """Seconds that a success proves a service well."""
 LEASE: Final = 5_000
 """Milliseconds that a probe's lease outlasts its call."""
-TRIES: Final = 20
 KEPT: Final = 4_096
 """Breakers of tasks that a host remembers."""
 
 COLD: Final = 0.5
 """Seconds of silence, after the first call to a service of which nothing is known lately, that the others wait for it:
 parallel tool calls are an agent's daily bread, and a slow service is not a dead one."""
-
-log = logging.getLogger("buspass")
-
-
-class Key(Struct, frozen=True):
-    """Which breaker: of a model's target, of a tool's host, or of such a host for one task.
-
-    `address`: where a target's provider is, for its name says who it is and not where: what one address came to is no
-    sign of another, which a new configuration or another host may have for it.
-    """
-
-    kind: Literal["model", "tool", "task"]
-    name: str
-    task: str = ""
-    address: str = ""
-
-    def __str__(self) -> str:
-        """Say it in a line of the log."""
-        name = self.name if self.name.isprintable() else repr(self.name)
-        return f"tool {name} of task {self.task}" if self.task else f"{self.kind} {name}"
-
-    @property
-    def partition(self) -> str:
-        """Give its partition in the store."""
-        name = f"{self.name}@{self.address}" if self.address else self.name
-        if not (name.isascii() and name.isprintable() and len(name) < 128):
-            name = hashlib.sha256(name.encode()).hexdigest()
-        return f"breaker:{self.kind}:{self.task}:{name}" if self.task else f"breaker:{self.kind}:{name}"
 
 
 class Refusal(Exception):  # noqa: N818 - a breaker's word for it
@@ -78,34 +46,12 @@ class Refusal(Exception):  # noqa: N818 - a breaker's word for it
         self.key, self.breaker, self.until = key, breaker, until
 
 
-class _Local(Struct, eq=False):
-    """What this host knows of one breaker. `read` and `proven` are monotonic seconds; `flying`: its calls under way.
-
-    `asked`: the loop's seconds when the one call was sent that finds out for all; inf before that, and once it failed.
-    """
-
-    breaker: Breaker = CLOSED
-    read: float = -math.inf
-    proven: float = -math.inf
-    asked: float = -math.inf
-    flying: int = 0
-    run: int = 0
-    forgiven: int = 0
-    news: asyncio.Event = field(default_factory=asyncio.Event)
-    turn: asyncio.Lock = field(default_factory=asyncio.Lock)
-
-    def tell(self) -> None:
-        """Wake who waits for a change."""
-        self.news.set()
-        self.news = asyncio.Event()
-
-
 class Pass(Struct, eq=False):
     """One call's leave to go. Say once how it went: `succeeded`, `failed`, or `void` where nothing was found out."""
 
     owner: Breakers
     key: Key
-    local: _Local | None
+    local: Known | None
     before: states.State
     """The breaker's state when it was given."""
     probe: str = ""
@@ -173,9 +119,9 @@ class Breakers:
     """All breakers, as one host sees them. Safe for any number of concurrent callers."""
 
     def __init__(self, state: State, clock: Clock) -> None:
-        self._state = state
+        self._stored = Stored(state, clock)
         self._clock = clock
-        self._locals: dict[Key, _Local] = {}
+        self._locals: dict[Key, Known] = {}
 
     # ── who may go ──────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -192,7 +138,7 @@ class Breakers:
         local.flying += 1
         return Pass(self, key, local, "closed")
 
-    def _first(self, key: Key, local: _Local) -> Pass:
+    def _first(self, key: Key, local: Known) -> Pass:
         """Give the one call its leave that finds out whether a service is there."""
         local.flying, local.asked = local.flying + 1, math.inf
         return Pass(self, key, local, "closed", first=True)
@@ -247,18 +193,18 @@ class Breakers:
                 found[key] = states.comeback(breaker, now)
         return found
 
-    def _goes_well(self, local: _Local) -> bool:
+    def _goes_well(self, local: Known) -> bool:
         """Whether it is known to be closed, as of a second ago at most."""
         return local.breaker.state == "closed" and self._clock.monotonic() - local.read < VIEW
 
-    def _room(self, rule: Rule, local: _Local, verdict: states.Verdict) -> float:
+    def _room(self, rule: Rule, local: Known, verdict: states.Verdict) -> float:
         if verdict == "careful":
             return rule.careful
         if rule.unproven == math.inf:
             return math.inf
         return math.inf if self._clock.monotonic() - local.proven < FRESH else rule.unproven
 
-    async def _news(self, local: _Local, until: float) -> None:
+    async def _news(self, local: Known, until: float) -> None:
         """Wait for something to change; look again after a second in any case, for other hosts change it too."""
         with suppress(TimeoutError):
             async with asyncio.timeout_at(min(until, asyncio.get_running_loop().time() + VIEW)):
@@ -266,7 +212,7 @@ class Breakers:
 
     # ── how it went ─────────────────────────────────────────────────────────────────────────────────────────────
 
-    async def succeeded(self, key: Key, local: _Local | None, probe: str = "", *, proof: bool = True) -> Breaker:
+    async def succeeded(self, key: Key, local: Known | None, probe: str = "", *, proof: bool = True) -> Breaker:
         """Take note of a success."""
         local = local or self._locals.get(key)
         if local is None:
@@ -275,7 +221,7 @@ class Breakers:
             self.proven(local)
             if local.breaker.state == "closed":
                 return local.breaker
-        breaker = await self._change(key, local, lambda breaker, now: states.succeeded(breaker, now, probe))
+        breaker = await self._stored.change(key, local, lambda breaker, now: states.succeeded(breaker, now, probe))
         local.tell()
         return breaker
 
@@ -283,7 +229,7 @@ class Breakers:
         """Whether anything is known of a breaker here: of a task's, only once it saw a failure."""
         return key in self._locals
 
-    def proven(self, local: _Local) -> None:
+    def proven(self, local: Known) -> None:
         """Know a service well, as of now."""
         before, local.proven = local.proven, self._clock.monotonic()
         local.run += 1
@@ -302,47 +248,38 @@ class Breakers:
             if local.forgiven:
                 local.forgiven -= 1
                 return local.breaker
-        breaker = await self._change(key, local, lambda breaker, now: states.failed(breaker, now, fault, probe))
+        breaker = await self._stored.change(key, local, lambda breaker, now: states.failed(breaker, now, fault, probe))
         local.proven = -math.inf
         local.tell()
         return breaker
 
     async def returned(self, key: Key, probe: str) -> None:
         """Give a probe's lease back."""
-        await self._change(key, self._local(key), lambda breaker, now: states.returned(breaker, now, probe))
+        await self._stored.change(key, self._local(key), lambda breaker, now: states.returned(breaker, now, probe))
 
     # ── the store ───────────────────────────────────────────────────────────────────────────────────────────────
 
-    def _local(self, key: Key) -> _Local:
+    def _local(self, key: Key) -> Known:
         if (local := self._locals.get(key)) is None:
             if key.task and len(self._locals) >= KEPT:
                 idle = (old for old, known in self._locals.items() if old.task and not known.flying)
                 with suppress(StopIteration):
                     del self._locals[next(idle)]
-            local = self._locals[key] = _Local()
+            local = self._locals[key] = Known()
         return local
 
-    async def _look(self, key: Key, local: _Local) -> Breaker:
+    async def _look(self, key: Key, local: Known) -> Breaker:
         if self._clock.monotonic() - local.read < VIEW:
             return local.breaker
         async with local.turn:
             if self._clock.monotonic() - local.read >= VIEW:
-                await self._read(key, local)
+                await self._stored.read(key, local)
         return local.breaker
 
-    async def _read(self, key: Key, local: _Local) -> None:
-        try:
-            item = await self._state.read(key.partition, KEY)
-        except Unavailable as error:
-            log.warning("breaker %s can't be read: %s", key, error)
-        else:
-            local.breaker = CLOSED if item is None else breaker_in(item)
-        local.read = self._clock.monotonic()
-
-    async def _probe(self, key: Key, local: _Local, lasts: int) -> Pass | None:
+    async def _probe(self, key: Key, local: Known, lasts: int) -> Pass | None:
         """Try to become the one prober, for `lasts` ms. Raises Refusal where the store is away."""
         probe = self._clock.random(8).hex()
-        breaker = await self._change(
+        breaker = await self._stored.change(
             key, local, lambda breaker, now: states.taken(breaker, now, probe, lasts), alone=False
         )
         if breaker.probe == probe:
@@ -352,48 +289,3 @@ class Breakers:
         if states.ask(breaker, now) == "probe":
             raise Refusal(key, breaker, now + 1_000)
         return None
-
-    async def _change(
-        self, key: Key, local: _Local, step: Callable[[Breaker, int], Breaker | None], *, alone: bool = True
-    ) -> Breaker:
-        """Change the shared breaker by a step of the table. `alone`: here at least, if the store is away."""
-        async with local.turn:
-            for _ in range(TRIES):
-                if (new := step(local.breaker, self._clock.now())) is None:
-                    return local.breaker
-                try:
-                    answer = await self._state.apply(key.partition, [_operation(key, local.breaker.version, new)])
-                except OutcomeUnknown:
-                    await self._read(key, local)
-                    if local.breaker == new:
-                        break
-                    continue
-                except Unavailable as error:
-                    log.warning("breaker %s can't be written: %s", key, error)
-                    if alone:
-                        local.breaker = replace(new, version=local.breaker.version)
-                    break
-                local.read = self._clock.monotonic()
-                if isinstance(answer, Refused):
-                    local.breaker = CLOSED if answer.item is None else breaker_in(answer.item)
-                    continue
-                if new.state != local.breaker.state:
-                    level = logging.WARNING if new.state == "open" else logging.INFO
-                    log.log(level, "breaker %s: %s, then %s", key, local.breaker.state, new.state)
-                local.breaker = CLOSED if answer.item is None else new
-                break
-            return local.breaker
-
-
-def _operation(key: Key, version: int, new: Breaker) -> Put | Delete:
-    require = (Equals(("version",), version),) if version else ()
-    if key.task and require and new.state == "closed":
-        return Delete(KEY, require)  # a task ends, and nobody would
-    value: Item = {**asdict(new), "breaker": key.kind, "name": key.name, "task": key.task}
-    place = None if new.state == "closed" else (SHARD, f"{new.since:016d}")
-    return Put(KEY, value, require, index={INDEX: place})
-
-
-def breaker_in(item: Item) -> Breaker:
-    """Read an item."""
-    return Breaker(**{part: item[part] for part in Breaker.__struct_fields__})  # type: ignore[arg-type]  # as it was put

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Final
 
-from buspass.breakers.breakers import INDEX, KEY, SHARD, Key, breaker_in
+from buspass.breakers.key import Key
 from buspass.breakers.states import CLOSED, Breaker
+from buspass.breakers.stored import INDEX, KEY, SHARD, breaker_in
 from buspass.ports.state import State
 
 MOST: Final = 200

@@ -61,7 +61,8 @@ class Breaker(Struct, frozen=True, kw_only=True):
     """One breaker. Times in ms since the epoch; `until` is when it may be probed, or the probe's lease ends.
 
     `strikes`: failures since the last success; `good`: successes of a recovery; `level`: how often it has opened;
-    `kind` and `status`: the last failure's; `version` counts the changes.
+    `kind` and `status`: the last failure's; `version` counts the changes,
+    `writers` names the last of them, the newest first: whoever stores it does.
     """
 
     state: State = "closed"
@@ -75,6 +76,7 @@ class Breaker(Struct, frozen=True, kw_only=True):
     kind: str = ""
     status: int = 0
     version: int = 0
+    writers: str = ""
 
 
 CLOSED: Final = Breaker()
