@@ -166,7 +166,7 @@ async def test_processes_replace_one_blob_in_turn(tmp_path, opened):
     await opened.put("n", b"0")
     command = [sys.executable, "-c", textwrap.dedent(script), f"file:///{tmp_path}/blobs"]
     processes = [subprocess.Popen(command) for _ in range(3)]
-    assert [process.wait(30) for process in processes] == [0, 0, 0]
+    assert [process.wait(120) for process in processes] == [0, 0, 0]
     data, tag = await opened.get("n")
     assert data == b"150"
     with pytest.raises(BlobConflict):

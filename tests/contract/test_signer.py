@@ -37,7 +37,7 @@ class TestSigner(SignerContract):
     def test_processes_that_start_together_have_one_key(self, tmp_path):
         command = [sys.executable, "-c", _START, str(tmp_path)]
         starting = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(6)]
-        found = {process.communicate(timeout=30)[0] for process in starting}
+        found = {process.communicate(timeout=120)[0] for process in starting}
         assert [process.returncode for process in starting] == [0] * 6
         assert len(found) == 1
         assert _names(tmp_path / "keys") == ["domain.key", "signer.pem"]

@@ -7,15 +7,19 @@ import pytest
 
 from buspass_onprem.batches import Batches
 
+SECONDS = 60
+"""For what comes at once: a busy machine may take its time."""
+
 
 @pytest.fixture
 def made():
     """Give batches over a thread that waits until it may begin, and what it was handed."""
-    gate, seen, open_ = threading.Event(), [], []
+    gate, seen, open_ = Gate(), [], []
 
     def make(work, most=256):
         def working(jobs):
-            gate.wait(10)
+            gate.here.set()
+            gate.wait(SECONDS)
             seen.append(list(jobs))
             return work(jobs)
 
@@ -28,10 +32,25 @@ def made():
         asyncio.run(batches.close())
 
 
+class Gate(threading.Event):
+    """Opens for the thread. `here`: it has what came first by now, and waits."""
+
+    def __init__(self):
+        super().__init__()
+        self.here = threading.Event()
+
+    async def reached(self):
+        """Wait until it is here, for a turn of the loop at least."""
+        async with asyncio.timeout(SECONDS):
+            await asyncio.sleep(0.001)
+            while not self.here.is_set():
+                await asyncio.sleep(0.001)
+
+
 async def test_each_gets_its_own_answer_and_turns_are_taken_together(made):
     batches, gate, seen = made(lambda jobs: [job * 10 for job in jobs])
     asked = [batches.ask(0)]
-    await asyncio.sleep(0.05)  # the thread has it by now, and waits
+    await gate.reached()
     for turn in range(1, 4):
         asked += [batches.ask(turn * 10 + each) for each in range(3)]
         await asyncio.sleep(0)
@@ -41,10 +60,10 @@ async def test_each_gets_its_own_answer_and_turns_are_taken_together(made):
     assert seen == [[0], [10, 11, 12, 20, 21, 22, 30, 31, 32]]
 
 
-async def in_turns(batches, count):
+async def in_turns(batches, gate, count):
     """Ask for the numbers from 0 on, each in a turn of the loop of its own, the first before all others are seen."""
     asked = [batches.ask(0)]
-    await asyncio.sleep(0.05)
+    await gate.reached()
     for turn in range(1, count):
         asked.append(batches.ask(turn))
         await asyncio.sleep(0)
@@ -57,7 +76,7 @@ async def test_a_loop_is_woken_once_for_all_that_it_asked_before(made, monkeypat
     batches, gate, seen = made(lambda jobs: jobs)
     wake = loop.call_soon_threadsafe
     monkeypatch.setattr(loop, "call_soon_threadsafe", lambda *call: woken.append(call) or wake(*call))
-    asked = await in_turns(batches, 4)
+    asked = await in_turns(batches, gate, 4)
     gate.set()
     assert await asyncio.gather(*asked) == [0, 1, 2, 3]
     assert (seen, len(woken)) == ([[0], [1, 2, 3]], 2)
@@ -71,24 +90,24 @@ def test_loops_that_ask_in_turn_get_their_own_answers(made):
         mine = []
         for job in range(first, first + 5):
             mine.append(batches.ask(job))
-            await asyncio.sleep(0.002)
+            await gate.reached()  # the first one of all is taken alone, or with its likes
         await asyncio.to_thread(asked.wait)
         answers[first] = await asyncio.gather(*mine)
 
     threads = [threading.Thread(target=lambda n=n: asyncio.run(asking(n * 10)), daemon=True) for n in range(3)]
     for thread in threads:
         thread.start()
-    asked.wait(10)
+    asked.wait(SECONDS)
     gate.set()
     for thread in threads:
-        thread.join(10)
+        thread.join(SECONDS)
     assert answers == {n * 10: [(n * 10 + each) * 10 for each in range(5)] for n in range(3)}
     assert len(seen) == 2
 
 
 async def test_from_so_many_on_no_other_turn_is_added(made):
     batches, gate, seen = made(lambda jobs: jobs, most=2)
-    asked = await in_turns(batches, 5)
+    asked = await in_turns(batches, gate, 5)
     gate.set()
     assert await asyncio.gather(*asked) == [0, 1, 2, 3, 4]
     assert seen == [[0], [1, 2], [3, 4]]
@@ -100,7 +119,7 @@ async def test_from_so_many_on_no_other_turn_is_added(made):
 async def test_nobody_waits_for_ever(made, work):
     batches, gate, _ = made(work)
     gate.set()
-    answers = await asyncio.wait_for(asyncio.gather(*map(batches.ask, range(3)), return_exceptions=True), 10)
+    answers = await asyncio.wait_for(asyncio.gather(*map(batches.ask, range(3)), return_exceptions=True), SECONDS)
     assert {type(answer) for answer in answers} <= {ZeroDivisionError, AssertionError}
     assert len(answers) == 3
 
@@ -108,7 +127,7 @@ async def test_nobody_waits_for_ever(made, work):
 async def test_one_who_went_away_keeps_nobody_from_an_answer(made):
     batches, gate, _ = made(lambda jobs: jobs)
     first, second = batches.ask(1), batches.ask(2)
-    await asyncio.sleep(0.05)
+    await gate.reached()
     first.cancel()
     gate.set()
     assert await second == 2

@@ -450,7 +450,7 @@ async def new_head(folder, limit):
 async def test_processes_share_a_file_and_never_take_more_than_there_is(tmp_path):
     await new_head(tmp_path, 300)
     processes = writers(tmp_path, 3, 16, 200)
-    answered = {line for process in processes for line in process.communicate(timeout=30)[0].split()}
+    answered = {line for process in processes for line in process.communicate(timeout=120)[0].split()}
     assert [process.returncode for process in processes] == [0, 0, 0]
     assert await audit(tmp_path, 300, answered) == answered
     assert len(answered) == 300
@@ -459,7 +459,7 @@ async def test_processes_share_a_file_and_never_take_more_than_there_is(tmp_path
 async def test_processes_that_come_and_go_at_once_all_open_the_file(tmp_path):
     """The last one out takes the WAL away, and a newcomer meets a lock for which SQLite does not wait."""
     processes = writers(tmp_path, 4, 1, 0, opens=60)
-    assert [process.communicate(timeout=60)[0] for process in processes] == [""] * 4
+    assert [process.communicate(timeout=120)[0] for process in processes] == [""] * 4
     assert [process.returncode for process in processes] == [0] * 4
 
 
@@ -474,7 +474,7 @@ async def test_kill_minus_nine_loses_nothing_that_was_answered(tmp_path):
             process.send_signal(signal.SIGKILL)
         lines = [first]
         for process in processes:
-            *whole, _cut = process.communicate(timeout=60)[0].split("\n")
+            *whole, _cut = process.communicate(timeout=120)[0].split("\n")
             lines += whole
         answered = set(lines)
         assert len(await audit(folder, 100_000, answered)) >= len(answered) > 0

@@ -35,7 +35,7 @@ def process(*words, **environ):
         env={**os.environ, **environ},
         text=True,
         capture_output=True,
-        timeout=30,
+        timeout=120,
     )
     assert "Traceback" not in done.stderr
     return done.returncode, done.stdout, done.stderr
@@ -164,7 +164,7 @@ def test_a_reader_that_has_seen_enough_gets_no_stack(tmp_path, unbuffered):
     os.close(read)
     command = [sys.executable, "-m", "buspass", "check", "buspass.yaml", "--json"]
     environ = {**os.environ, "PYTHONUNBUFFERED": unbuffered}
-    done = subprocess.run(command, env=environ, stdout=write, stderr=subprocess.PIPE, text=True, timeout=30)
+    done = subprocess.run(command, env=environ, stdout=write, stderr=subprocess.PIPE, text=True, timeout=120)
     os.close(write)
     assert (done.returncode, done.stderr) == (1, "")
 

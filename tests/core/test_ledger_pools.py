@@ -316,7 +316,7 @@ async def test_two_processes_on_one_file_give_no_more_than_the_pool_holds(tmp_pa
     url = f"sqlite:///{tmp_path}/state.db?durability=process"
     command = [sys.executable, "-c", WRITER, url]
     both = [subprocess.Popen([*command, name], stdout=subprocess.PIPE, text=True) for name in ("a", "b")]
-    said = [process.communicate(timeout=60)[0].split() for process in both]
+    said = [process.communicate(timeout=120)[0].split() for process in both]
     assert [process.returncode for process in both] == [0, 0]
     taken, ended = (sum(int(words[n]) for words in said) for n in (0, 1))
     state = await open_sqlite(url)

@@ -13,22 +13,29 @@ async def waiting(deadlines, seconds, work):
         return await work
 
 
-async def test_each_block_ends_at_its_own_time_and_the_others_go_on():
-    deadlines, never = Deadlines(), asyncio.Event()
+async def test_each_block_ends_at_its_own_time_and_the_others_go_on(monkeypatch):
+    deadlines, never, work = Deadlines(), asyncio.Event(), asyncio.Event()
     loop = asyncio.get_running_loop()
-    began = loop.time()
+    began = now = loop.time()
+    monkeypatch.setattr(loop, "time", lambda: now)
     ended = []
 
     async def one(seconds):
         with pytest.raises(TimeoutError):
             await waiting(deadlines, seconds, never.wait())
-        ended.append((seconds, loop.time() - began))
+        ended.append(seconds)
 
-    whole = asyncio.create_task(waiting(deadlines, 60, asyncio.sleep(0.2, "whole")))
-    await asyncio.gather(*(one(seconds) for seconds in (0.1, 0.02, 0.15, 0.02)))
-    assert [seconds for seconds, _ in ended] == [0.02, 0.02, 0.1, 0.15]
-    assert all(took >= seconds for seconds, took in ended)
-    assert await whole == "whole"
+    whole = asyncio.create_task(waiting(deadlines, 60, work.wait()))
+    others = asyncio.gather(*(one(seconds) for seconds in (3, 1, 4, 1)))
+    await asyncio.sleep(0)
+    for seconds, until_then in ((0.9, []), (1, [1, 1]), (2.9, [1, 1]), (3, [1, 1, 3]), (4, [1, 1, 3, 4])):
+        now = began + seconds
+        for _ in range(9):
+            await asyncio.sleep(0)
+        assert ended == until_then
+    await others
+    work.set()
+    assert await whole is True
 
 
 async def test_one_timer_is_armed_however_many_blocks_there_are(monkeypatch):

@@ -84,11 +84,24 @@ async def test_reading_waits_for_who_takes_nothing() -> None:
     await chunks.aclose()
 
 
-async def test_reads_in_time_never_time_out_though_they_share_one_timer() -> None:
+async def test_reads_in_time_never_time_out_though_they_share_one_timer(monkeypatch: pytest.MonkeyPatch) -> None:
+    loop = asyncio.get_running_loop()
+    now = loop.time()
+    monkeypatch.setattr(loop, "time", lambda: now)
+
+    def later(seconds: float) -> None:
+        nonlocal now
+        now += seconds
+
     idle = Idle(0.5)
     for _ in range(6):
         with idle:
-            await asyncio.sleep(0.1)
+            later(0.4)
+            await asyncio.sleep(0)
+            await asyncio.sleep(0)
+    loop.call_soon(later, 0.6)
+    with pytest.raises(TimedOut), idle:
+        await asyncio.sleep(LONG)
     idle.close()
 
 

@@ -33,7 +33,7 @@ STREAMING = {"aws": 8820, "aws-whole": 8821, "azure": 8810, "onprem": 8830}
 """Hosts of a domain where Lambda streams, by a runtime of ours, and beside it answers whole, by AWS's."""
 UPSTREAMS = {"issuer": 8841, "provider": 8842, "services": 8843, "claude": 8844}
 NOBODY = 8849
-READY = 60
+READY = 120
 """Seconds until a host must answer."""
 SECRETS = {"PROVIDER_KEY": "sim-key", "BUSPASS_DOMAIN_KEY": "5a" * 32}
 COMMANDS = {
@@ -113,7 +113,7 @@ class Services:
             case "page":
                 return Response("<html>sorry</html>", media_type="text/html")
             case "slow":
-                await asyncio.sleep(10)
+                await asyncio.sleep(60)
         return JSONResponse({"id": name, "größe": 1.5, "query": dict(request.query_params)})
 
     async def note(self, request):
@@ -124,7 +124,7 @@ class Services:
         approved, seconds, _ = self.plans.get(order, (not order.startswith("no"), 0, 0))
         self.log.append(("asked", order))
         if order in self.gates:
-            await asyncio.to_thread(self.gates[order].wait, 10)
+            await asyncio.to_thread(self.gates[order].wait, 60)
         await asyncio.sleep(seconds)
         self.log.append(("yes" if approved else "no", order))
         return JSONResponse({"approved": approved, "order": order})
@@ -173,7 +173,7 @@ class Surroundings(threading.Thread):
 
     def stop(self):
         self.loop.call_soon_threadsafe(self.stopped.set)
-        self.join(10)
+        self.join(60)
 
 
 class Domain:
@@ -227,7 +227,7 @@ class Domain:
 
     def __enter__(self):
         self.around.start()
-        assert self.around.ready.wait(10)
+        assert self.around.ready.wait(READY)
         try:
             for host in self.urls:
                 self._spawn(host)
@@ -244,7 +244,7 @@ class Domain:
             process.terminate()
         for process in running:
             try:
-                process.wait(15)
+                process.wait(60)
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()

@@ -23,7 +23,7 @@ async def application(scope, receive, send):
         message = await receive()
         size, more = size + len(message.get("body", b"")), message.get("more_body", False)
     if scope["path"] == "/slow":
-        await asyncio.sleep(0.6)
+        await asyncio.sleep(2)
     body = str(size).encode()
     await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"%d" % len(body))]})
     await send({"type": "http.response.body", "body": body})
@@ -90,15 +90,15 @@ async def rest(reader):
     """Give all that comes until the server hangs up; it must."""
     got = b""
     with contextlib.suppress(ConnectionError):
-        while part := await asyncio.wait_for(reader.read(65_536), 20):
+        while part := await asyncio.wait_for(reader.read(65_536), 60):
             got += part
     return got
 
 
 async def answer(reader):
-    head = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 20)
+    head = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 60)
     length = int(head.lower().partition(b"content-length: ")[2].split(b"\r\n", 1)[0])
-    return head.split(b" ", 2)[1], await asyncio.wait_for(reader.readexactly(length), 20)
+    return head.split(b" ", 2)[1], await asyncio.wait_for(reader.readexactly(length), 60)
 
 
 HEADS = {
@@ -181,19 +181,21 @@ async def test_who_does_not_finish_a_request_is_hung_up_on(port, monkeypatch, be
 
 
 async def test_an_answer_may_take_longer_than_its_question(port, monkeypatch):
-    monkeypatch.setattr(intake, "HEAD_TIME", 0.2)
-    monkeypatch.setattr(intake, "BODY_TIME", 0.2)
-    async with connected(port) as (reader, writer):
-        for head in (b"GET /slow HTTP/1.1\r\nHost: x\r\n", b"POST /slow HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n"):
-            writer.write(head)
-            await asyncio.sleep(0)
-            writer.write(b"\r\n")
-            if head.startswith(b"POST"):
-                writer.write(b"a")
+    monkeypatch.setattr(intake, "HEAD_TIME", 1.5)
+    monkeypatch.setattr(intake, "BODY_TIME", 1.5)
+
+    async def asked(*pieces):
+        async with connected(port) as (reader, writer):
+            for piece in pieces:
+                writer.write(piece)
                 await writer.drain()
                 await asyncio.sleep(0.05)
-                writer.write(b"b")
             assert (await answer(reader))[0] == b"200"
+
+    await asyncio.gather(
+        asked(b"GET /slow HTTP/1.1\r\nHost: x\r\n", b"\r\n"),
+        asked(b"POST /slow HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n", b"\r\na", b"b"),
+    )
 
 
 @pytest.mark.parametrize("path", LONG)
@@ -202,7 +204,7 @@ async def test_an_answer_that_nobody_takes_does_not_wait_for_ever(server, port, 
     monkeypatch.setattr(server.config, "timeout_keep_alive", 0.2)
     with contextlib.closing(socket.create_connection(("127.0.0.1", port))) as client:
         client.sendall(f"GET {path} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             while not server.server_state.connections:
                 await asyncio.sleep(0.01)
             while server.server_state.connections or server.server_state.tasks:
