@@ -35,6 +35,17 @@ BUNDLE_LOCK = $(UV) pip compile -q --universal --python-version 3.13 --generate-
 unexport PYTHONPATH VIRTUAL_ENV PYTHONDONTWRITEBYTECODE
 export PYTHONSAFEPATH := 1
 
+# A registry that is slow, or fails once, fails nobody's run: what is fetched is asked for again, by whoever fetches and here.
+export UV_HTTP_RETRIES ?= 6
+export UV_HTTP_TIMEOUT ?= 120
+export npm_config_fetch_retries ?= 5
+export PIP_RETRIES ?= 8
+fetched = for pause in 3 15 45 none; do \
+		{ $(1); } && break; \
+		test $$pause != none || exit 1; \
+		echo "trying again in $$pause s" >&2; sleep $$pause; \
+	done
+
 define no-python
 { echo "Buspass needs Python $(1), and there is none on this machine that uv can find or fetch." >&2; \
   echo "Install it (pyenv install $(1), uv python install $(1), or your system's packages), then run make again." >&2; \
@@ -67,9 +78,12 @@ verify: .venv .venv312 .venv-frameworks services  ## the slow and heavy rest: ma
 	$(BIN312)/python -m pytest -n 2 --dist loadfile -m "not verify" tests/core tests/contract tests/hosts
 	$(BIN)/buspass demo returns --rogue
 
+APT := -qq -o Acquire::Retries=5 -o DPkg::Lock::Timeout=300
+
 .PHONY: services
 services:  ## what make verify starts by itself, from the system's packages: redis-server
-	@command -v redis-server >/dev/null || { apt-get update -qq && apt-get install -qq -y --no-install-recommends redis-server >/dev/null; } \
+	@command -v redis-server >/dev/null \
+		|| ( $(call fetched,apt-get $(APT) update && apt-get $(APT) install -y --no-install-recommends redis-server >/dev/null) ) \
 		|| { echo "make verify needs redis-server: install it from your system's packages" >&2; exit 1; }
 
 .PHONY: bundle-lambda bundle-azure bundle-onprem
@@ -81,14 +95,16 @@ bundle-lambda bundle-azure bundle-onprem: bundle-%: .venv
 tools: .venv-scan $(HELM) $(KUBECTL_VALIDATE) $(OPA)  ## what judges infra/ (checkov, pycep, hadolint, and, compiled here with Go, helm and kubectl-validate), and OPA
 
 # Two makes at once compile once: the second waits, and finds it done.
+compiled = mkdir -p $(@D) && GOBIN=$(CURDIR)/$(@D) flock .cache/tools/lock go install $(1)
+
 $(HELM):
-	@mkdir -p $(@D) && GOBIN=$(CURDIR)/$(@D) flock .cache/tools/lock go install helm.sh/helm/v3/cmd/helm@v$(HELM_VERSION)
+	@$(call fetched,$(call compiled,helm.sh/helm/v3/cmd/helm@v$(HELM_VERSION)))
 
 $(KUBECTL_VALIDATE):
-	@mkdir -p $(@D) && GOBIN=$(CURDIR)/$(@D) flock .cache/tools/lock go install sigs.k8s.io/kubectl-validate@v$(KUBECTL_VALIDATE_VERSION)
+	@$(call fetched,$(call compiled,sigs.k8s.io/kubectl-validate@v$(KUBECTL_VALIDATE_VERSION)))
 
 $(OPA):
-	@mkdir -p $(@D) && GOBIN=$(CURDIR)/$(@D) flock .cache/tools/lock go install github.com/open-policy-agent/opa@v$(OPA_VERSION)
+	@$(call fetched,$(call compiled,github.com/open-policy-agent/opa@v$(OPA_VERSION)))
 
 .PHONY: docs
 docs: .venv  ## write the reference's tables from the code, and build the site of docs/ into build/site
@@ -157,36 +173,36 @@ clean:  ## remove everything that was made
 
 .venv/ready: pyproject.toml $(LOCK) | $(UV)
 	@test -x $(BIN)/python || $(UV) venv -q --python 3.13 .venv || $(call no-python,3.13)
-	$(UV) pip install -q --python $(BIN)/python --require-hashes -r $(LOCK)
-	$(UV) pip install -q --python $(BIN)/python --no-deps -e .
+	@$(call fetched,$(UV) pip install -q --python $(BIN)/python --require-hashes -r $(LOCK))
+	@$(call fetched,$(UV) pip install -q --python $(BIN)/python --no-deps -e .)
 	@$(BIN)/python -c 'import buspass, buspass_aws, buspass_azure, buspass_onprem'
 	@touch $@
 
 .venv312/ready: pyproject.toml $(LOCK) | $(UV)
 	@test -x $(BIN312)/python || $(UV) venv -q --python 3.12 .venv312 || $(call no-python,3.12)
-	$(UV) pip install -q --python $(BIN312)/python --require-hashes -r $(LOCK)
-	$(UV) pip install -q --python $(BIN312)/python --no-deps -e .
+	@$(call fetched,$(UV) pip install -q --python $(BIN312)/python --require-hashes -r $(LOCK))
+	@$(call fetched,$(UV) pip install -q --python $(BIN312)/python --no-deps -e .)
 	@$(BIN312)/python -c 'import buspass, buspass_aws, buspass_azure, buspass_onprem'
 	@touch $@
 
 .venv-frameworks/ready: $(FRAMEWORKS_LOCK) | $(UV)
 	@test -x $(FRAMEWORKS)/python || $(UV) venv -q --python 3.13 .venv-frameworks || $(call no-python,3.13)
-	$(UV) pip install -q --python $(FRAMEWORKS)/python --require-hashes -r $(FRAMEWORKS_LOCK)
+	@$(call fetched,$(UV) pip install -q --python $(FRAMEWORKS)/python --require-hashes -r $(FRAMEWORKS_LOCK))
 	@touch $@
 
 .venv-infra/ready: $(INFRA_LOCK) | $(UV)
 	@test -x $(INFRA)/python || $(UV) venv -q --python 3.13 .venv-infra || $(call no-python,3.13)
-	$(UV) pip install -q --python $(INFRA)/python --require-hashes -r $(INFRA_LOCK)
+	@$(call fetched,$(UV) pip install -q --python $(INFRA)/python --require-hashes -r $(INFRA_LOCK))
 	@touch $@
 
 .venv-scan/ready: $(SCAN_LOCK) | $(UV)
 	@mkdir -p .cache/tools
 	@test -x $(SCAN)/python || flock .cache/tools/lock $(UV) venv -q --allow-existing --python 3.13 .venv-scan || $(call no-python,3.13)
-	flock .cache/tools/lock $(UV) pip install -q --python $(SCAN)/python --require-hashes -r $(SCAN_LOCK)
+	@$(call fetched,flock .cache/tools/lock $(UV) pip install -q --python $(SCAN)/python --require-hashes -r $(SCAN_LOCK))
 	@touch $@
 
 .cache/uv/bin/uv:
 	@command -v python3 >/dev/null || $(call no-python,3.13)
 	@mkdir -p .cache
-	@python3 -m venv .cache/uv 2>/dev/null || { rm -rf .cache/uv; python3 -m pip install -q --target .cache/uv uv; }
-	@test -x $@ || .cache/uv/bin/pip install -q uv
+	@python3 -m venv .cache/uv 2>/dev/null || { rm -rf .cache/uv; $(call fetched,python3 -m pip install -q --target .cache/uv uv); }
+	@test -x $@ || { $(call fetched,.cache/uv/bin/pip install -q uv); }

@@ -10,6 +10,10 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
+sys.path.insert(1, str(ROOT / "tests" / "contract"))
+
+from fetching import fetched  # noqa: E402
+
 UV = os.environ.get("UV") or shutil.which("uv") or str(ROOT / ".cache" / "uv" / "bin" / "uv")
 PACKAGES = {"buspass", "buspass_aws", "buspass_azure", "buspass_onprem"}
 
@@ -19,7 +23,7 @@ pytestmark = pytest.mark.verify
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory):
     built = tmp_path_factory.mktemp("dist")
-    subprocess.run([UV, "build", "-q", "--wheel", "--out-dir", built, ROOT], check=True)
+    fetched([UV, "build", "-q", "--wheel", "--out-dir", built, ROOT])
     (found,) = built.glob("*.whl")
     return found
 
@@ -31,7 +35,7 @@ def installed(wheel, tmp_path_factory):
     python = folder / "bin" / "python"
     subprocess.run([UV, "venv", "-q", "--python", sys.executable, folder], check=True)
     lock = ["--constraint", str(ROOT / "requirements.lock")]
-    subprocess.run([UV, "pip", "install", "-q", "--python", python, *lock, f"{wheel}[onprem]"], check=True)
+    fetched([UV, "pip", "install", "-q", "--python", python, *lock, f"{wheel}[onprem]"])
     return python.parent
 
 

@@ -4,7 +4,6 @@ Ministack keeps DynamoDB's atomicity, conditions and validation (machine-checked
 conditional puts. What it does not do is named in the adapters.
 """
 
-import fcntl
 import hashlib
 import json
 import os
@@ -15,6 +14,8 @@ import time
 import urllib.error
 import urllib.request
 from pathlib import Path
+
+from fetching import alone, fetched
 
 from buspass.testing.serve import free_port
 from buspass_aws.client import Address, AwsClient
@@ -31,15 +32,12 @@ KEYS = {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test", "AWS_REGIO
 
 def installed():
     """The program, installed anew where its lock is another than the one it was installed from."""
-    HOME.parent.mkdir(exist_ok=True)
     version = hashlib.sha256(LOCK.read_bytes() + sys.version.encode()).hexdigest()
     stamp, python = HOME / "lock.sha256", HOME / "bin" / "python"
-    with (HOME.parent / "ministack.lock").open("w") as alone:  # several test processes may come at once
-        fcntl.flock(alone, fcntl.LOCK_EX)
+    with alone(HOME):
         if not stamp.exists() or stamp.read_text() != version:
             subprocess.run([UV, "venv", "-q", "--clear", "--python", sys.executable, HOME], check=True)
-            install = [UV, "pip", "install", "-q", "--python", python, "--require-hashes", "-r", LOCK]
-            subprocess.run(install, check=True)
+            fetched([UV, "pip", "install", "-q", "--python", python, "--require-hashes", "-r", LOCK])
             stamp.write_text(version)
     return HOME / "bin" / "ministack"
 

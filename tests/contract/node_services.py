@@ -7,6 +7,8 @@ import subprocess
 import time
 from pathlib import Path
 
+from fetching import alone, fetched
+
 CACHE = Path(__file__).parents[2] / ".cache" / "npm"
 
 
@@ -14,11 +16,11 @@ def installed(name, version, command):
     """Give the path of a package's command; installs it if need be. Without npm this fails."""
     folder = CACHE / f"{name.replace('/', '-').removeprefix('@')}-{version}"
     path = folder / "node_modules" / ".bin" / command
-    if not path.exists():
-        assert shutil.which("npm"), f"{name} needs npm, which is not on this machine"
-        folder.mkdir(parents=True, exist_ok=True)
-        words = ["npm", "install", "--silent", "--no-fund", "--no-audit", "--prefix", folder, f"{name}@{version}"]
-        subprocess.run(words, check=True, timeout=600)
+    with alone(folder):
+        if not path.exists():
+            assert shutil.which("npm"), f"{name} needs npm, which is not on this machine"
+            folder.mkdir(parents=True, exist_ok=True)
+            fetched(["npm", "install", "--no-fund", "--no-audit", "--prefix", folder, f"{name}@{version}"])
     return path
 
 

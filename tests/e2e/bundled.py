@@ -13,6 +13,7 @@ import zipfile
 from pathlib import Path
 
 import hosts
+from fetching import fetched
 
 UV = os.environ.get("UV") or shutil.which("uv") or str(hosts.REPOSITORY / ".cache" / "uv" / "bin" / "uv")
 LOCK = hosts.REPOSITORY / "requirements.lock"
@@ -25,15 +26,12 @@ PLACES = {"aws": ".", "azure": ".python_packages/lib/site-packages", "onprem": "
 def build(host, out, config, *, bind="127.0.0.1", machine="x86_64", root=hosts.REPOSITORY, **environ):
     """Make a bundle; give its archive and what was printed."""
     command = [sys.executable, "-m", "buspass_bundle", host, "--machine", machine, "--config", str(config)]
-    done = subprocess.run(
+    done = fetched(
         [*command, "--bind", bind, "--out", str(out)],
         env={**os.environ, "UV": str(UV), **environ, "PYTHONPATH": str(root / "infra" / "bundle")},
         cwd=out.parent,
-        capture_output=True,
-        text=True,
-        timeout=1200,
+        seconds=1200,
     )
-    assert done.returncode == 0, done.stderr
     return out / f"{host}-{machine}.zip", done.stdout
 
 
@@ -67,7 +65,7 @@ def runtime(host, folder):
         str(LOCK),
     ]
     deps = ["--no-deps"] if host == "aws" else []
-    subprocess.run([*install, *deps, *RUNTIMES[host]], check=True)
+    fetched([*install, *deps, *RUNTIMES[host]])
     return folder
 
 

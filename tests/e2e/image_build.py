@@ -22,8 +22,11 @@ UNSHARED = ["unshare", "--mount"] if os.geteuid() == 0 else ["unshare", "--map-r
 OF_THE_NETWORK = (
     "PIP_CERT",
     "PIP_INDEX_URL",
+    "PIP_RETRIES",
     "SSL_CERT_FILE",
     "UV_DEFAULT_INDEX",
+    "UV_HTTP_RETRIES",
+    "UV_HTTP_TIMEOUT",
     "http_proxy",
     "https_proxy",
     "no_proxy",

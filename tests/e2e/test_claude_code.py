@@ -13,6 +13,7 @@ import threading
 from pathlib import Path
 
 import pytest
+from fetching import alone, fetched
 from running import CLAUDE_KEY, NOT_OURS, billed, served
 
 from buspass.testing.provider_anthropic import AnthropicProvider
@@ -41,12 +42,11 @@ def mind(request):
 def claude():
     """The folder of the program."""
     folder = ROOT / ".cache" / "claude-code"
-    folder.mkdir(parents=True, exist_ok=True)
-    for name in ("package.json", "package-lock.json"):
-        shutil.copy(LOCKED / name, folder / name)
-    command = ["npm", "ci", "--ignore-scripts", "--no-audit", "--no-fund"]
-    done = subprocess.run(command, cwd=folder, text=True, capture_output=True)
-    assert done.returncode == 0, done.stderr
+    with alone(folder):
+        folder.mkdir(exist_ok=True)
+        for name in ("package.json", "package-lock.json"):
+            shutil.copy(LOCKED / name, folder / name)
+        fetched(["npm", "ci", "--ignore-scripts", "--no-audit", "--no-fund"], cwd=folder)
     return next((folder / "node_modules" / "@anthropic-ai").glob("claude-code-*"))
 
 
