@@ -21,10 +21,13 @@ def fine(**body):
 
 
 class Answers:
-    """Plays `script`, and with `then` passes a request on to a real server first: an answer that is lost on its way."""
+    """Plays `script`, and with `behind` passes a request on to a real server first: an answer that is lost on its way.
+
+    `passed` counts the requests that the real server has answered.
+    """
 
     def __init__(self, *script, behind=None):
-        self.script, self.asked, self.behind = list(script), [], behind
+        self.script, self.asked, self.behind, self.passed = list(script), [], behind, 0
         self.open, self.serving = set(), set()
 
     async def __aenter__(self):
@@ -58,7 +61,8 @@ class Answers:
                 body = await reader.readexactly(int(headers.get("content-length", 0)))
                 self.asked.append((line, headers, body))
                 if self.behind is not None:
-                    passed = await self._passed(head, body)
+                    passed = await self._pass_on(head, body)
+                    self.passed += 1
                 act = self.script.pop(0) if self.script else None
                 if act is None:
                     writer.write(passed)
@@ -88,7 +92,7 @@ class Answers:
             writer.write(b"220 mail.example.com ESMTP\r\n")
         return False
 
-    async def _passed(self, head, body):
+    async def _pass_on(self, head, body):
         host, port = self.behind.removeprefix("http://").split(":")
         reader, writer = await asyncio.open_connection(host, int(port))
         writer.write(head[:-2] + b"Connection: close\r\n\r\n" + body)

@@ -12,6 +12,7 @@ import yaml
 from aws_servers import KEYS, Ministack, asked, create_bucket, create_table
 
 from buspass.doctor import Finding
+from buspass.http import examining
 from buspass.http.compose import composed
 from buspass.http.examining import examined
 from buspass.model import Limits
@@ -19,7 +20,7 @@ from buspass.testing.cosmos_server import CosmosServer, serving_cosmos
 from buspass.testing.keyvault_server import KeyVaultServer, serving_key_vault
 from buspass.testing.outbound import AsgiOutbound
 from buspass.testing.provider import Provider
-from buspass_aws import client
+from buspass_aws import client, dynamodb, json_service
 from buspass_azure import cosmos, cosmos_account, keyvault
 
 pytestmark = pytest.mark.verify
@@ -105,9 +106,11 @@ class Clouds:
 @pytest.fixture
 async def clouds(tmp_path: Path, ministack: Ministack, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Clouds]:
     for module, name in ((cosmos_account, "CONNECT_SECONDS"), (cosmos_account, "ANSWER_SECONDS"), (cosmos, "PATIENCE")):
-        monkeypatch.setattr(module, name, 25.0)  # service and client share a process, and a check may take 30 s
-    monkeypatch.setattr(keyvault, "CONNECT_SECONDS", 25)
-    monkeypatch.setattr(keyvault, "ANSWER_SECONDS", 25)
+        monkeypatch.setattr(module, name, 100.0)  # service and client share a process
+    for module, name in ((dynamodb, "WRITE"), (dynamodb, "READ"), (json_service, "TIMEOUT"), (examining, "SECONDS")):
+        monkeypatch.setattr(module, name, 100.0)
+    monkeypatch.setattr(keyvault, "CONNECT_SECONDS", 100)
+    monkeypatch.setattr(keyvault, "ANSWER_SECONDS", 100)
     monkeypatch.setattr(keyvault, "PAUSE", 0)
     monkeypatch.setattr(client, "_PAUSE", 0.0)
     account = CosmosServer()

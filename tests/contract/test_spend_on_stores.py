@@ -95,6 +95,8 @@ async def on_redis(folder, monkeypatch):
 async def on_dynamodb(folder, monkeypatch):
     for name, value in KEYS.items():
         monkeypatch.setenv(name, value)
+    for name in ("WRITE", "READ"):  # seconds: a machine with more to do must not look like a service that is away
+        monkeypatch.setattr(dynamodb, name, 60.0)
     with Ministack(folder) as aws:
         await create_table(aws.url, "spend")
         yield await dynamodb.open(f"dynamodb://spend?region=eu-central-1&endpoint={aws.url}")
@@ -104,6 +106,7 @@ async def on_dynamodb(folder, monkeypatch):
 async def on_cosmos(folder, monkeypatch):
     for seconds in ("CONNECT_SECONDS", "ANSWER_SECONDS"):  # the service shares this process: it may be slow
         monkeypatch.setattr(cosmos_account, seconds, 120)
+    monkeypatch.setattr(cosmos, "PATIENCE", 120.0)
     server = CosmosServer()
     server.add("db", "buspass")
     monkeypatch.setenv("COSMOS_KEY", server.key)

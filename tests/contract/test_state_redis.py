@@ -1,6 +1,7 @@
 """Redis keeps the contract, alone and as a cluster, and what it adds: lost answers, evictions, replicas, kill -9."""
 
 import asyncio
+import contextlib
 import time
 import uuid
 
@@ -108,17 +109,29 @@ async def test_a_lost_read_is_unavailable(server):
         await state.close()
 
 
-async def test_an_answer_that_never_comes_is_unknown(server, monkeypatch):
-    monkeypatch.setattr("buspass_onprem.redis_nodes.TIMEOUT", 0.3)
+async def test_an_answer_that_never_comes_is_unknown(server):
     async with Breaking(server.port) as proxy:
         state = await redis.open(url(proxy, "?prefix=mute"))
         await state.read("p", "k")
         proxy.mute, partition = True, uuid.uuid4().hex
-        with pytest.raises(OutcomeUnknown):
+        with impatient(state), pytest.raises(OutcomeUnknown):
             await state.apply(partition, [Put("k", {"n": 1})])
         proxy.mute = False
         assert await state.read(partition, "k") == {"n": 1}
         await state.close()
+
+
+@contextlib.contextmanager
+def impatient(state):
+    """Its open connections wait no longer than a third of a second, and those of before and after as long as ever."""
+    connections = [each for pool in state._nodes.pools.values() for each in pool._available_connections]
+    patience = {each: each.socket_timeout for each in connections}
+    assert patience
+    for each in connections:
+        each.socket_timeout = 0.3
+    yield
+    for each, seconds in patience.items():
+        each.socket_timeout = seconds
 
 
 async def test_a_server_that_is_gone_is_unavailable_and_found_again(tmp_path):

@@ -33,8 +33,8 @@ STREAMING = {"aws": 8820, "aws-whole": 8821, "azure": 8810, "onprem": 8830}
 """Hosts of a domain where Lambda streams, by a runtime of ours, and beside it answers whole, by AWS's."""
 UPSTREAMS = {"issuer": 8841, "provider": 8842, "services": 8843, "claude": 8844}
 NOBODY = 8849
-READY = 120
-"""Seconds until a host must answer."""
+READY = 240
+"""Seconds until a host must answer: one that has ended is seen at once, so only a hang takes so long."""
 SECRETS = {"PROVIDER_KEY": "sim-key", "BUSPASS_DOMAIN_KEY": "5a" * 32}
 COMMANDS = {
     "azure": ["-m", "buspass_azure.local_host", "--app", str(REPOSITORY / "azure")],

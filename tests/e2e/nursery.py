@@ -177,11 +177,17 @@ class Nursery:
         self._stack.close()
 
     def die_at(self, place):
-        (self.folder / "at").write_text(place)
+        self._leave_word("at", place)
 
     def pass_time(self, ms=LATER):
         self.ahead += ms
-        (self.folder / "ahead").write_text(str(self.ahead))
+        self._leave_word("ahead", str(self.ahead))
+
+    def _leave_word(self, name, text):
+        """All of it at once: a host that reads at this moment must not find half of it, or nothing."""
+        new = self.folder / f"{name}.new"
+        new.write_text(text)
+        new.replace(self.folder / name)
 
     def _order(self, **order):
         self.nurse.stdin.write(json.dumps(order) + "\n")

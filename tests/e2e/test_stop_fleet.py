@@ -92,7 +92,6 @@ def domain(tmp_path_factory):
     command = ["-m", "buspass.testing.lambda_runtime", "--streaming", "--instances", str(STREAMS["aws"])]
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(hosts.COMMANDS, "aws", command)
-        patch.setattr(hosts, "READY", 240)  # ten processes at once
         with hosts.Domain(tmp_path_factory.mktemp("fleet")) as domain:
             domain.around.provider.pace = 1.25
             yield domain

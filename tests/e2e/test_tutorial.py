@@ -113,7 +113,10 @@ def walk(terminal, blocks, replaced):
 
 def walked(terminal, provider, blocks, replaced):
     port = terminal.type("echo ${BUSPASS_URL##*:}")[1].strip()
-    second = f"buspass up --port {port} >up.log 2>&1 & until buspass task list >/dev/null 2>&1; do sleep 0.2; done"
+    second = f"buspass up --port {port} >up.log 2>&1 & "
+    second += (
+        "until buspass task list >/dev/null 2>&1 || ! kill -0 $!; do sleep 0.2; done"  # it may end, and not for ever
+    )
     try:
         outputs = walk(terminal, blocks, {"buspass up": second, **replaced})
     finally:

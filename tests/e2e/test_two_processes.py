@@ -39,7 +39,7 @@ providers:
 models:
   plan: {{targets: [{{provider: sim, model: planner-1}}], max_output: 100}}
 workflows:
-  work: {{loops: off, models: [plan], budget: {{tokens: 10000000, wall: 2h, wait: 20s}}}}
+  work: {{loops: off, models: [plan], budget: {{tokens: 10000000, wall: 2h, wait: 60s}}}}
 """
 
 
@@ -80,7 +80,7 @@ class Gateways:
         self.config = folder / "buspass.yaml"
         self.config.write_text(CONFIG.format(folder=folder, upstream=url))
         self.running, self.stacks = {}, {}
-        self.client = httpx.AsyncClient(timeout=60, limits=httpx.Limits(max_connections=None))
+        self.client = httpx.AsyncClient(timeout=180, limits=httpx.Limits(max_connections=None))
         self.state = None
         self.journal = Journal(DomainKey.from_text(DOMAIN_KEY).derive("journal-mac"))
 
