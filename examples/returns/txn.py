@@ -107,7 +107,7 @@ class TxnVerifier:
         return self._keys[kid]
 
     async def _over_http(self) -> Any:
-        async with httpx.AsyncClient(timeout=5, trust_env=False) as http:
+        async with httpx.AsyncClient(timeout=20, trust_env=False) as http:
             answer = await http.get(f"{self.issuer}/.well-known/jwks.json")
             return answer.raise_for_status().json()
 

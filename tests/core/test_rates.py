@@ -181,15 +181,16 @@ async def test_names_that_no_store_takes_have_timetables_all_the_same(hosts):
 @pytest.mark.verify
 async def test_three_hosts_over_sqlite_keep_to_the_rate_in_real_time(tmp_path):
     stores = [await sqlite.open(f"sqlite:///{tmp_path}/state.db?durability=process") for _ in range(3)]
-    hosts, times, until = [Rates(store, SystemClock()) for store in stores], [], time.monotonic() + 10
+    hosts, times, turns = [Rates(store, SystemClock()) for store in stores], [], dict.fromkeys(range(30), 0)
 
     async def work(worker):
-        while time.monotonic() < until:
+        while len(times) < 50 * 10:
             await hosts[worker % 3].take(FIFTY, CALL, 60)
             times.append(time.monotonic())
+            turns[worker] += 1
 
-    await asyncio.gather(*map(work, range(30)))
+    await asyncio.gather(*map(work, turns))
     for store in stores:
         await store.close()
-    assert most_in(times, 5.0) <= 50 * 5 + 1 + 50 * 0.5, "a late wake-up moves a call by some milliseconds"
-    assert len(times) >= 50 * 10 * 0.5
+    assert most_in(times, 5.0) <= 50 * 5 + 1 + 30, "of each worker one call that was due before may have woken late"
+    assert min(turns.values()) > 0

@@ -23,6 +23,7 @@ from buspass.errors import Problem
 from buspass.http.compose import composed
 from buspass.http.examining import examined
 from buspass.model import Limits
+from buspass.policy import server
 from buspass.policy.decide import Policy
 from buspass.policy.embedded import EmbeddedEngine
 from buspass.policy.server import FRESH, OpaServer
@@ -106,6 +107,12 @@ def opa(program: Path, tmp_path: Path) -> Iterator[Opa]:
         yield opa
 
 
+@pytest.fixture(autouse=True)
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A server that a busy machine keeps waiting is not away."""
+    monkeypatch.setattr(server, "TIMEOUT", 60.0)
+
+
 @pytest.fixture
 async def outbound() -> Any:
     outbound = PyreqwestOutbound()
@@ -176,12 +183,16 @@ async def test_a_built_in_that_fails_is_no_permission(program: Path, tmp_path: P
         assert "the OPA server answered 500" in await refused(policy, {"n": 0})
 
 
-async def test_a_server_that_stands_still_or_is_gone_is_no_permission(opa: Opa, outbound: Any) -> None:
+async def test_a_server_that_stands_still_or_is_gone_is_no_permission(
+    opa: Opa, outbound: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     policy = Policy(OpaServer(MODULES, opa.url, outbound, FakeClock()), MODULES)
     await policy.ask("call", VECTORS[0]["input"])
     opa.send(signal.SIGSTOP)
     try:
-        assert "gave no answer within" in await refused(policy, VECTORS[1]["input"])
+        with monkeypatch.context() as hasty:
+            hasty.setattr(server, "TIMEOUT", 2.0)
+            assert "gave no answer within" in await refused(policy, VECTORS[1]["input"])
     finally:
         opa.send(signal.SIGCONT)
     opa.stop()
