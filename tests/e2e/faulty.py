@@ -25,7 +25,7 @@ from buspass.testing.serve import LOOPBACK, serving
 from buspass.testing.state_memory import MemoryState
 
 KEY = "provider-key"
-FIRST_TOKEN, TOTAL = 6.0, 9.0
+FIRST_TOKEN, TOTAL = 6.0, 12.0
 """Seconds that the alias of every row gives."""
 LATE = 15.0
 """Seconds that a loaded machine may add before a row counts as too late."""
@@ -210,8 +210,8 @@ async def ask(row, app, token, seen):
             seen.raised = type(error).__name__
 
 
-async def carried_out(row, seen, base, nobody, folder, number, outbound):
-    """Start a task, ask once, and read its books."""
+async def carried_out(row, seen, base, nobody, folder, number, outbound, ready):
+    """Start a task, ask once it is `ready`'s turn, and read its books."""
     async with gateway(row, base, nobody, folder, number, outbound) as app:
         hold = app.house.ledger.hold
 
@@ -225,6 +225,7 @@ async def carried_out(row, seen, base, nobody, folder, number, outbound):
             workload = {"authorization": f"Bearer {await app.mint_workload('me')}"}
             started = (await http.post("/v1/tasks", json={"workflow": "w"}, headers=workload)).json()
             task, token = started["task"]["id"], started["token"]
+            await ready.wait()
             await ask(row, app, token, seen)
             mine = {"authorization": f"Bearer {token}"}
             trace = (await http.get(f"/v1/tasks/{task}/trace", headers=mine)).json()["records"]
@@ -240,20 +241,21 @@ async def carry_out(rows, folder):
     providers, outbound, found = Providers(), Shared(), [Seen() for _ in rows]
     for row, seen in zip(rows, found, strict=True):
         providers.add(row, seen)
-    gates = {True: asyncio.Semaphore(100), False: asyncio.Semaphore(4)}
     with socket.socket() as nowhere:  # bound and not listening: who connects is refused
         nowhere.bind((LOOPBACK, 0))
         nobody = f"http://{LOOPBACK}:{nowhere.getsockname()[1]}"
         async with serving(providers) as base:
 
-            async def one(number):
-                async with gates[rows[number].slow]:
+            async def one(number, ready):
+                async with few if ready is at_once else contextlib.nullcontext():
                     where = folder / str(number)
-                    await carried_out(rows[number], found[number], base, nobody, where, number, outbound)
+                    await carried_out(rows[number], found[number], base, nobody, where, number, outbound, ready)
 
             quick = [number for number, row in enumerate(rows) if not row.slow]
             slow = [number for number, row in enumerate(rows) if row.slow]
-            await asyncio.gather(*map(one, quick))
-            await asyncio.gather(*map(one, slow))
+            few, at_once = asyncio.Semaphore(4), asyncio.Barrier(1)
+            await asyncio.gather(*(one(number, at_once) for number in quick))
+            together = asyncio.Barrier(len(slow))  # no clock runs yet while others' gateways are still being made
+            await asyncio.gather(*(one(number, together) for number in slow))
             await HttpxOutbound.close(outbound)
     return found
