@@ -42,7 +42,7 @@ def site(tmp_path_factory):
     folder = tmp_path_factory.mktemp("site")
     environ = {**os.environ, "NO_MKDOCS_2_WARNING": "1"}
     command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", folder]
-    done = subprocess.run(command, cwd=ROOT, env=environ, text=True, capture_output=True, timeout=120)
+    done = subprocess.run(command, cwd=ROOT, env=environ, text=True, capture_output=True, timeout=600)
     assert (done.returncode, done.stdout) == (0, ""), done.stdout + done.stderr
     return folder
 

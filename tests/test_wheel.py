@@ -41,7 +41,7 @@ def installed(wheel, tmp_path_factory):
 
 def run(program, *arguments, cwd):
     environ = {"PATH": os.environ["PATH"], "HOME": str(cwd), "BUSPASS_DATA": str(cwd / "data")}
-    return subprocess.run([program, *arguments], cwd=cwd, env=environ, capture_output=True, text=True, timeout=60)
+    return subprocess.run([program, *arguments], cwd=cwd, env=environ, capture_output=True, text=True, timeout=600)
 
 
 def test_it_holds_the_four_packages_and_nothing_else(wheel):

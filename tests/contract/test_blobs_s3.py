@@ -45,7 +45,7 @@ async def test_what_else_is_in_the_bucket_is_passed_over(ministack, bucket):
     blobs = await s3.open(url(ministack, f"{bucket}/mine"))
     others = client.AwsClient("s3", "eu-central-1", ministack.url)
     for key in ("other", "mine/%20odd", "mine/a%26b", "mine/.hidden", "mine2/x"):
-        assert (await others.send("PUT", f"/{bucket}/{key}", headers={}, body=b"x", timeout=5)).status == 200
+        assert (await others.send("PUT", f"/{bucket}/{key}", headers={}, body=b"x", timeout=60)).status == 200
     for name in ("b", "c"):
         await blobs.put(name, b"x")
     assert await blobs.list("", "", 10) == ["b", "c"]

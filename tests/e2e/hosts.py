@@ -61,7 +61,7 @@ def exchange(url, method, path, headers=(), body=None):
 
     `body` may be a list of chunks, which goes out without a length.
     """
-    connection = http.client.HTTPConnection(url.removeprefix("http://"), timeout=60)
+    connection = http.client.HTTPConnection(url.removeprefix("http://"), timeout=180)
     with contextlib.closing(connection):
         connection.putrequest(method, path, skip_accept_encoding=True)
         for name, value in headers:

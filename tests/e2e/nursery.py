@@ -36,7 +36,7 @@ DATA = Path(__file__).parents[1] / "data" / "kill"
 CAP = 5
 LATER = 600_000
 """Milliseconds: longer than any hold of the configuration lasts, shorter than its tasks and tokens."""
-SECONDS = 60
+SECONDS = 300
 
 
 class Upstream(threading.Thread):

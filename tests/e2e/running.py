@@ -19,7 +19,7 @@ BLOCKS = re.findall(r"^```([a-z ]+)\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL
 AGENT = next(code for language, code in BLOCKS if language == "python")
 KEY = "sk-proj-0123456789abcdefghijklmnop"
 CLAUDE_KEY = "sk-ant-api03-0123456789abcdefghijkl"
-SECONDS = 120
+SECONDS = 600
 """For a whole run: hang-ups are what it ends, not slowness."""
 NOT_OURS = ("BUSPASS_", "OPENAI_", "ANTHROPIC_", "AZURE_", "PYTHONDONTWRITEBYTECODE")
 

@@ -22,7 +22,7 @@ from buspass.testing.serve import free_port
 
 ROOT = Path(__file__).parents[2]
 LOCKED = ROOT / "tests" / "data" / "frameworks"
-SECONDS = 300
+SECONDS = 900
 MODELS = ("claude-opus-4-8", "claude-sonnet-5", "claude-haiku-4-5-20251001")
 pytestmark = pytest.mark.verify
 

@@ -118,7 +118,7 @@ def test_its_own_command_serves_and_its_health_check_sees_it(image, tmp_path):
     """
     binds = [(tmp_path / "buspass.yaml", "/etc/buspass/buspass.yaml", False), (secrets, "/run/secrets", False)]
     command = images.container(image, binds=[*binds, (data, "/data", True)], alone=True, command=["sh", "-c", script])
-    done = subprocess.run(command, text=True, capture_output=True, timeout=120)
+    done = subprocess.run(command, text=True, capture_output=True, timeout=600)
     assert "healthy" in done.stdout.splitlines(), done
     assert (data / "state.db").exists()
     assert [*data.glob("operator.key"), *data.glob("keys/*")] == []  # keys are made on loopback alone

@@ -26,7 +26,7 @@ def demo(*options: str, folder: Path) -> dict[str, Any]:
     """What `buspass demo returns --json` says, run as a process of its own."""
     environ = {name: value for name, value in os.environ.items() if name != "OPENAI_API_KEY"}
     command = [sys.executable, "-m", "buspass", "demo", "returns", "--json", *options]
-    found = subprocess.run(command, cwd=folder, env=environ, capture_output=True, text=True, timeout=240, check=False)
+    found = subprocess.run(command, cwd=folder, env=environ, capture_output=True, text=True, timeout=1200, check=False)
     assert found.stdout, found.stderr
     said: dict[str, Any] = json.loads(found.stdout)
     assert (found.returncode == 0) == said["ok"], found.stderr

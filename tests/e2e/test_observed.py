@@ -23,7 +23,7 @@ from buspass.testing.up import up
 pytestmark = pytest.mark.verify  # half a minute
 
 KEY = "provider-key"
-SECONDS = 120
+SECONDS = 600
 AGENT = """
 import os, sys, httpx
 

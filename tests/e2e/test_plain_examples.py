@@ -22,7 +22,7 @@ def gateway(tmp_path_factory):
 
 
 def run(command, environ):
-    return subprocess.run(command, env={**os.environ, **environ}, text=True, capture_output=True, timeout=60)
+    return subprocess.run(command, env={**os.environ, **environ}, text=True, capture_output=True, timeout=600)
 
 
 @pytest.mark.parametrize("agent", AGENTS)

@@ -32,7 +32,7 @@ def operate(domain, *words):
     environ = {name: value for name, value in os.environ.items() if not name.startswith("BUSPASS_")}
     environ |= {"BUSPASS_URL": domain.urls["onprem"], "BUSPASS_DATA": str(domain.folder / "data-onprem")}
     return subprocess.run(
-        [sys.executable, "-m", "buspass", "stop", *words], env=environ, text=True, capture_output=True, timeout=120
+        [sys.executable, "-m", "buspass", "stop", *words], env=environ, text=True, capture_output=True, timeout=600
     )
 
 

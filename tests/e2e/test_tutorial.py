@@ -19,7 +19,7 @@ from buspass.testing.serve import free_port
 pytestmark = pytest.mark.verify  # half a minute
 
 ROOT = Path(__file__).parents[2]
-SECONDS = 300
+SECONDS = 900
 BILL = re.compile(r"exit 0 · 2 thoughts · 0 actions · (\$[0-9.]+) · buspass trace (t_\w+)")
 
 

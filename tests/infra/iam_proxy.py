@@ -26,7 +26,7 @@ class Guard:
     def __init__(self, behind, principal, identity, own, arns):
         self.behind, self.principal, self.identity, self.own, self.arns = behind, principal, identity, own, arns
         self.seen, self.denied = [], []
-        self.client = httpx.AsyncClient(timeout=20)
+        self.client = httpx.AsyncClient(timeout=60)
         self.app = Starlette(routes=[Route("/{path:path}", self.pass_on, methods=["GET", "PUT", "POST", "DELETE"])])
 
     def judge(self, action, resource):

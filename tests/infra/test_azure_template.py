@@ -254,6 +254,6 @@ def test_the_folder_of_the_app_starts_with_its_local_settings(tmp_path):
     )
     environ = {"PATH": os.environ["PATH"], "HOME": str(tmp_path), **values}
     done = subprocess.run(
-        [sys.executable, "-c", code, ROOT / "azure"], env=environ, text=True, capture_output=True, timeout=120
+        [sys.executable, "-c", code, ROOT / "azure"], env=environ, text=True, capture_output=True, timeout=600
     )
     assert (done.returncode, done.stdout.strip()) == (0, "1"), done.stderr

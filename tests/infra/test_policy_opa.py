@@ -39,7 +39,7 @@ MODULES = {path.name: path.read_text() for path in sorted(DATA.glob("*.rego"))}
 VECTORS = yaml.safe_load((DATA / "vectors.yaml").read_text())
 COMPOSE = yaml.safe_load((ROOT / "onprem" / "compose.yaml").read_text())["services"]["opa"]["command"]
 CHART = (ROOT / "infra" / "onprem" / "chart" / "templates" / "deployment.yaml").read_text()
-SECONDS = 60
+SECONDS = 300
 
 
 @pytest.fixture(scope="session")

@@ -102,7 +102,7 @@ class Stack:
     async def dynamodb(self, action, body):
         sender = client.AwsClient("dynamodb", "eu-central-1", self.server.url)
         headers = {"content-type": "application/x-amz-json-1.0", "x-amz-target": f"DynamoDB_20120810.{action}"}
-        answer = await sender.send("POST", "/", headers=headers, body=json.dumps(body).encode(), timeout=20)
+        answer = await sender.send("POST", "/", headers=headers, body=json.dumps(body).encode(), timeout=60)
         await sender.close()
         assert answer.status == 200, answer
         return json.loads(answer.body)

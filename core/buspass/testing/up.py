@@ -14,7 +14,7 @@ import threading
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-SECONDS = 120
+SECONDS = 600
 """Until it has said what it says at its start, and again until it has stopped."""
 
 
