@@ -66,7 +66,7 @@ class Ministack:
             self.process = subprocess.Popen(
                 [installed()], env=environ, cwd=self.folder, stdin=subprocess.DEVNULL, stdout=log, stderr=log
             )
-        until = time.monotonic() + 60
+        until = time.monotonic() + 240
         while not self._answers():
             if self.process.poll() is not None or time.monotonic() > until:
                 self.__exit__()

@@ -30,7 +30,7 @@ def running(words, port, cwd):
     with (cwd / "service.log").open("wb") as log:
         process = subprocess.Popen(words, cwd=cwd, stdout=log, stderr=log)
     try:
-        end = time.monotonic() + 60
+        end = time.monotonic() + 240
         while not listens(port):
             assert process.poll() is None, (cwd / "service.log").read_text()
             assert time.monotonic() < end, f"{words[0]} does not listen on {port}"
@@ -38,7 +38,11 @@ def running(words, port, cwd):
         yield
     finally:
         process.terminate()
-        process.wait(20)
+        try:
+            process.wait(20)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
 
 
 def listens(port):

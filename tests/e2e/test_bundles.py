@@ -96,7 +96,7 @@ def test_the_streaming_runtime_starts_by_the_bundles_own_bootstrap(domain, answe
         assert "content-length" not in answer.headers
     finally:
         process.terminate()
-        process.wait(15)
+        process.wait(120)
         process.stdout.close()
 
 

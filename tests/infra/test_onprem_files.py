@@ -106,7 +106,7 @@ def test_redis_starts_as_compose_says_with_the_password_and_nothing_that_evicts(
     text = text.replace("requirepass", f"bind 127.0.0.1\nport {port}\nrequirepass", 1)
     process = subprocess.Popen([*service["entrypoint"], text], stdout=subprocess.DEVNULL)
     try:
-        until = time.monotonic() + 30
+        until = time.monotonic() + 120
         while time.monotonic() < until:
             with socket.socket() as probe:
                 if probe.connect_ex(("127.0.0.1", port)) == 0:
@@ -117,7 +117,7 @@ def test_redis_starts_as_compose_says_with_the_password_and_nothing_that_evicts(
             assert asked(port, "of-a-test", "config", "get", name).split() == [name, value]
     finally:
         process.terminate()
-        process.wait(15)
+        process.wait(120)
 
 
 def asked(port, password, *words):
