@@ -44,9 +44,21 @@ def text(path):
     return path.read_text("utf-8")
 
 
-@cache
 def tree(path):
+    """Not kept: close to a million nodes would have to be looked through by every later test's garbage collection."""
     return ast.parse(text(path))
+
+
+@cache
+def outline(path):
+    """(docstring, [(line and name, lines)] of all functions)"""
+    whole = tree(path)
+    functions = [
+        (f"{node.lineno} {node.name}", node.end_lineno - node.lineno + 1)
+        for node in ast.walk(whole)
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+    ]
+    return ast.get_docstring(whole), functions
 
 
 CODE = python(*HOSTS, "examples", "infra")
@@ -64,11 +76,10 @@ def test_no_file_is_longer_than_its_limit():
 
 def test_no_function_is_longer_than_a_page():
     functions = [
-        (f"{name(path)}:{node.lineno} {node.name}", node.end_lineno - node.lineno + 1)
+        (f"{name(path)}:{function}", n)
         for path in CODE + TESTS
         if name(path) not in EXCEPTIONS
-        for node in ast.walk(tree(path))
-        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+        for function, n in outline(path)[1]
     ]
     assert [(at, n) for at, n in functions if n > FUNCTION_LINES] == []
 
@@ -92,7 +103,7 @@ def test_a_port_has_few_methods():
 
 
 def test_every_module_says_what_it_owns():
-    assert [name(path) for path in CODE + TESTS if not ast.get_docstring(tree(path))] == []
+    assert [name(path) for path in CODE + TESTS if not outline(path)[0]] == []
 
 
 def test_no_module_is_named_after_nothing():
@@ -108,9 +119,9 @@ def test_nothing_is_left_half_done(word):
 
 
 def test_every_silenced_complaint_is_named():
-    bare = re.compile(r"#\s*(type:\s*ignore(?!\[[a-z])|noqa(?!: [A-Z]+[0-9]))")
-    lines = [(path, n, line) for path in CODE + TESTS for n, line in enumerate(text(path).splitlines(), 1)]
-    assert [f"{name(path)}:{n}" for path, n, line in lines if bare.search(line)] == []
+    bare = re.compile(r"#[ \t]*(type:[ \t]*ignore(?!\[[a-z])|noqa(?!: [A-Z]+[0-9]))")
+    found = [(path, each.start()) for path in CODE + TESTS for each in bare.finditer(text(path))]
+    assert [f"{name(path)}:{text(path).count('\n', 0, at) + 1}" for path, at in found] == []
 
 
 # ── the traps of a folder named azure ───────────────────────────────────────────────────────────────────────────────
