@@ -1,9 +1,10 @@
-"""What holds for every test: where coverage is measured, that an interrupt is one, what need not be imported, and that
-a busy machine is no failure of what is tried."""
+"""What holds for every test: where coverage is measured, that an interrupt is one, what need not be imported, what comes
+first, and that a busy machine is no failure of what is tried."""
 
 import os
 import re
 import signal
+from pathlib import Path
 
 from hypothesis import HealthCheck, settings
 
@@ -27,3 +28,13 @@ def pytest_ignore_collect(collection_path, config):
     if config.getoption("markexpr") == "not verify" and collection_path.suffix == ".py":
         return bool(SLOW.search(collection_path.read_text("utf-8"))) or None
     return None
+
+
+TESTS = Path(__file__).parent
+FIRST = ("e2e", "simulation", "hosts", "infra", "contract", "core")
+
+
+def pytest_collection_modifyitems(items):
+    """Begin with the folders whose files take long: at the end one of them would keep a worker for half a minute while the
+    others have nothing left. (Of itself pytest-xdist begins with the files of most tests, which are quick ones.)"""
+    items.sort(key=lambda item: FIRST.index(item.path.relative_to(TESTS).parts[0]) if item.path.parent != TESTS else -1)
