@@ -6,6 +6,7 @@ import pytest
 
 from buspass.breakers import Breakers, Fault, Key, Refusal, listing
 from buspass.breakers.breakers import FRESH, LEASE
+from buspass.breakers.states import FORGET
 from buspass.ports.state import Delete, OutcomeUnknown, Put, Unavailable
 from buspass.testing.clock import FakeClock
 from buspass.testing.state_counting import Counting
@@ -453,8 +454,130 @@ async def when_back(state, key):
     return (await state.read(key.partition, "state"))["until"]
 
 
-async def test_a_host_remembers_only_so_many_tasks(host, monkeypatch):
-    monkeypatch.setattr("buspass.breakers.breakers.KEPT", 10)
-    for n in range(50):
-        await host.failed(Key("task", "vendor.example", f"t_{n}"), DEAD)
-    assert len(host._locals) <= 10
+# ── a host's memory ─────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.fixture
+def few(monkeypatch):
+    monkeypatch.setattr("buspass.breakers.known.KEPT", 10)
+
+
+def of_task(number):
+    return Key("task", "vendor.example", f"t_{number}")
+
+
+async def trouble(host, numbers):
+    for number in numbers:
+        await host.failed(of_task(number), DEAD)
+
+
+@pytest.mark.usefixtures("few")
+async def test_a_host_remembers_only_so_many_tasks(host):
+    await trouble(host, range(50))
+    assert len(host.memory) <= 10
+
+
+@pytest.mark.usefixtures("few")
+async def test_a_breaker_that_fell_out_of_memory_while_it_was_open_still_lets_nobody_go(host):
+    breaker = await trip(host, TASK)
+    for number in range(100, 150):
+        await trip(host, of_task(number))
+    assert not host.knows(TASK)
+    assert await Service().call(host, TASK) == breaker.until
+
+
+@pytest.mark.usefixtures("few")
+async def test_closed_breakers_are_forgotten_first_and_then_those_that_are_due_first(host):
+    for number in range(9):
+        await host.failed(of_task(number), Fault(kind="throttled", status=429, retry_after=100 + number))
+    for number in range(100, 150):
+        await Service().call(host, of_task(number))
+        await Service(well=True).call(host, of_task(number))
+    assert all(host.knows(of_task(number)) for number in range(9))
+    await trouble(host, range(200, 203))
+    assert not host.knows(of_task(0)) or not host.knows(of_task(200))
+    assert host.knows(of_task(8))
+
+
+@pytest.mark.usefixtures("few")
+async def test_other_tasks_breakers_are_read_only_as_long_as_a_forgotten_one_may_count(host, state, clock):
+    well = Service(well=True)
+    for number in range(100, 150):
+        breaker = await trip(host, of_task(number))
+    state.count.reads = 0
+    assert [await well.call(host, of_task(number)) for number in range(200, 230)] == ["well"] * 30
+    assert state.count.reads == 30
+    clock.advance((breaker.until - clock.now() + FORGET) / 1000 + 1)
+    assert [await well.call(host, of_task(number)) for number in range(300, 330)] == ["well"] * 30
+    assert state.count.reads == 30
+
+
+@pytest.mark.usefixtures("few")
+async def test_a_breaker_whose_calls_are_under_way_is_not_forgotten_and_all_others_of_the_memory_are_once_it_is_full(
+    host,
+):
+    await trouble(host, range(30, 60))
+    for number in range(20):
+        await host.failed(of_task(number), DEAD)
+    going = []
+    for number in range(20, 40):
+        await host.failed(of_task(number), DEAD)
+        going.append(await host.enter(of_task(number), wait=0, lasts=1))
+    await trouble(host, range(100, 150))
+    assert all(host.knows(of_task(number)) for number in range(20, 40))
+    with pytest.raises(Refusal):
+        await host.enter(of_task(20), wait=0, lasts=1)
+    for leave in going:
+        await leave.void()
+    await trouble(host, range(150, 200))
+    assert len(host.memory) <= 10
+
+
+@pytest.mark.usefixtures("few")
+async def test_a_breaker_that_is_just_being_written_is_not_forgotten(host, state, monkeypatch):
+    async def late(partition, operations):
+        if partition == TASK.partition:
+            await written.wait()
+        return await apply(partition, operations)
+
+    written, apply = asyncio.Event(), state.inner.apply
+    monkeypatch.setattr(state.inner, "apply", late)
+    opening = asyncio.create_task(host.failed(TASK, Fault(kind="throttled", status=429, retry_after=60)))
+    await turns()
+    await trouble(host, range(100, 150))
+    assert host.knows(TASK)
+    written.set()
+    await opening
+    with pytest.raises(Refusal):
+        await host.enter(TASK, wait=0, lasts=1)
+
+
+@pytest.mark.usefixtures("few")
+async def test_a_breaker_that_a_call_is_just_looking_at_is_not_forgotten(host, state, clock, monkeypatch):
+    async def late(partition, key):
+        if partition == TASK.partition:
+            await looked.wait()
+        return await read(partition, key)
+
+    looked, read = asyncio.Event(), state.inner.read
+    await host.failed(TASK, DEAD)
+    clock.advance(1)
+    monkeypatch.setattr(state.inner, "read", late)
+    entering = asyncio.create_task(host.enter(TASK, wait=0, lasts=1))
+    await turns()
+    await trouble(host, range(100, 150))
+    looked.set()
+    await entering
+    with pytest.raises(Refusal):
+        await host.enter(TASK, wait=0, lasts=1)
+
+
+@pytest.mark.usefixtures("few")
+async def test_the_longest_of_the_forgotten_ones_says_how_long_others_are_read(host, clock):
+    for number in range(12):
+        await host.failed(of_task(number), Fault(kind="throttled", status=429, retry_after=3600))
+    forgotten = next(number for number in range(12) if not host.knows(of_task(number)))
+    await trouble(host, range(100, 150))
+    clock.advance(FORGET / 1000 + 60)
+    with pytest.raises(Refusal):
+        await host.enter(of_task(forgotten), wait=0, lasts=1)

@@ -1,9 +1,9 @@
 """The breakers of one host: what it knows of each, who may go, and the store that they share.
 
 Owns the partitions `breaker:…` and the local view, at most a second old. While calls succeed nothing is written and a
-breaker is read once a second at most; a task's own breakers are not even read before they saw a failure. Refuses to
-know what a failure is, and what the caller is told. Fails open: without the store the local view goes on alone, for
-nothing is sent without a hold, which needs the store.
+breaker is read once a second at most; a task's own breakers are not even read before they saw a failure, unless this
+host has forgotten one. Refuses to know what a failure is, and what the caller is told. Fails open: without the store
+the local view goes on alone, for nothing is sent without a hold, which needs the store.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from msgspec import Struct
 
 from buspass.breakers import states
 from buspass.breakers.key import Key
-from buspass.breakers.known import Known
+from buspass.breakers.known import Known, Memory
 from buspass.breakers.states import CLOSED, RULES, Breaker, Fault, Rule
 from buspass.breakers.stored import Stored
 from buspass.ports.clock import Clock
@@ -30,8 +30,6 @@ FRESH: Final = 10.0
 """Seconds that a success proves a service well."""
 LEASE: Final = 5_000
 """Milliseconds that a probe's lease outlasts its call."""
-KEPT: Final = 4_096
-"""Breakers of tasks that a host remembers."""
 
 COLD: Final = 0.5
 """Seconds of silence, after the first call to a service of which nothing is known lately, that the others wait for it:
@@ -121,15 +119,15 @@ class Breakers:
     def __init__(self, state: State, clock: Clock) -> None:
         self._stored = Stored(state, clock)
         self._clock = clock
-        self._locals: dict[Key, Known] = {}
+        self.memory = Memory(clock)
 
     # ── who may go ──────────────────────────────────────────────────────────────────────────────────────────────
 
     def at_once(self, key: Key) -> Pass | None:
         """Give a call its leave where nothing speaks against that, nor has to be looked up; None: `enter` it."""
-        rule, local = RULES[key.kind], self._locals.get(key)
+        rule, local = RULES[key.kind], self.memory.get(key)
         if local is None:
-            return None if rule.read else Pass(self, key, None, "closed")
+            return None if rule.read or self.memory.doubtful() else Pass(self, key, None, "closed")
         now = self._clock.monotonic()
         if local.breaker.state != "closed" or now - local.read >= VIEW:
             return None
@@ -147,7 +145,11 @@ class Breakers:
         """Give a call of at most `lasts` seconds its leave to go, waiting up to `wait` seconds. Raises Refusal."""
         if (passed := self.at_once(key)) is not None:
             return passed
-        rule, local = RULES[key.kind], self._local(key)
+        with (local := self.memory.of(key)):
+            return await self._entered(key, local, wait, lasts)
+
+    async def _entered(self, key: Key, local: Known, wait: float, lasts: float) -> Pass:
+        rule = RULES[key.kind]
         clock = asyncio.get_running_loop().time
         until = (began := clock()) + wait
         while True:
@@ -175,7 +177,7 @@ class Breakers:
         """Whether all of these are known to be closed, as of a second ago at most: then none is `unavailable`."""
         since = self._clock.monotonic() - VIEW
         for key in keys:
-            local = self._locals.get(key)
+            local = self.memory.get(key)
             if local is None or local.read <= since or local.breaker.state != "closed":
                 return False
         return True
@@ -184,7 +186,7 @@ class Breakers:
         """Give those of these that nobody may go to now, with the time to come back (ms)."""
         found = {}
         for key in keys:
-            local = self._local(key)
+            local = self.memory.of(key)
             if self._goes_well(local):
                 continue
             breaker = await self._look(key, local)
@@ -214,7 +216,7 @@ class Breakers:
 
     async def succeeded(self, key: Key, local: Known | None, probe: str = "", *, proof: bool = True) -> Breaker:
         """Take note of a success."""
-        local = local or self._locals.get(key)
+        local = local or self.memory.get(key)
         if local is None:
             return CLOSED
         if proof:
@@ -227,7 +229,7 @@ class Breakers:
 
     def knows(self, key: Key) -> bool:
         """Whether anything is known of a breaker here: of a task's, only once it saw a failure."""
-        return key in self._locals
+        return key in self.memory
 
     def proven(self, local: Known) -> None:
         """Know a service well, as of now."""
@@ -240,7 +242,7 @@ class Breakers:
 
     async def failed(self, key: Key, fault: Fault, probe: str = "") -> Breaker:
         """Take note of a failure; of a call without a pass, too, which broke later."""
-        local, rule = self._local(key), RULES[key.kind]
+        local, rule = self.memory.of(key), RULES[key.kind]
         run, local.run = local.run, 0
         if rule.forgiving and local.breaker.state == "closed" and not fault.retry_after:
             if run >= rule.forgiving:
@@ -255,18 +257,9 @@ class Breakers:
 
     async def returned(self, key: Key, probe: str) -> None:
         """Give a probe's lease back."""
-        await self._stored.change(key, self._local(key), lambda breaker, now: states.returned(breaker, now, probe))
+        await self._stored.change(key, self.memory.of(key), lambda breaker, now: states.returned(breaker, now, probe))
 
     # ── the store ───────────────────────────────────────────────────────────────────────────────────────────────
-
-    def _local(self, key: Key) -> Known:
-        if (local := self._locals.get(key)) is None:
-            if key.task and len(self._locals) >= KEPT:
-                idle = (old for old, known in self._locals.items() if old.task and not known.flying)
-                with suppress(StopIteration):
-                    del self._locals[next(idle)]
-            local = self._locals[key] = Known()
-        return local
 
     async def _look(self, key: Key, local: Known) -> Breaker:
         if self._clock.monotonic() - local.read < VIEW:

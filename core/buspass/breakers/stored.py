@@ -30,6 +30,9 @@ WRITERS: Final = 4
 
 log = logging.getLogger("buspass")
 
+type Step = Callable[[Breaker, int], Breaker | None]
+"""What a change makes of a breaker at a time (ms); None where nothing changes."""
+
 
 class Stored:
     """The breakers in the store, as one host reads and changes them."""
@@ -50,36 +53,37 @@ class Stored:
         known.read = self._clock.monotonic()
         return there
 
-    async def change(
-        self, key: Key, known: Known, step: Callable[[Breaker, int], Breaker | None], *, alone: bool = True
-    ) -> Breaker:
+    async def change(self, key: Key, known: Known, step: Step, *, alone: bool = True) -> Breaker:
         """Change it once, by a step of the table. `alone`: here at least, if the store is away."""
-        mine, lost = self._clock.random(4).hex(), 0
-        async with known.turn:
-            before = known.breaker
-            for _ in range(TRIES):
-                old = known.breaker
-                if mine in old.writers.split():  # it arrived, and only its answer was lost
-                    _log(key, before, old)
-                    break
-                if (new := step(old, self._clock.now())) is None:
-                    break
-                try:
-                    if await self._put(key, known, replace(new, writers=_writers(mine, old))):
-                        break
+        with known:
+            async with known.turn:
+                await self._change(key, known, step, alone)
+                return known.breaker
+
+    async def _change(self, key: Key, known: Known, step: Step, alone: bool) -> None:
+        mine, lost, before = self._clock.random(4).hex(), 0, known.breaker
+        for _ in range(TRIES):
+            old = known.breaker
+            if mine in old.writers.split():  # it arrived, and only its answer was lost
+                _log(key, before, old)
+                return
+            if (new := step(old, self._clock.now())) is None:
+                return
+            try:
+                if await self._put(key, known, replace(new, writers=_writers(mine, old))):
+                    return
+                continue
+            except OutcomeUnknown as error:
+                away: Exception = error
+                lost += 1
+                if lost < LOST and await self.read(key, known):
                     continue
-                except OutcomeUnknown as error:
-                    away: Exception = error
-                    lost += 1
-                    if lost < LOST and await self.read(key, known):
-                        continue
-                except Unavailable as error:
-                    away = error
-                log.warning("breaker %s can't be written: %s", key, away)
-                if alone:
-                    known.breaker = replace(new, version=old.version)
-                break
-            return known.breaker
+            except Unavailable as error:
+                away = error
+            log.warning("breaker %s can't be written: %s", key, away)
+            if alone:
+                known.breaker = replace(new, version=old.version)
+            return
 
     async def _put(self, key: Key, known: Known, new: Breaker) -> bool:
         """Put it in the place of the one that is known; where that is there no more, know what is, and say False."""
