@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Coroutine, Mapping
 from functools import cache
+from types import MappingProxyType
 from typing import Any, Final, Literal
 
 from msgspec import Struct
@@ -14,6 +15,7 @@ from buspass.gateway import Gateway
 from buspass.http.asgi import AT_HAND, Asgi, Paths, Receive, Request, Response, Scope, Send, Told, within
 from buspass.http.calls import CallRoutes
 from buspass.http.exchange import Envelope, Handler, answer, failed
+from buspass.http.queries import Query, queried, query_of
 from buspass.http.sections import Sections
 
 type Who = Literal["anyone", "peer", "operator", "workload", "task", "task, workload or operator", "task or operator"]
@@ -267,9 +269,11 @@ def routed(house: House, sections: Sections) -> Asgi:
 
 def _served(handlers: Mapping[Endpoint, Handler]) -> dict[str, _Place]:
     by_path: dict[str, dict[str, Handler]] = {}
+    queries: dict[str, dict[str, Query]] = {}
     for row, handler in handlers.items():
         by_path.setdefault(row.path, {})[row.method] = handler
-    return {path: _Place(methods, _envelope(path)) for path, methods in by_path.items()}
+        queries.setdefault(row.path, {})[row.method] = query_of(row.handler)
+    return {path: _Place(methods, _envelope(path), queries=queries[path]) for path, methods in by_path.items()}
 
 
 def _direct(served: Mapping[str, _Place], sections: Sections) -> Asgi:
@@ -318,10 +322,20 @@ def _misplaced(path: str) -> Envelope:
 
 
 class _Place:
-    """What is served at one path, by method. Every problem is a response here; `other` takes the other methods."""
+    """What is served at one path, by method. Every problem is a response here; `other` takes the other methods.
 
-    def __init__(self, methods: Mapping[str, Handler], envelope: Envelope, other: Handler | None = None) -> None:
-        self._handlers = {"HEAD": methods["GET"], **methods} if "GET" in methods else dict(methods)
+    `queries`: what each method's query may hold, which is seen before its handler begins.
+    """
+
+    def __init__(
+        self,
+        methods: Mapping[str, Handler],
+        envelope: Envelope,
+        other: Handler | None = None,
+        *,
+        queries: Mapping[str, Query] = MappingProxyType({}),
+    ) -> None:
+        self._handlers, self._queries = _headed(methods), _headed(queries)
         self._allowed = ", ".join(sorted(methods))
         self._envelope = envelope
         self._other = other or self._unknown
@@ -330,6 +344,8 @@ class _Place:
         request = Request(scope, receive)
         answer: Told
         try:
+            if scope.get("query_string") and (allowed := self._queries.get(scope["method"])) is not None:
+                queried(request, allowed)
             answer = await self._handlers.get(scope["method"], self._other)(request)
         except Exception as error:  # noqa: BLE001 - whatever it is, it becomes a response
             answer = failed(request, error, self._envelope)
@@ -343,6 +359,11 @@ class _Place:
         problem = Problem("http_method", f"{request.method[:20]} is not known here; {allowed} is", allowed=allowed)
         problem.headers = {"allow": allowed}
         raise problem
+
+
+def _headed[T](by_method: Mapping[str, T]) -> dict[str, T]:
+    """Give the same, HEAD as GET."""
+    return {"HEAD": by_method["GET"], **by_method} if "GET" in by_method else dict(by_method)
 
 
 async def _closed(send: Send) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 from msgspec.structs import replace
@@ -24,7 +26,6 @@ from buspass.http.exchange import (
     idempotency_key,
     labels,
     log_level,
-    queried,
     session,
 )
 from buspass.http.sections import Sections
@@ -98,8 +99,10 @@ class CallRoutes:
     async def models(self, request: Request) -> Response:
         """List the aliases of the grant."""
         view = await self._own(request)
-        surface = anthropic_messages if b"anthropic-version" in request.headers else openai_chat
-        return answer(surface.models(view.task.grant.models))
+        page, more = _page(view.task.grant.models, request.query)
+        if b"anthropic-version" in request.headers:
+            return answer(anthropic_messages.models(page, more=more))
+        return answer(openai_chat.models(page))
 
     async def tools(self, request: Request) -> Response:
         """List the tools of the grant, each with the address to call it at."""
@@ -113,7 +116,7 @@ class CallRoutes:
     async def actions(self, request: Request) -> Response:
         """List a task's actions."""
         who = await caller(self._house, bearer(request), session(request))
-        status = queried(request, "status").get("status")
+        status = request.query.get("status")
         if status not in (None, *ACTIONS):
             raise Problem("invalid_request", f"status is one of {', '.join(ACTIONS)}")
         return answer(await self._sections.reading.actions(who, status))
@@ -159,6 +162,21 @@ def _left(limits: Limits, deadline: float | None) -> tuple[float, float]:
     """Give the seconds until a stream's end and until an answer's beginning; `deadline`: those that the host has."""
     flowing = (limits.total if deadline is None else min(limits.total, deadline)) - MARGIN
     return flowing, min(flowing, limits.first_byte - MARGIN)
+
+
+def _page(models: Sequence[str], query: Mapping[str, str]) -> tuple[Sequence[str], bool]:
+    """Give those that Anthropic's paging asks for, and whether more lie in its direction. Raises Problem."""
+    after, before, limit = query.get("after_id"), query.get("before_id"), query.get("limit")
+    if limit is not None and not re.fullmatch(r"[1-9][0-9]{0,2}|1000", limit):
+        raise Problem("invalid_request", "limit is a number from 1 to 1000")
+    for given in (after, before):
+        if given is not None and given not in models:
+            raise Problem("invalid_request", f"model {given[:60]!r} is not granted: nothing stands beside it")
+    first = 0 if after is None else models.index(after) + 1
+    rest = models[first : None if before is None else models.index(before)]
+    most = len(rest) if limit is None else int(limit)
+    backwards = before is not None and after is None
+    return rest[max(0, len(rest) - most) :] if backwards else rest[:most], len(rest) > most
 
 
 def _said(reply: Reply) -> Told:

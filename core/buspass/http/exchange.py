@@ -89,15 +89,6 @@ def session(request: Request) -> str:
     return name
 
 
-def queried(request: Request, *allowed: str) -> dict[str, str]:
-    """Give the query's parameters, of which none is another than these. Raises Problem invalid_request."""
-    found = request.query
-    if unknown := found.keys() - set(allowed):
-        known = ", ".join(allowed)
-        raise Problem("invalid_request", f"unknown query parameter {min(unknown)[:40]!r}; allowed: {known}")
-    return found
-
-
 def at_hand(request: Request, most: int) -> bytes | None:
     """Give the body where the server has it whole, as `body` would; else None. Raises Problem request_too_large."""
     scope = request.scope

@@ -10,7 +10,7 @@ from buspass.callers import caller
 from buspass.calls.house import House
 from buspass.errors import Problem
 from buspass.http.asgi import Request, Response
-from buspass.http.exchange import answer, bearer, document, queried
+from buspass.http.exchange import answer, bearer, document
 
 _ID = re.compile(r"k_[a-z2-7]{16}")
 
@@ -29,7 +29,7 @@ class KeyRoutes:
     async def listing(self, request: Request) -> Response:
         """Give a page of keys."""
         who = await caller(self._house, bearer(request))
-        query = queried(request, "limit", "cursor")
+        query = request.query
         limit, cursor = query.get("limit", "50"), query.get("cursor", "")
         if not re.fullmatch(r"[1-9][0-9]?|100", limit):
             raise Problem("invalid_request", "limit is a number from 1 to 100")

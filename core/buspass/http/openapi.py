@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any, Final, Protocol
 
 from buspass.errors import CODES
+from buspass.http.queries import query_of
 from buspass.model import ACCOUNTS
 
 
@@ -272,6 +273,9 @@ def _operation(row: Row) -> dict[str, Any]:
         operation["security"] = [{"bearer": []}]
     if names := re.findall(r"\{(\w+)(?::path)?\}", row.path):
         operation["parameters"] = [{"name": name, "in": "path", "required": True, "schema": STRING} for name in names]
+    if query := query_of(row.handler):
+        asked = [{"name": name, "in": "query", "required": False, "schema": STRING} for name in query]
+        operation["parameters"] = [*operation.get("parameters", ()), *asked]
     if row.sends == "Form":
         content = {"application/x-www-form-urlencoded": {"schema": _ref("Form")}}
         operation["requestBody"] = {"required": True, "content": content}

@@ -11,7 +11,7 @@ from buspass.callers import OperatorCaller, caller
 from buspass.calls.house import House
 from buspass.errors import Problem
 from buspass.http.asgi import Request, Response
-from buspass.http.exchange import answer, bearer, queried
+from buspass.http.exchange import answer, bearer
 from buspass.observed import observed
 
 MISPLACED: Final = re.compile(
@@ -110,7 +110,7 @@ class OperationRoutes:
     async def observed(self, request: Request) -> Response:
         """Say what a workflow would refuse, and what would allow it."""
         who = await caller(self._house, bearer(request))
-        days = queried(request, "days").get("days", "7")
+        days = request.query.get("days", "7")
         if not re.fullmatch(r"[1-9][0-9]{0,2}", days):
             raise Problem("invalid_request", "days is a number from 1 to 999")
         return answer(await observed(self._house, who, request.named["workflow"], days=int(days)))

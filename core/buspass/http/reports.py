@@ -11,7 +11,7 @@ from buspass.callers import caller
 from buspass.calls.house import House
 from buspass.errors import Problem
 from buspass.http.asgi import Request, Response
-from buspass.http.exchange import answer, bearer, queried
+from buspass.http.exchange import answer, bearer
 from buspass.reporting import Asked, Reporting, asked, today
 
 
@@ -33,7 +33,7 @@ class ReportRoutes:
         return _shown(request, await self._reporting.latency(who, self._asked(request)))
 
     def _asked(self, request: Request) -> Asked:
-        query = queried(request, "group_by", "from", "to", "format")
+        query = request.query
         if query.get("format", "json") not in {"json", "csv"}:
             raise Problem("invalid_request", "format is json or csv")
         now = today(self._house.clock.now())

@@ -16,7 +16,7 @@ from buspass.calls.house import House
 from buspass.delegation import begin_child
 from buspass.errors import Problem
 from buspass.http.asgi import Request, Response
-from buspass.http.exchange import JSON, answer, bearer, body, document, idempotency_key, queried, session
+from buspass.http.exchange import JSON, answer, bearer, body, document, idempotency_key, session
 from buspass.lifecycle import Lifecycle
 from buspass.reading import CHECKPOINT_BYTES, Reading
 from buspass.reading import document as shown
@@ -62,7 +62,7 @@ class TaskRoutes:
     async def list(self, request: Request) -> Response:
         """Give a page of tasks."""
         who = await caller(self._house, bearer(request), session(request))
-        query = queried(request, "status", "workflow", "limit", "cursor")
+        query = request.query
         limit = query.get("limit", "50")
         if not re.fullmatch(r"[1-9][0-9]?|100", limit):
             raise Problem("invalid_request", "limit is a number from 1 to 100")
@@ -127,7 +127,7 @@ class TaskRoutes:
     async def trace(self, request: Request) -> Response:
         """Give the journal."""
         who = await caller(self._house, bearer(request), session(request))
-        query = queried(request, "limit", "cursor")
+        query = request.query
         limit = query.get("limit", str(TRACED))
         if not re.fullmatch(r"[1-9][0-9]{0,3}", limit) or int(limit) > TRACED:
             raise Problem("invalid_request", f"limit is 1 to {TRACED}")

@@ -101,15 +101,15 @@ def render(answer: Answer, alias: str) -> dict[str, Any]:
     }
 
 
-def models(aliases: Iterable[str]) -> dict[str, Any]:
-    """The list of models in Anthropic's shape: one page. `created_at` is the epoch, for an alias has no birthday."""
+def models(aliases: Iterable[str], *, more: bool = False) -> dict[str, Any]:
+    """A page of models in Anthropic's shape. `more`: others follow. `created_at` is 0, for an alias has no birthday."""
     epoch = "1970-01-01T00:00:00Z"
     rows = [
         {"type": "model", "id": alias, "display_name": alias, "created_at": epoch, "lifecycle": "active"}
         for alias in aliases
     ]
     ends = {"first_id": rows[0]["id"] if rows else None, "last_id": rows[-1]["id"] if rows else None}
-    return {"data": rows, "has_more": False, **ends}
+    return {"data": rows, "has_more": more, **ends}
 
 
 def stream_event(event: Mapping[str, Any]) -> bytes:
