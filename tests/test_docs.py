@@ -133,7 +133,7 @@ def test_shell_parses_and_names_what_exists(code):
 def test_shell_that_is_marked_so_runs(code, tmp_path):
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
     environ = {**os.environ, "PATH": path, "BUSPASS_DATA": str(tmp_path / "data")}
-    subprocess.run(["bash", "-euo", "pipefail"], input=code, text=True, check=True, cwd=ROOT, env=environ, timeout=60)
+    subprocess.run(["bash", "-euo", "pipefail"], input=code, text=True, check=True, cwd=ROOT, env=environ, timeout=300)
 
 
 def test_the_readme_and_the_documents_say_the_same_is_not_built():

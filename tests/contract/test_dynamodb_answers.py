@@ -105,7 +105,8 @@ async def test_a_missing_index_says_so():
 
 @pytest.mark.parametrize("broken", [HANGS, CLOSES, RESETS, CUT, GARBAGE, (200, b"not JSON"), (200, b"[]")], ids=str)
 async def test_a_lost_answer_leaves_the_outcome_unknown_and_the_write_is_not_sent_again(broken, monkeypatch):
-    monkeypatch.setattr(dynamodb, "WRITE", 0.3)
+    if broken == HANGS:
+        monkeypatch.setattr(dynamodb, "WRITE", 2.0)  # the first write is answered within it, on a busy machine too
     async with Answers(fine(), broken) as server:
         state = await opened(server.url)
         with pytest.raises(OutcomeUnknown) as caught:

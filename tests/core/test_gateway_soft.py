@@ -20,7 +20,7 @@ from buspass.testing.house import Agent, Domain
 
 DATA = Path(__file__).parents[1] / "data" / "domain"
 HINT = "Most of your budget is spent. Finish with what you have."
-LIMITED = "budget: {tokens: 100000, cost: 1.00, calls: 100, wall: 10m, wait: 200ms}"
+LIMITED = "budget: {tokens: 100000, cost: 1.00, calls: 100, wall: 10m, wait: 20s}"
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@
 In processor time, as the machine may have other work. `test_mediation_classes` counts what is read of each text.
 """
 
+import gc
 import time
 from pathlib import Path
 
@@ -19,20 +20,25 @@ TIMES = 20
 """Measured: 3 to 6."""
 
 
-@pytest.fixture(autouse=True)
-def anew(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No text was read before."""
-    monkeypatch.setattr(scanner, "CLEAN", Clean(1))
-
-
 SIZE = 2_000
 
 
-def seconds(piece: str, size: int) -> float:
+def seconds(piece: str, size: int, tries: int = 3) -> float:
+    """The quickest of so many tries: what else a machine does only ever adds to one."""
     text = (piece * (size // len(piece) + 1))[:size]
-    began = time.process_time()
-    assert sum(len(part.text) for part in parts(text, CLASSES, ("DE",))) == size
-    return time.process_time() - began
+    return min(_seconds(text) for _ in range(tries))
+
+
+def _seconds(text: str) -> float:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(scanner, "CLEAN", Clean(1))  # no text was read before
+        gc.disable()  # what a whole run has left lying is not this text's
+        try:
+            began = time.process_time()
+            assert sum(len(part.text) for part in parts(text, CLASSES, ("DE",))) == len(text)
+            return time.process_time() - began
+        finally:
+            gc.enable()
 
 
 @pytest.fixture(scope="module")
@@ -52,6 +58,6 @@ def test_hostile_text_costs_a_few_times_what_business_text_does(piece: str, plai
 @pytest.mark.verify
 @pytest.mark.parametrize("piece", WORST[:2])
 def test_a_megabyte_of_hostile_text_too(piece: str) -> None:
-    plain, hostile = seconds(BUSINESS, 1_000_000), seconds(piece, 1_000_000)
+    plain, hostile = (seconds(each, 1_000_000, tries=1) for each in (BUSINESS, piece))
     print(f"1 MB: business text {plain:.0f} s, {piece!r} {hostile:.0f} s")  # noqa: T201 - a figure that a run is to show
     assert hostile < TIMES * plain

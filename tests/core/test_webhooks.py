@@ -33,7 +33,7 @@ webhooks:
   desk:  {url: 'http://127.0.0.1:9050/desk', on: [soft_limit, killed, breaker], secret: {secret: PROVIDER_KEY}}
   pager: {url: 'http://127.0.0.1:9050/pager', on: [breaker], secret: {secret: PROVIDER_KEY}}
 """
-LIMITED = "budget: {tokens: 100000, cost: 1.00, calls: 100, wall: 10m, wait: 200ms}"
+LIMITED = "budget: {tokens: 100000, cost: 1.00, calls: 100, wall: 10m, wait: 20s}"
 
 
 class Desk:

@@ -67,8 +67,8 @@ def journal(reader, task):
     """The trace of a task, whose journal is proven to be whole."""
     headers = {"Authorization": f"Bearer {(reader.data / 'operator.key').read_text().strip()}"}
     url = f"{reader.url}/v1/tasks/{task}/trace"
-    assert httpx.get(f"{url}/verify", headers=headers).json()["ok"]
-    return httpx.get(url, headers=headers).json()
+    assert httpx.get(f"{url}/verify", headers=headers, timeout=SECONDS).json()["ok"]
+    return httpx.get(url, headers=headers, timeout=SECONDS).json()
 
 
 def billed(done):

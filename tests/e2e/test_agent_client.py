@@ -24,7 +24,9 @@ def environment(gateway, monkeypatch):
 
 
 def status(task):
-    answer = httpx.get(f"{task._url}/v1/tasks/{task.id}", headers={"authorization": f"Bearer {task._token}"})
+    answer = httpx.get(
+        f"{task._url}/v1/tasks/{task.id}", headers={"authorization": f"Bearer {task._token}"}, timeout=60
+    )
     return answer.json()["status"] if answer.is_success else answer.json()["code"]
 
 

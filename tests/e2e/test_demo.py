@@ -47,7 +47,7 @@ def test_every_request_of_the_example_ends_as_it_must_and_nothing_goes_around_th
     assert said["service_requests"] > len(said["requests"]) >= 20
     assert {row["outcome"] for row in said["requests"]} >= OUTCOMES
     assert said["ok"]
-    assert said["seconds"] < 60
+    assert said["seconds"] < 300, "seconds where a machine is not busy"
 
 
 @pytest.mark.verify

@@ -328,13 +328,13 @@ def test_dots_in_a_path_open_no_more_than_what_they_stand_for(domain, host):
 def test_a_connection_that_is_kept_answers_at_once(domain, host):
     connection = HTTPConnection(domain.urls[host].removeprefix("http://"))
     with closing(connection):
-        times = []
-        for _ in range(8):
+        for number in range(200):  # a busy machine may be slow nearly always
             began = time.perf_counter()
             connection.request("GET", "/health/live")
             assert connection.getresponse().read()
-            times.append(time.perf_counter() - began)
-    assert min(times[1:]) < 0.03  # with Nagle's algorithm it is 40 ms, always
+            if number and time.perf_counter() - began < 0.03:
+                return
+    pytest.fail("with Nagle's algorithm it is 40 ms, always")
 
 
 def note(domain, host, token, **headers):

@@ -48,13 +48,18 @@ class Upstream:
 
     def __init__(self):
         self.random, self.use, self.billed, self.now, self.most = Random(7), 10, 0, 0, 0
+        self.together, self.come = 0, asyncio.Event()
+        """So many calls are let wait for each other, the first ones."""
         self.app = Starlette(routes=[Route("/v1/chat/completions", self.chat, methods=["POST"])])
 
     async def chat(self, request):
         self.billed += self.use
         self.now += 1
         self.most = max(self.most, self.now)
+        if self.now >= self.together:
+            self.come.set()
         try:
+            await asyncio.wait_for(self.come.wait(), 50)
             await asyncio.sleep(self.random.uniform(0.02, 0.2))
         finally:
             self.now -= 1
@@ -204,6 +209,7 @@ async def test_two_hundred_calls_on_a_budget_for_forty_at_a_time_all_get_their_t
     limit = size * AT_ONCE
     task, headers = await gateways.task(tokens=limit)
     gateways.upstream.use = size // 10  # in all half of the budget: nobody may be told that it is gone
+    gateways.upstream.together = AT_ONCE // 2 + 1  # a busy machine brings them one by one
     answers = await pressed(gateways, task, headers, limit)
     assert {answer.status_code for answer in answers} == {200}, [a.text for a in answers if a.status_code != 200][:3]
     assert AT_ONCE / 2 < gateways.upstream.most <= AT_ONCE

@@ -107,7 +107,7 @@ async def _token(environ):
         headers = {"authorization": f"Bearer {await application.mint_workload('agent')}"}
         body = json.dumps({"workflow": "plain"}).encode()
         answer = await outbound.send(
-            Request(method="POST", url="http://gateway/v1/tasks", headers=headers, body=body, timeout=10)
+            Request(method="POST", url="http://gateway/v1/tasks", headers=headers, body=body, timeout=60)
         )
         return json.loads(answer.body)["token"]
     finally:
@@ -127,7 +127,7 @@ def event(token):
 
 def first_call(environ, token):
     path = {"PATH": "/usr/bin:/bin", "EVENT": json.dumps(event(token)), **environ}
-    found = subprocess.run([sys.executable, "-c", CHILD], env=path, capture_output=True, text=True, timeout=60)
+    found = subprocess.run([sys.executable, "-c", CHILD], env=path, capture_output=True, text=True, timeout=300)
     assert found.returncode == 0, found.stderr
     return json.loads(found.stdout.splitlines()[-1])
 

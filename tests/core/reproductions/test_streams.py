@@ -187,7 +187,7 @@ async def ten_dropped(app: Any, agent: Any, listener: Any, upstream: Any, feeds:
             assert stream.status == 200, "what was borrowed for dropped streams is missing"
             await feed.give(2)
             await stream.event()
-        await asyncio.wait_for(feed.gone.wait(), 5)
+        await asyncio.wait_for(feed.gone.wait(), 60)
     budget: dict[str, Any] = (await agent.get()).json()["budget"]
     assert not any(budget["held"].values()), "borrowed and never returned"
     return budget
