@@ -86,16 +86,26 @@ class HttpxOutbound:
 class _Progress:
     """How far a request has come, told by httpcore."""
 
-    __slots__ = ("headers_left", "started")
+    __slots__ = ("_reached", "_shaking_hands", "headers_left", "started")
 
     def __init__(self) -> None:
-        self.started = self.headers_left = False
+        self.started = self.headers_left = self._shaking_hands = False
+        self._reached: Any = None
 
-    async def trace(self, event: str, _info: Any) -> None:
-        if event.endswith(".send_request_headers.started"):
+    async def trace(self, event: str, info: Any) -> None:
+        if event.endswith(".connect_tcp.complete"):
+            self._reached = info["return_value"]
+        elif event.endswith((".start_tls.started", ".start_tls.complete")):
+            self._shaking_hands = event.endswith("started")
+        elif event.endswith(".send_request_headers.started"):
             self.started = True
         elif event.endswith(".send_request_headers.complete"):
             self.headers_left = True
+
+    async def close(self) -> None:
+        """Close what a TLS handshake was called off on: httpcore leaves it to the garbage collector."""
+        if self._shaking_hands:
+            await self._reached.aclose()
 
 
 @asynccontextmanager
@@ -107,6 +117,8 @@ async def _in_time(request: Request, progress: _Progress, what: str) -> AsyncIte
         if progress.started:
             raise TimedOut(f"no {what} within {request.timeout:g} s") from None
         raise NotSent(f"no connection within {request.timeout:g} s") from None
+    finally:
+        await progress.close()
 
 
 async def _chunks(
@@ -158,10 +170,7 @@ def _outgoing(request: Request, progress: _Progress) -> httpx.Request:
     import httpx  # noqa: PLC0415  (see _transport_now)
 
     headers = SENT | {name.lower(): value for name, value in request.headers.items()}
-    # A little before the whole time is over: httpcore closes the socket of a handshake that its own timeout
-    # ends, and leaves that of a cancelled one to the garbage collector.
-    connect = min(CONNECT, request.timeout * 0.9)
-    waits = {"connect": connect, "pool": None, "read": None, "write": None}
+    waits = {"connect": min(CONNECT, request.timeout), "pool": None, "read": None, "write": None}
     try:
         return httpx.Request(
             request.method,
