@@ -21,7 +21,7 @@ from buspass.testing.outbound import AsgiOutbound
 from buspass_aws.authorities import BUNDLES
 
 LIMITS = Limits(request_bytes=6_000_000, response_bytes=6_000_000, first_byte=60, total=60)
-MODULES = 508
+MODULES = 511
 """Modules that stand in `sys.modules` after the first governed call, the interpreter's own among them. Raising this is
 a decision about every user's cold start: say in the commit what was bought with it."""
 NEVER = (

@@ -1,7 +1,7 @@
 """When calls to a service that does not work are not sent. Knows no wire format, no task's money and no retry."""
 
 from buspass.breakers.breakers import Breakers, Pass, Refusal
-from buspass.breakers.key import Key
+from buspass.breakers.known import Key
 from buspass.breakers.listing import listing
 from buspass.breakers.states import Breaker, Fault
 

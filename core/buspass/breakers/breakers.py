@@ -17,8 +17,7 @@ from typing import Final
 from msgspec import Struct
 
 from buspass.breakers import states
-from buspass.breakers.key import Key
-from buspass.breakers.known import Known, Memory
+from buspass.breakers.known import Key, Known, Memory
 from buspass.breakers.states import CLOSED, RULES, Breaker, Fault, Rule
 from buspass.breakers.stored import Stored
 from buspass.ports.clock import Clock

@@ -1,19 +1,48 @@
-"""What one host knows of breakers, in memory that is bounded. Refuses to know the store, and who may go."""
+"""Which breaker is meant, and what one host knows of it, in memory that is bounded.
+
+Refuses to know the store, but for the partition that a breaker has there, and who may go.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import math
-from typing import Final
+from typing import Final, Literal
 
 from msgspec import Struct, field
 
-from buspass.breakers.key import Key
 from buspass.breakers.states import CLOSED, FORGET, Breaker
 from buspass.ports.clock import Clock
 
 KEPT: Final = 4_096
 """Breakers that a host remembers, unless more are in use. Only those of tasks are ever forgotten."""
+
+
+class Key(Struct, frozen=True):
+    """Which breaker: of a model's target, of a tool's host, or of such a host for one task.
+
+    `address`: where a target's provider is, for its name says who it is and not where: what one address came to is no
+    sign of another, which a new configuration or another host may have for it.
+    """
+
+    kind: Literal["model", "tool", "task"]
+    name: str
+    task: str = ""
+    address: str = ""
+
+    def __str__(self) -> str:
+        """Say it in a line of the log."""
+        name = self.name if self.name.isprintable() else repr(self.name)
+        return f"tool {name} of task {self.task}" if self.task else f"{self.kind} {name}"
+
+    @property
+    def partition(self) -> str:
+        """Give its partition in the store."""
+        name = f"{self.name}@{self.address}" if self.address else self.name
+        if not (name.isascii() and name.isprintable() and len(name) < 128):
+            name = hashlib.sha256(name.encode()).hexdigest()
+        return f"breaker:{self.kind}:{self.task}:{name}" if self.task else f"breaker:{self.kind}:{name}"
 
 
 class Known(Struct, eq=False):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Final
 
-from buspass.breakers.key import Key
+from buspass.breakers.known import Key
 from buspass.breakers.states import CLOSED, Breaker
 from buspass.breakers.stored import INDEX, KEY, SHARD, breaker_in
 from buspass.ports.state import State

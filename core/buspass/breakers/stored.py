@@ -12,8 +12,7 @@ from typing import Final
 
 from msgspec.structs import asdict, replace
 
-from buspass.breakers.key import Key
-from buspass.breakers.known import Known
+from buspass.breakers.known import Key, Known
 from buspass.breakers.states import CLOSED, Breaker
 from buspass.ports.clock import Clock
 from buspass.ports.state import Delete, Equals, Item, OutcomeUnknown, Put, Refused, State, Unavailable
