@@ -16,7 +16,7 @@ type Answers[A] = Sequence[A | Exception]
 
 
 class Turn[J, A](Struct, eq=False):
-    """What one turn of an event loop asked."""
+    """What one event loop asked, in one of its turns or while the thread had what it asked before."""
 
     loop: asyncio.AbstractEventLoop
     jobs: list[J]
@@ -24,15 +24,19 @@ class Turn[J, A](Struct, eq=False):
 
 
 class Batches[J, A]:
-    """Jobs in, answers out: `work` gets what waits (turn by turn, until it is `most`), and answers each in its place.
+    """Jobs in, answers out: `work` gets what waits, `most` of one loop at a time, and answers each in its place.
 
     What is asked in one turn of an event loop is handed over at its end: the thread is woken once for all of it, and
-    not while the loop still needs the interpreter.
+    not while the loop still needs the interpreter. What is asked while the thread has jobs of the loop goes together
+    with what their answers bring about: so more share one commit, and the thread leaves the interpreter to whoever was
+    answered.
     """
 
     def __init__(self, name: str, work: Callable[[list[J]], Answers[A]], most: int = 256) -> None:
         self._work, self._most = work, most
         self._asked: dict[asyncio.AbstractEventLoop, Turn[J, A]] = {}
+        self._out: set[asyncio.AbstractEventLoop] = set()
+        """Loops of which the thread has jobs."""
         self._queue: SimpleQueue[Turn[J, A] | None] = SimpleQueue()
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
         self._thread.start()
@@ -43,7 +47,8 @@ class Batches[J, A]:
         turn = self._asked.get(loop)
         if turn is None:
             turn = self._asked[loop] = Turn(loop, [], [])
-            loop.call_soon(self._hand_over, loop)
+            if loop not in self._out:
+                loop.call_soon(self._hand_over, loop)
         future: asyncio.Future[A] = loop.create_future()
         turn.jobs.append(job)
         turn.futures.append(future)
@@ -51,29 +56,31 @@ class Batches[J, A]:
 
     async def close(self) -> None:
         """Let the thread work off what was asked before, and end. What is asked later is never answered."""
-        for loop in [*self._asked]:
-            self._hand_over(loop)
+        while self._asked:
+            self._hand_over(next(iter(self._asked)))
         self._queue.put(None)
         await asyncio.to_thread(self._thread.join)
 
     def _hand_over(self, loop: asyncio.AbstractEventLoop) -> None:
         turn = self._asked.pop(loop, None)
-        if turn is not None:  # else it was done at the end already
-            self._queue.put(turn)
+        if turn is None:  # it was done at the end already
+            return
+        most = self._most
+        if len(turn.jobs) > most:
+            self._asked[loop] = Turn(loop, turn.jobs[most:], turn.futures[most:])
+            del turn.jobs[most:], turn.futures[most:]
+        self._out.add(loop)
+        self._queue.put(turn)
 
     def _run(self) -> None:
         turn = self._queue.get()
         while turn is not None:
-            turns = [turn]
-            jobs = turn.jobs
+            turns, jobs = [turn], turn.jobs
             while len(jobs) < self._most and not self._queue.empty():  # this thread alone takes from it
                 if (turn := self._queue.get()) is None:
                     break
+                turns.append(turn)
                 jobs += turn.jobs
-                if turn.loop is turns[-1].loop:
-                    turns[-1].futures += turn.futures  # a loop is woken once for what it asked in several turns
-                else:
-                    turns.append(turn)
             self._answer(turns, jobs)
             turn = self._queue.get() if turn is not None else None
 
@@ -88,16 +95,18 @@ class Batches[J, A]:
             mine = answers[at : at + len(turn.futures)]
             at += len(mine)
             try:
-                turn.loop.call_soon_threadsafe(_resolve, turn.futures, mine)
+                turn.loop.call_soon_threadsafe(self._resolve, turn, mine)
             except RuntimeError:  # that loop is closed: nobody is left to hear it
+                self._out.discard(turn.loop)
+
+    def _resolve(self, turn: Turn[J, A], answers: Answers[A]) -> None:
+        for future, answer in zip(turn.futures, answers):  # noqa: B905  (a comparison costs as much as the rest)
+            if future.done():  # its caller was cancelled
                 continue
-
-
-def _resolve[A](futures: list[asyncio.Future[A]], answers: Answers[A]) -> None:
-    for future, answer in zip(futures, answers):  # noqa: B905  (as many: a comparison costs as much as the rest)
-        if future.done():  # its caller was cancelled
-            continue
-        if isinstance(answer, Exception):
-            future.set_exception(answer)
-        else:
-            future.set_result(answer)
+            if isinstance(answer, Exception):
+                future.set_exception(answer)
+            else:
+                future.set_result(answer)
+        self._out.discard(turn.loop)
+        if turn.loop in self._asked:
+            turn.loop.call_soon(self._hand_over, turn.loop)  # behind those who were answered, and ask for more

@@ -102,7 +102,8 @@ def test_loops_that_ask_in_turn_get_their_own_answers(made):
     for thread in threads:
         thread.join(SECONDS)
     assert answers == {n * 10: [(n * 10 + each) * 10 for each in range(5)] for n in range(3)}
-    assert len(seen) == 2
+    for n in range(3):  # each loop's in its order, whatever they were taken with
+        assert [job for jobs in seen for job in jobs if job // 10 == n] == [n * 10 + each for each in range(5)]
 
 
 async def test_from_so_many_on_no_other_turn_is_added(made):
@@ -111,6 +112,44 @@ async def test_from_so_many_on_no_other_turn_is_added(made):
     gate.set()
     assert await asyncio.gather(*asked) == [0, 1, 2, 3, 4]
     assert seen == [[0], [1, 2], [3, 4]]
+
+
+async def test_what_was_asked_meanwhile_goes_with_what_the_answers_bring_about(made):
+    batches, gate, seen = made(lambda jobs: jobs)
+
+    async def twice(job):
+        return await batches.ask(await batches.ask(job) + 1)
+
+    async with asyncio.TaskGroup() as group:
+        first = [group.create_task(twice(job)) for job in (10, 20)]
+        await gate.reached()
+        second = group.create_task(twice(30))
+        await asyncio.sleep(0)
+        gate.set()
+    assert [task.result() for task in (*first, second)] == [11, 21, 31]
+    assert seen == [[10, 20], [30, 11, 21], [31]]
+
+
+async def test_one_turn_that_asks_for_more_than_so_many_has_the_rest_in_its_order(made):
+    batches, gate, seen = made(lambda jobs: jobs, most=2)
+    gate.set()
+    assert await asyncio.gather(*map(batches.ask, range(5))) == [0, 1, 2, 3, 4]
+    assert seen == [[0, 1], [2, 3], [4]]
+
+
+async def test_a_loop_that_ended_meanwhile_keeps_no_other_from_its_answers(made):
+    batches, gate, seen = made(lambda jobs: jobs)
+
+    async def leaves():
+        batches.ask(1)
+        await gate.reached()
+
+    await asyncio.to_thread(asyncio.run, leaves())
+    mine = batches.ask(2)
+    await asyncio.sleep(0)
+    gate.set()
+    assert await mine == 2
+    assert seen == [[1], [2]]
 
 
 @pytest.mark.parametrize(
@@ -136,9 +175,10 @@ async def test_one_who_went_away_keeps_nobody_from_an_answer(made):
 
 
 async def test_what_was_asked_before_the_end_is_answered(made):
-    batches, gate, _ = made(lambda jobs: jobs)
+    batches, gate, _ = made(lambda jobs: jobs, most=2)
     asked = [batches.ask(each) for each in range(3)]
-    await asyncio.sleep(0)
+    await gate.reached()
+    asked += [batches.ask(each) for each in range(3, 8)]
     gate.set()
     await batches.close()
-    assert await asyncio.gather(*asked) == [0, 1, 2]
+    assert await asyncio.gather(*asked) == [*range(8)]
