@@ -44,7 +44,7 @@ IN_THE_SHOP = [
     ),
     (
         "workflows: {w: {models: [gpt-5-mini]}}",
-        "f:16:26 workflows.w.models[0]: no model 'gpt-5-mini'; allowed: PROVIDER/MODEL, openai/gpt-5-mini",
+        "f:16:26 workflows.w.models[0]: no model 'gpt-5-mini', did you mean openai/gpt-5-mini?; allowed: PROVIDER/MODEL, openai/gpt-5-mini",
     ),
     (
         "workflows: {w: {models: [gemini/flash]}}",
@@ -57,6 +57,18 @@ IN_THE_SHOP = [
     (
         "workflows: {w: {models: [p/m, p/m]}}",
         "f:16:31 workflows.w.models[1]: 'p/m' is named twice",
+    ),
+    (
+        "models: {planner: {targets: [{provider: p, model: m}]}}\nworkflows: {w: {models: [planer]}}",
+        "f:17:26 workflows.w.models[0]: no model 'planer', did you mean planner?; allowed: PROVIDER/MODEL, planner",
+    ),
+    (
+        "workflows: {w: {models: [opnai/gpt-5-mini]}}",
+        "f:16:26 workflows.w.models[0]: no provider 'opnai', did you mean openai?; allowed: anthropic, openai, p",
+    ),
+    (
+        "workflows: {w: {models: [openai/gpt-5-mni], budget: {cost: 1}}}",
+        "f:16:26 workflows.w.models[0]: no price for 'openai/gpt-5-mni', did you mean openai/gpt-5-mini?; see 'buspass models', or add prices:",
     ),
     (
         "workflows: {w: {models: [p/m, openai/gpt-9], budget: {cost: 1}}}",

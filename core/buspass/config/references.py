@@ -5,11 +5,12 @@ Everything here is told at once. Refuses to judge a value by itself: the schema 
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Collection, Iterator
 from fnmatch import fnmatchcase
 from typing import Final
 
-from buspass.config import compose
+from buspass.config import compose, prices
 from buspass.config.document import Path, Problems
 from buspass.config.places import Domain
 from buspass.config.routes import check_route
@@ -43,9 +44,19 @@ def check_references(file: Configuration, domain: Domain, problems: Problems) ->
         _personal_data(at, workflow, problems)
 
 
+ALIKE: Final = 0.85
+"""How much a model's name must be like another that has a price, for those of a family differ in a sign or two."""
+
+
 def unknown(value: str, what: str, allowed: Collection[str]) -> str:
-    """Say that a name refers to nothing."""
-    return f"no {what} {value!r}; allowed: {', '.join(sorted(allowed)) or 'none is defined'}"
+    """Say that a name refers to nothing, and which one it is like."""
+    return f"no {what} {value!r}{near(value, allowed)}; allowed: {', '.join(sorted(allowed)) or 'none is defined'}"
+
+
+def near(value: str, known: Collection[str], *, least: float = 0.6, before: str = "") -> str:
+    """Ask for the name that is likest, if one is like it at least so much; `before`: what stands before all of them."""
+    found = difflib.get_close_matches(value, known, n=1, cutoff=least)
+    return f", did you mean {before}{found[0]}?" if found else ""
 
 
 def _identities(file: Configuration, problems: Problems) -> None:
@@ -186,7 +197,9 @@ def _aliases(at: Path, workflow: Workflow, file: Configuration, problems: Proble
             problems.add(place, wrong)
         elif workflow.budget.cost is not None:
             for target in _unpriced(alias, file):
-                problems.add(place, f"no price for {target!r}; see 'buspass models', or add prices:")
+                problems.add(
+                    place, f"no price for {target!r}{_priced_like(target, file)}; see 'buspass models', or add prices:"
+                )
 
 
 def _alias_fault(alias: str, file: Configuration) -> str:
@@ -202,6 +215,15 @@ def _alias_fault(alias: str, file: Configuration) -> str:
     if provider in PROVIDERS:
         return f"not available yet: provider {provider!r}; allowed: {', '.join(sorted(known))}"
     return unknown(provider, "provider", known)
+
+
+def _priced_like(target: str, file: Configuration) -> str:
+    """Ask for the model of this provider that has a price and is likest, if one is like it."""
+    provider, _, model = target.partition("/")
+    api = file.providers[provider].api if provider in file.providers else provider
+    own = [name.removeprefix(f"{provider}/") for name in file.prices if name.startswith(f"{provider}/")]
+    known = dict.fromkeys([*own, *prices.models(provider), *prices.models(api)])
+    return near(model, known, least=ALIKE, before=f"{provider}/")
 
 
 def _unpriced(alias: str, file: Configuration) -> Iterator[str]:

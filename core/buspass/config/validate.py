@@ -5,13 +5,13 @@ Refuses to know what names refer to (`config.references`) and what is built (`co
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
 from pydantic import ValidationError
 
 from buspass.config.document import Document, Path, Problems
+from buspass.config.references import near
 from buspass.config.schema import Configuration
 from buspass.config.walk import keys_at
 
@@ -67,9 +67,7 @@ def _tell(problems: Problems, fault: Any) -> None:
 
 def _unknown(path: Path) -> str:
     allowed = keys_at(path[:-1])
-    near = difflib.get_close_matches(str(path[-1]), allowed, n=1)
-    hint = f", did you mean {near[0]}?" if near else ""
-    return f"unknown key{hint}; allowed: {', '.join(allowed)}"
+    return f"unknown key{near(str(path[-1]), allowed)}; allowed: {', '.join(allowed)}"
 
 
 def _sentence(fault: Any) -> str:
