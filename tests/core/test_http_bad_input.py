@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import gzip
 import json
 from typing import Any
 
@@ -511,3 +512,18 @@ async def test_a_clock_that_moved_on_ends_a_token(domain: Domain) -> None:
     answer = await agent.get()
     assert (answer.status_code, answer.json()["code"]) == (401, "unauthenticated")
     assert "expired" in answer.json()["detail"]
+
+
+@pytest.mark.parametrize("row", JSON, ids=ids(JSON))
+async def test_a_compressed_body_is_told_as_such_and_not_looked_into(domain: Domain, row: Endpoint) -> None:
+    agent, key = await domain.agent(), domain.apps["onprem"].house.operator_key
+    token = {"operator": key, "workload": await domain.apps["onprem"].mint_workload("me")}.get(row.who, agent.token)
+    for coding in ("gzip", "br", "x" * 300):
+        answer = await request(row, agent, token, headers={"content-encoding": coding}, content=gzip.compress(b"{}"))
+        error = judged(row, answer, "unsupported", *(["denied", "unauthenticated"] if row.who == "peer" else []))
+        if error["code"] == "unsupported":
+            assert f"Content-Encoding {coding[:40]!r} is not taken" in error.get("detail", error.get("message"))
+            assert answer.headers["accept-encoding"] == "identity"
+    plain = await request(row, agent, token, headers={"content-encoding": "Identity"}, content=b"{")
+    assert "Content-Encoding" not in plain.text
+    await untouched(agent, domain)

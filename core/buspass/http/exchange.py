@@ -89,8 +89,21 @@ def session(request: Request) -> str:
     return name
 
 
+def plain(request: Request) -> None:
+    """See that a body comes as it is. Raises Problem unsupported for one that is compressed or otherwise encoded."""
+    if b"content-encoding" not in request.headers:  # nearly always
+        return
+    coding = request.header(b"content-encoding").strip()
+    if coding.lower() not in {"", "identity"}:
+        detail = f"a body in Content-Encoding {coding[:40]!r} is not taken: send it as it is, without that header"
+        problem = Problem("unsupported", detail)
+        problem.headers = {"accept-encoding": "identity"}
+        raise problem
+
+
 def at_hand(request: Request, most: int) -> bytes | None:
     """Give the body where the server has it whole, as `body` would; else None. Raises Problem request_too_large."""
+    plain(request)
     scope = request.scope
     data: bytes | None = scope[AT_HAND].fetch() if AT_HAND in scope else None
     if data is not None and len(data) > most:
@@ -100,6 +113,7 @@ def at_hand(request: Request, most: int) -> bytes | None:
 
 async def body(request: Request, most: int = BODY_BYTES) -> bytes:
     """Read the body, at most `most` bytes. Raises Problem request_too_large before more is taken in."""
+    plain(request)
     declared = request.headers.get(b"content-length", b"")
     if declared.isdigit() and (len(declared) > LONGEST or int(declared) > most):
         raise too_large(most)
