@@ -20,6 +20,8 @@ KNOWN: Final = 1024
 LONG: Final = 256
 """Bytes of a target from which on it is not."""
 _NAME: Final = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
+_HOST: Final = re.compile(rb"(\[[0-9A-Za-z.:_~-]+\]|[-._~!$&'()*+,;=%0-9A-Za-z]*)(:[0-9]*)?")
+"""What RFC 3986 lets stand for a host and its port; an empty one is one, too."""
 _PHRASES: Final = {status.value: status.phrase for status in HTTPStatus}
 STATUS: Final = {code: f"HTTP/1.1 {code} {_PHRASES.get(code, '')}".encode() for code in range(100, 600)}
 FRAMING: Final = (b"content-length", b"transfer-encoding", b"connection")
@@ -44,6 +46,16 @@ def target(url: bytes) -> tuple[str, bytes, bytes]:
             _targets.clear()
         _targets[url] = found
     return found
+
+
+def host(headers: Headers, version: str) -> bytes | None:
+    """Give the one Host of a request, which HTTP/1.0 may leave out. Raises ValueError (RFC 9112 §3.2)."""
+    found = [value for name, value in headers if name == b"host"]
+    if len(found) > 1 or not (found or version == "1.0"):
+        raise ValueError("more than one Host" if found else "no Host")
+    if found and _HOST.fullmatch(found[0]) is None:
+        raise ValueError(f"{found[0]!r} is no Host")
+    return found[0] if found else None
 
 
 def lines(headers: Headers) -> tuple[bytes, dict[bytes, bytes]]:

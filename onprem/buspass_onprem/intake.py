@@ -31,7 +31,7 @@ from uvicorn.protocols.utils import get_local_addr, get_remote_addr, is_ssl
 from uvicorn.server import ServerState
 
 from buspass_onprem.exchange import PLAIN, Exchange
-from buspass_onprem.heads import STATUS, joined, lines, target
+from buspass_onprem.heads import STATUS, host, joined, lines, target
 
 HEAD: Final = 64 * 1024
 HEAD_TIME: Final = 75.0
@@ -73,6 +73,8 @@ class Intake(asyncio.Protocol):
         self._application, self._server, self._unused = config.loaded_app, server_state, config.timeout_keep_alive
         self._parser = HttpRequestParser(self)
         self._url, self._headers = b"", list[tuple[bytes, bytes]]()
+        self._host: bytes | None = None
+        """What the last request named, which the next needs no look at to name again."""
         self._exchange: Exchange | None = None
         """The one that is being answered."""
         self._waiting: deque[Exchange] = deque()
@@ -129,7 +131,7 @@ class Intake(asyncio.Protocol):
         try:
             self._parse(data)
         except HttpParserError as error:
-            log.warning("no HTTP: %s", error)
+            log.warning("no HTTP: %s", error.__context__ or error)
             self._hang_up(STATUS[400] + self.opening() + PLAIN % (len(RUBBISH), RUBBISH))
         brought, self._brought = self._brought, False
         if brought and self._asked is None and not self._url:
@@ -177,6 +179,8 @@ class Intake(asyncio.Protocol):
         scope["headers"] = headers if len(named) == len(headers) else joined(headers)
         version = parser.get_http_version()
         scope["http_version"] = version
+        if (named_host := named.get(b"host")) is None or named_host != self._host or len(named) != len(headers):
+            self._host = host(headers, version)
         keep = version == "1.1" and parser.should_keep_alive()
         expects = b"expect" in named and version == "1.1" and named[b"expect"].lower() == b"100-continue"
         exchange = self._asked = Exchange(self, scope, keep=keep, expects=expects)

@@ -259,6 +259,46 @@ async def test_rubbish_is_refused_where_its_turn_is(data):
     assert side.wire.closed
 
 
+NAMED = (
+    b"",
+    b" x",
+    b" x:8700",
+    b" a-b.example.:80",
+    b" [::1]:8700",
+    b" 127.0.0.1",
+    b" x_y.svc.cluster.local",
+    b" a%20b",
+)
+HOSTLESS = {
+    "none": b"1.1\r\nX-A: 1",
+    "two": b"1.1\r\nHost: x\r\nhost: y",
+    "the same twice": b"1.1\r\nHost: x\r\nHost: x",
+    "two of an old client's": b"1.0\r\nHost: x\r\nHost: y",
+    "two in one": b"1.1\r\nHost: x, y",
+    "a path": b"1.1\r\nHost: x/y",
+    "a user": b"1.1\r\nHost: u@x",
+}
+
+
+@pytest.mark.parametrize("before", [b"", GET], ids=["at once", "after another"])
+@pytest.mark.parametrize("head", HOSTLESS.values(), ids=HOSTLESS)
+async def test_a_request_that_names_no_one_host_is_refused_and_the_last_of_its_connection(head, before):
+    """RFC 9112 §3.2: what a proxy and this host take for different hosts is how one's rules are gone round."""
+    side = Side(Intake, [said()] * 2)
+    await side.say(before + b"GET / HTTP/" + head + b"\r\n\r\n" + GET)
+    *answers, refusal = side.wire.writes
+    assert len(answers) == len(side.seen) == before.count(b"GET")
+    assert refusal.startswith(BAD)
+    assert side.wire.closed
+
+
+@pytest.mark.parametrize("head", [b"1.0", b"1.0\r\nHost: x", *(b"1.1\r\nHost:" + name for name in NAMED)], ids=str)
+async def test_a_request_that_names_one_host_is_answered_and_a_probe_of_http_1_0_that_names_none(head):
+    side = Side(Intake, [said()])
+    await side.say(b"GET /health/live HTTP/" + head + b"\r\n\r\n")
+    assert written(side).startswith(OK)
+
+
 @pytest.mark.parametrize("begun", [False, True])
 async def test_a_body_that_breaks_is_refused_unless_its_answer_has_begun(begun):
     async def application(scope, receive, send):
@@ -364,8 +404,8 @@ async def test_headers_that_come_twice_are_joined():
         await start(send)
         await piece(send)
 
-    await serving(application).say(b"GET / HTTP/1.1\r\nCookie: a\r\nX-A: 1\r\ncookie: b\r\nx-a: 2\r\n\r\n")
-    assert seen == [(b"cookie", b"a; b"), (b"x-a", b"1,2")]
+    await serving(application).say(b"GET / HTTP/1.1\r\nHost: x\r\nCookie: a\r\nX-A: 1\r\ncookie: b\r\nx-a: 2\r\n\r\n")
+    assert seen == [(b"host", b"x"), (b"cookie", b"a; b"), (b"x-a", b"1,2")]
 
 
 # ── go on ───────────────────────────────────────────────────────────────────────────────────────────────────────────
