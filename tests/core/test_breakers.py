@@ -1,6 +1,7 @@
 """Breakers of several hosts over one store: who goes, what it costs while all is well, and what a lost host leaves."""
 
 import asyncio
+import sys
 
 import pytest
 
@@ -415,6 +416,15 @@ async def test_the_list_has_the_configured_ones_and_troubled_tasks(host, state, 
     await Service(well=True).call(host, Key("task", "vendor.example", "t_2"))
     rows = await listing(state, [MODEL, VENDOR])
     assert [(key, breaker.state) for key, breaker in rows] == [(MODEL, "closed"), (VENDOR, "open"), (TASK, "suspect")]
+
+
+async def test_the_list_has_as_many_tasks_however_much_is_configured(host, state, monkeypatch):
+    monkeypatch.setattr(sys.modules["buspass.breakers.listing"], "MOST", 3)
+    await trip(host)
+    for number in range(5):
+        await host.failed(Key("task", "vendor.example", f"t_{number}"), DEAD)
+    rows = await listing(state, [VENDOR, MODEL, *(Key("tool", f"{number}.example") for number in range(5))])
+    assert [key.kind for key, _ in rows] == ["tool", "model", *["tool"] * 5, *["task"] * 3]
 
 
 async def test_names_that_no_store_takes_have_partitions_all_the_same(state, host):

@@ -20,8 +20,11 @@ async def listing(state: State, configured: Iterable[Key]) -> Sequence[tuple[Key
     for key in configured:
         item = await state.read(key.partition, KEY)
         rows.append((key, CLOSED if item is None else breaker_in(item)))
+    most = len(rows) + MOST
     for partition, _ in await state.find(INDEX, SHARD, "~", 1000):
-        if len(rows) >= MOST or not partition.startswith("breaker:task:"):
+        if len(rows) >= most:
+            break
+        if not partition.startswith("breaker:task:"):
             continue
         if (item := await state.read(partition, KEY)) is not None:
             rows.append((Key("task", str(item["name"]), str(item["task"])), breaker_in(item)))
