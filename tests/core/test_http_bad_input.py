@@ -11,8 +11,10 @@ import httpx
 import jsonschema_rs
 import pytest
 
-from buspass.errors import CODES
+from buspass.errors import CODES, Problem
 from buspass.http.app import ROUTES, Endpoint
+from buspass.http.asgi import AT_HAND, Request
+from buspass.http.exchange import at_hand
 from buspass.http.operation import UNSERVED
 from buspass.identity.jws import sign
 from buspass.surfaces.anthropic_messages import ERROR_TYPES
@@ -527,3 +529,16 @@ async def test_a_compressed_body_is_told_as_such_and_not_looked_into(domain: Dom
     plain = await request(row, agent, token, headers={"content-encoding": "Identity"}, content=b"{")
     assert "Content-Encoding" not in plain.text
     await untouched(agent, domain)
+
+
+def test_a_compressed_body_that_is_at_hand_is_not_taken_either() -> None:
+    class Whole:
+        def fetch(self) -> bytes:
+            return b"x"
+
+    def request_of(*headers: tuple[bytes, bytes]) -> Request:
+        return Request({"headers": list(headers), AT_HAND: Whole()}, None)  # type: ignore[arg-type]  # not asked
+
+    assert at_hand(request_of(), 9) == b"x"
+    with pytest.raises(Problem, match="Content-Encoding 'gzip'"):
+        at_hand(request_of((b"content-encoding", b"gzip")), 9)
