@@ -10,13 +10,14 @@ import pytest
 from msgspec.structs import replace
 from starlette.responses import JSONResponse, Response
 
+from buspass.breakers.known import Known
 from buspass.calls.flow import Flow
 from buspass.calls.screened_stream import ScreenedStream
 from buspass.errors import Problem
 from buspass.ledger import Ledger
 from buspass.ports.outbound import Request, Streamed
 from buspass.testing.clock import FakeClock
-from buspass.testing.house import Domain
+from buspass.testing.house import Agent, Domain
 from buspass.testing.outbound import AsgiOutbound
 from buspass.testing.provider import SERVER_ERROR, Fault
 from buspass.testing.provider_stream import BrokenOffError, frame
@@ -353,6 +354,96 @@ async def test_a_client_that_hangs_up_while_the_store_is_away_is_no_exception(
     await books(agent).get()
     (record,) = await books(agent).calls()
     assert record["state"] == "expired", "the sweep did"
+
+
+# ── a stream that has begun at the provider and not yet at the agent ────────────────────────────────────────────────
+
+
+class Writing:
+    """The first write of a breaker once a stream is asked for: on its way from `begun` on, until the test ends it."""
+
+    def __init__(self, domain: Domain, feed: Any, monkeypatch: Any) -> None:
+        self.begun, self._feed = asyncio.Event(), feed
+        self.asking: asyncio.Future[Any] | None = None
+        self.end: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._apply = domain.state.apply
+        monkeypatch.setattr(domain.state, "apply", self.apply)
+
+    async def apply(self, partition: str, operations: Any) -> Any:
+        if partition.startswith("breaker:") and self._feed.asked.is_set() and not self.begun.is_set():
+            self.begun.set()
+            await self.end
+        return await self._apply(partition, operations)
+
+
+async def opened_after(
+    failures: int, domain: Domain, agent: Agent, listen: Any, upstream: Any, feed: Any, monkeypatch: Any
+) -> tuple[asyncio.Task[Any], Writing]:
+    """A call whose stream begins after so many failures of its target: the write that it works now is on its way."""
+    upstream.script.extendleft([JSONResponse({}, 500)] * failures)
+    for _ in range(failures):
+        assert (await agent.chat(model="fed")).status_code == 502
+    clock_of(domain).advance(31)
+    writing = Writing(domain, feed, monkeypatch)
+    stream = listen(agent, TEXT, model="fed")
+    writing.asking = asyncio.ensure_future(stream.__aenter__())  # it ends with the call
+    await asyncio.wait_for(writing.begun.wait(), 30)
+    return stream.running, writing
+
+
+def breaker_of(domain: Domain, name: str) -> Known:
+    (found,) = [known for key, known in domain.apps["onprem"].house.breakers.memory.items() if key.name == name]
+    return found
+
+
+AFTER = pytest.mark.parametrize("failures", [1, 3], ids=["a suspect target", "the probe of a dead one"])
+
+
+@AFTER
+async def test_a_call_cancelled_while_its_breaker_is_written_lets_its_stream_go(
+    streaming: Domain, listen: Any, books: Any, feed: Any, upstream: Any, monkeypatch: Any, failures: int
+) -> None:
+    agent = await streaming.agent()
+    running = asyncio.all_tasks()
+    call, _ = await opened_after(failures, streaming, agent, listen, upstream, feed, monkeypatch)
+    assert not feed.gone.is_set()
+    call.cancel()
+    await asyncio.wait({call})
+    assert call.cancelled()
+    assert feed.gone.is_set(), "its connection is let go before the call is over, not when its memory is"
+    await nothing_runs(running)
+    assert await books(agent).held() == 1, "as of any call that is cancelled"
+    clock_of(streaming).advance(1800)
+    await books(agent).get()
+    assert (await books(agent).calls())[-1]["state"] == "expired", "the sweep ended it"
+
+
+@AFTER
+async def test_a_call_whose_breaker_breaks_lets_its_stream_go_and_is_charged(
+    streaming: Domain, listen: Any, books: Any, feed: Any, upstream: Any, monkeypatch: Any, failures: int
+) -> None:
+    agent = await streaming.agent()
+    call, writing = await opened_after(failures, streaming, agent, listen, upstream, feed, monkeypatch)
+    writing.end.set_exception(broke := RuntimeError("nobody foresaw it"))
+    await call
+    assert broke.__traceback__ is not None, "what it came through is kept in memory"
+    assert feed.gone.is_set()
+    record = (await books(agent).calls())[-1]
+    assert (record["code"], record["estimated"]) == ("internal", True)
+
+
+@AFTER
+async def test_a_call_cancelled_while_its_breaker_is_written_takes_no_place_and_no_lease(
+    streaming: Domain, listen: Any, feed: Any, upstream: Any, monkeypatch: Any, failures: int
+) -> None:
+    agent = await streaming.agent()
+    call, _ = await opened_after(failures, streaming, agent, listen, upstream, feed, monkeypatch)
+    breaker = breaker_of(streaming, "second/planner-1")
+    assert (breaker.flying, breaker.breaker.state) == (1, "suspect" if failures == 1 else "half_open")
+    call.cancel()
+    await asyncio.wait({call})
+    assert (breaker.flying, breaker.breaker.probe) == (0, "")
+    assert (await agent.chat(model="fed")).headers["buspass-target"] == "second/planner-1", "the next one may ask it"
 
 
 # ── what fails inside ───────────────────────────────────────────────────────────────────────────────────────────────

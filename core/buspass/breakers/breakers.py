@@ -89,11 +89,10 @@ class Pass(Struct, eq=False):
         return True
 
     async def succeeded(self, *, proof: bool = True) -> Breaker:
-        """It answered. `proof`: well enough that others need not be careful."""
-        try:
-            return await self.owner.succeeded(self.key, self.local, self.probe, proof=proof)
-        finally:
-            self._leave()
+        """It answered. `proof`: well enough that others need not be careful. Cut short, it is still to be `void`."""
+        breaker = await self.owner.succeeded(self.key, self.local, self.probe, proof=proof)
+        self._leave()
+        return breaker
 
     async def failed(self, fault: Fault) -> Breaker:
         """It failed. Gives the breaker as it stands now."""

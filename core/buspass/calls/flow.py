@@ -47,6 +47,10 @@ class Begun(Struct, frozen=True):
     events: list[dict[str, Any]]
     headers: Mapping[str, str] = field(default_factory=dict)
 
+    async def close(self) -> None:
+        """Let the provider's connection go."""
+        await self.chunks.aclose()
+
 
 async def begun(outbound: Outbound, request: Request, wire: Wire, ask: Ask) -> Begun:
     """Open a stream and wait for its first event, `request.timeout` seconds at most. Raises Failure."""
@@ -204,4 +208,4 @@ class Flow:
 
     async def close(self) -> None:
         """Let the provider's connection go."""
-        await self._begun.chunks.aclose()
+        await self._begun.close()

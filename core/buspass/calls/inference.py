@@ -324,7 +324,7 @@ class Inference:
 
     async def begin(self, view: View, held: Held) -> Ending | Flow:
         """Do what `dispatch` does for a stream, up to its first event: until then another target may be tried."""
-        sent = await self._sending(view, held).run(self._opened)
+        sent = await self._sending(view, held).run(self._opened, Begun.close)
         if isinstance(sent, Ending):
             return sent
         begun, lane, tried = sent
@@ -385,7 +385,7 @@ class Inference:
             if lane.pace is not None:
                 await pacing.heard(self._house, lane.pace, found.headers)
         except BaseException:
-            await found.chunks.aclose()
+            await found.close()
             raise
         return found
 

@@ -52,8 +52,10 @@ class Sending(Struct, kw_only=True):
     last: tuple[Failure, Lane] | None = None
     away: list[tuple[str, int]] = field(default_factory=list)
 
-    async def run[T](self, attempt: Callable[[Lane, Request], Awaitable[T]]) -> tuple[T, Lane, int] | Ending:
-        """Try until one answers, or nothing is left to try."""
+    async def run[T](
+        self, attempt: Callable[[Lane, Request], Awaitable[T]], let_go: Callable[[T], Awaitable[None]] | None = None
+    ) -> tuple[T, Lane, int] | Ending:
+        """Try until one answers, or nothing is left to try. `let_go` of an answer that does not reach the caller."""
         house = self.house
         house.retries.earn(self.alias.model.alias, self.alias.model.retry_budget)
         current = self.untried.pop(0)
@@ -81,7 +83,7 @@ class Sending(Struct, kw_only=True):
                 current = step
             else:
                 if not passed.well():
-                    self._note(passed, (await passed.succeeded()).state)
+                    await self._worked(passed, got, let_go)
                 return got, current, self.tried
             finally:
                 if not passed.over:
@@ -100,6 +102,15 @@ class Sending(Struct, kw_only=True):
             until = refusal.until
         self.away.append((lane.name, until))
         return None
+
+    async def _worked[T](self, passed: Pass, got: T, let_go: Callable[[T], Awaitable[None]] | None) -> None:
+        """Tell a breaker that its target answered. What cuts that short, as a call's end does, lets the answer go."""
+        try:
+            self._note(passed, (await passed.succeeded()).state)
+        except BaseException:
+            if let_go is not None:
+                await let_go(got)
+            raise
 
     async def _tell(self, passed: Pass, failure: Failure, given: float, lane: Lane) -> None:
         if lane.pace is not None and failure.kind == "throttled":
