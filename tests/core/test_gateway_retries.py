@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 from starlette.responses import JSONResponse
 
+from buspass.ledger import Claim, Ledger
+from buspass.model import Limits
 from buspass.routing.retries import RESERVE, Retries
 from buspass.testing.clock import FakeClock
 from buspass.testing.house import Agent, Domain
@@ -52,6 +55,25 @@ async def test_after_an_ambiguous_failure_the_next_target_is_asked_under_a_hold_
     found = await spent(agent)
     assert (found["calls"], found["model_calls"]) == (1, 1), "it is one call"
     assert found["tokens"] == failed["use"]["tokens"] + call["use"]["tokens"]
+
+
+async def test_a_target_whose_silence_does_not_count_is_free_before_the_next_attempts_hold(
+    tmp_path: Path, upstream: Any, feed: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    feed.first, flying, hold = False, [], Ledger.hold
+
+    async def watched(ledger: Ledger, claim: Claim, wait: float) -> Any:
+        memory = domain.apps["onprem"].house.breakers.memory
+        flying.append([known.flying for key, known in memory.items() if key.name == "second/planner-1"])
+        return await hold(ledger, claim, wait)
+
+    monkeypatch.setattr(Ledger, "hold", watched)
+    config = Path(__file__).parents[1] / "data" / "domain" / "streaming.yaml"
+    limits = Limits(request_bytes=10**6, response_bytes=10**6, first_byte=1.1, total=60)  # too little to judge it by
+    async with Domain(config, tmp_path, {"127.0.0.1:9003": upstream.app}, limits=limits) as domain:
+        agent = await domain.agent()
+        await agent.chat(model="spare", stream=True)
+    assert flying[1:] == [[0]], "the second hold is taken when it is not asked any more"
 
 
 async def test_without_money_for_another_attempt_there_is_none(domain: Domain, upstream: Any) -> None:

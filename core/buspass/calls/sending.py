@@ -117,6 +117,7 @@ class Sending(Struct, kw_only=True):
             await self.house.rates.lower(lane.pace, failure.retry_after)
         fault = upstreams.model_fault(failure, given=given, timeout=self.patient)
         if fault is None:
+            await passed.void()  # now: what follows may wait for a hold
             return
         breaker = await passed.failed(fault)
         self._note(passed, breaker.state)
