@@ -15,6 +15,7 @@ from typing import Final
 from buspass.alerting import deliver, watch
 from buspass.alerts.alerts import PREFIX
 from buspass.allocation import SWEPT, tend
+from buspass.breakers.stored import forget
 from buspass.calls.house import House
 from buspass.closing import LEASE, ask_peers, settle_overdue
 from buspass.errors import Problem
@@ -48,7 +49,7 @@ async def tick(house: House, *, limit: int = LIMIT, seconds: float = SECONDS) ->
     """Look after what is due, `limit` of it at most; say how much that was. Raises Problem state_unavailable."""
     until, done = house.clock.monotonic() + seconds, 0
     failed: set[str] = set()
-    for work in (finish, watch):
+    for work in (finish, watch, _forget):
         with suppress(Problem):  # as of what is due: the next tick takes it up
             await work(house)
     first = house.clock.random(1)[0]  # so that hosts don't all begin at the same place
@@ -74,6 +75,11 @@ async def keep(house: House, every: float = EVERY) -> None:
             _log.warning("the timer: %s", problem)
         except Exception:  # noqa: BLE001 - a fault of one tick must not end the timer
             _log.exception("the timer failed")
+
+
+async def _forget(house: House) -> None:
+    with suppress(Unavailable, OutcomeUnknown):  # the next tick finds them again
+        await forget(house.state, house.clock.now(), LIMIT)
 
 
 async def _due(house: House, shard: str, limit: int) -> Sequence[tuple[str, str]]:

@@ -12,7 +12,7 @@ from typing import Final, Literal
 
 from msgspec import Struct, field
 
-from buspass.breakers.states import CLOSED, FORGET, Breaker
+from buspass.breakers.states import CLOSED, Breaker, counts_until
 from buspass.ports.clock import Clock
 
 KEPT: Final = 4_096
@@ -99,17 +99,12 @@ class Memory(dict[Key, Known]):
     def _forget(self) -> None:
         """Make room for an eighth more at once, so that a look through all of them is rare."""
         idle = [(known.breaker, key) for key, known in self.items() if key.task and not (known.flying or known.using)]
-        idle.sort(key=lambda each: 0 if each[0].state == "closed" else _counts_until(each[0]))
+        idle.sort(key=lambda each: 0 if each[0].state == "closed" else counts_until(each[0]))
         surplus = len(self) - KEPT + max(KEPT // 8, 1)
         for place, (breaker, key) in enumerate(idle):
             if breaker.state != "closed":
                 if place >= surplus:
                     break
-                self._doubtful = max(self._doubtful, _counts_until(breaker))
+                self._doubtful = max(self._doubtful, counts_until(breaker))
             del self[key]
         self._full = max(KEPT, len(self) + KEPT // 8)
-
-
-def _counts_until(breaker: Breaker) -> int:
-    """When nobody has to heed it any more (ms): its failures are as good as forgotten."""
-    return max(breaker.until, breaker.at) + FORGET

@@ -7,7 +7,7 @@ from typing import Final
 
 from buspass.breakers.known import Key
 from buspass.breakers.states import CLOSED, Breaker
-from buspass.breakers.stored import INDEX, KEY, SHARD, breaker_in
+from buspass.breakers.stored import INDEX, KEY, SHARD, TASKS, breaker_in
 from buspass.ports.state import State
 
 MOST: Final = 200
@@ -24,7 +24,7 @@ async def listing(state: State, configured: Iterable[Key]) -> Sequence[tuple[Key
     for partition, _ in await state.find(INDEX, SHARD, "~", 1000):
         if len(rows) >= most:
             break
-        if not partition.startswith("breaker:task:"):
+        if not partition.startswith(TASKS):
             continue
         if (item := await state.read(partition, KEY)) is not None:
             rows.append((Key("task", str(item["name"]), str(item["task"])), breaker_in(item)))

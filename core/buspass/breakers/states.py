@@ -134,6 +134,11 @@ def comeback(breaker: Breaker, now: int) -> int:
     return max(breaker.until, now + 1) if breaker.state == "open" else now
 
 
+def counts_until(breaker: Breaker) -> int:
+    """When nobody has to heed it any more (ms): its failures are as good as forgotten."""
+    return max(breaker.until, breaker.at) + FORGET
+
+
 def failed(breaker: Breaker, now: int, fault: Fault, probe: str = "") -> Breaker | None:
     """Give the breaker after a failure; `probe`: the prober's name, if it was one."""
     if breaker.state == "half_open" and probe != breaker.probe:

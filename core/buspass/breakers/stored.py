@@ -13,13 +13,15 @@ from typing import Final
 from msgspec.structs import asdict, replace
 
 from buspass.breakers.known import Key, Known
-from buspass.breakers.states import CLOSED, Breaker
+from buspass.breakers.states import CLOSED, FORGET, Breaker, counts_until
 from buspass.ports.clock import Clock
 from buspass.ports.state import Delete, Equals, Item, OutcomeUnknown, Put, Refused, State, Unavailable
 
 KEY: Final = "state"
 INDEX: Final = "due"
 SHARD: Final = "breakers"
+TASKS: Final = "breaker:task:"
+"""How the partitions of tasks' breakers begin."""
 TRIES: Final = 20
 """How often a change is made, each time on what another host's change left."""
 LOST: Final = 3
@@ -107,10 +109,30 @@ def _log(key: Key, old: Breaker, new: Breaker) -> None:
         log.log(level, "breaker %s: %s, then %s", key, old.state, new.state)
 
 
-def _operation(key: Key, old: Breaker, new: Breaker) -> Put | Delete:
+async def forget(state: State, now: int, limit: int) -> int:
+    """Remove tasks' breakers that nobody has to heed any more, and give how many: a task ends and leaves its own open.
+
+    Looks at `limit` breakers, those first that have been troubled for longest. Raises Unavailable, OutcomeUnknown.
+    """
+    gone = 0
+    for partition, _ in await state.find(INDEX, SHARD, f"{now - FORGET:016d}", limit):
+        if not partition.startswith(TASKS):
+            continue
+        item = await state.read(partition, KEY)
+        if item is not None and counts_until(old := breaker_in(item)) <= now:
+            gone += not isinstance(await state.apply(partition, [Delete(KEY, _unchanged(old))]), Refused)
+    return gone
+
+
+def _unchanged(old: Breaker) -> tuple[Equals, ...]:
     require: tuple[Equals, ...] = (Equals(("version",), old.version),) if old.version else ()
     if old.writers:  # a task's breaker that was gone in between may have the same version again
         require = (*require, Equals(("writers",), old.writers))
+    return require
+
+
+def _operation(key: Key, old: Breaker, new: Breaker) -> Put | Delete:
+    require = _unchanged(old)
     if key.task and require and new.state == "closed":
         return Delete(KEY, require)  # a task ends, and nobody would
     value: Item = {**asdict(new), "breaker": key.kind, "name": key.name, "task": key.task}
