@@ -48,6 +48,7 @@ def plain() -> float:
     return seconds(BUSINESS, len(BUSINESS)) * SIZE / len(BUSINESS)
 
 
+@pytest.mark.verify
 @pytest.mark.parametrize("piece", WORST)
 def test_hostile_text_costs_a_few_times_what_business_text_does(piece: str, plain: float) -> None:
     hostile = seconds(piece, SIZE)
