@@ -1,6 +1,6 @@
 """The breakers of one host: what it knows of each, who may go, and the store that they share.
 
-Owns the partitions `breaker:…` and the local view, at most a second old. While calls succeed nothing is written and a
+Owns the local view, at most a second old. While calls succeed nothing is written and a
 breaker is read once a second at most; a task's own breakers are not even read before they saw a failure, unless this
 host has forgotten one. Refuses to know what a failure is, and what the caller is told. Fails open: without the store
 the local view goes on alone, for nothing is sent without a hold, which needs the store.
